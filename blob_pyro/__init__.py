@@ -1,0 +1,34 @@
+"""Bayesian LoRA in Pyro: BLoB posteriors over the adapters of PEFT models."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from blob_pyro.version import __version__
+
+if TYPE_CHECKING:
+    from blob_pyro.checkpoint import load_posterior, save_posterior
+    from blob_pyro.lora import bayesianize, unbayesianize
+
+# Loaded when first used: the metrics and the tasks must not need Pyro or PEFT.
+_HOMES = {
+    "bayesianize": "blob_pyro.lora",
+    "unbayesianize": "blob_pyro.lora",
+    "load_posterior": "blob_pyro.checkpoint",
+    "save_posterior": "blob_pyro.checkpoint",
+}
+
+__all__ = [
+    "__version__",
+    # making PEFT models Bayesian
+    "bayesianize",
+    "unbayesianize",
+    # files
+    "load_posterior",
+    "save_posterior",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'blob_pyro' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

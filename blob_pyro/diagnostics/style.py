@@ -1,0 +1,96 @@
+"""One look for all plots, legible in grey and for colour-blind readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+RC: Any = {  # matplotlib types its keys as a Literal of all of them
+    "figure.figsize": (5.0, 4.2),
+    "figure.dpi": 120,
+    "savefig.dpi": 200,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.8,
+    "hatch.linewidth": 0.6,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.5,
+    "pdf.fonttype": 42,  # text stays text in PDF files
+    "svg.fonttype": "none",
+}
+
+
+class Series(NamedTuple):
+    """How one series is drawn: each attribute alone tells the series apart.
+
+    Parameters
+    ----------
+    color
+        Hexadecimal colour of Okabe and Ito's palette.
+    marker, linestyle, hatch
+        As in matplotlib.
+
+    Examples
+    --------
+    >>> series(0).marker
+    'o'
+    """
+
+    color: str
+    marker: str
+    linestyle: str | tuple[int, tuple[float, ...]]
+    hatch: str
+
+
+# Neighbours differ in lightness too, so that two or three series stay apart in grey.
+SERIES = (
+    Series("#0072B2", "o", "-", "////"),
+    Series("#E69F00", "s", "--", "...."),
+    Series("#000000", "^", ":", "\\\\\\\\"),
+    Series("#CC79A7", "D", "-.", "xxxx"),
+    Series("#009E73", "v", (0, (5, 1, 1, 1, 1, 1)), "++++"),
+    Series("#56B4E9", "P", (0, (8, 2)), "||||"),
+)
+
+
+def series(index: int) -> Series:
+    """Give the look of a series by its number, from 0; it repeats after six.
+
+    Examples
+    --------
+    >>> series(6) == series(0)
+    True
+    """
+    return SERIES[index % len(SERIES)]
+
+
+@contextmanager
+def plot_style() -> Iterator[None]:
+    """Draw in the style of this library inside a ``with`` block.
+
+    The plots of this package use it by themselves; use it to make axes that match.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> with plot_style():
+    ...     matplotlib.rcParams["axes.spines.top"]
+    False
+
+    References
+    ----------
+    Okabe and Ito (2008), "Color universal design".
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(RC):
+        yield

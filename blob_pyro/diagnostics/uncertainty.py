@@ -1,0 +1,190 @@
+"""How unsure a prediction is, and how much of that more data could remove."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from blob_pyro.diagnostics.arrays import FloatArray, Values, as_numpy, check_logits
+from blob_pyro.diagnostics.predictive_distribution import log_probs, log_softmax
+
+
+def _entropy(log_p: FloatArray) -> FloatArray:
+    finite = np.where(np.isneginf(log_p), 0.0, log_p)  # 0 log 0 = 0
+    return np.asarray(np.sum(np.exp(log_p) * -finite, axis=-1), dtype=np.float64)
+
+
+def predictive_entropy(logits: Values) -> FloatArray:
+    """Entropy of the averaged predictive distribution: the total uncertainty.
+
+    ``H[1/K sum_k p_k]``
+
+    Parameters
+    ----------
+    logits
+        K x N x C, float: K posterior draws, N examples, C classes.
+
+    Returns
+    -------
+    numpy.ndarray
+        N, float64, nats, from 0 to log C.
+
+    Raises
+    ------
+    ValueError
+        If the logits are not valid.
+
+    Examples
+    --------
+    >>> predictive_entropy([[[100.0, 0.0]], [[0.0, 100.0]]]).round(4)  # log 2
+    array([0.6931])
+    """
+    return _entropy(log_probs(logits))
+
+
+def expected_entropy(logits: Values) -> FloatArray:
+    """Mean entropy of the draws: the aleatoric uncertainty, which more data leaves.
+
+    ``1/K sum_k H[p_k]``
+
+    Parameters
+    ----------
+    logits
+        K x N x C, float.
+
+    Returns
+    -------
+    numpy.ndarray
+        N, float64, nats, from 0 to log C.
+
+    Raises
+    ------
+    ValueError
+        If the logits are not valid.
+
+    Examples
+    --------
+    >>> expected_entropy([[[100.0, 0.0]], [[0.0, 100.0]]]).round(4)
+    array([0.])
+    """
+    draws = _entropy(log_softmax(check_logits(logits)))
+    return np.asarray(draws.mean(axis=0), dtype=np.float64)
+
+
+def mutual_information(logits: Values) -> FloatArray:
+    """Information that a label would give about the weights: the epistemic uncertainty.
+
+    ``I[y; A] = H[1/K sum_k p_k] - 1/K sum_k H[p_k]``, the score of BALD. The draws must be
+    functions (one ``A_k`` for all examples), as
+    ``blob_pyro.infer.posterior_predictive`` gives them.
+
+    Parameters
+    ----------
+    logits
+        K x N x C, float.
+
+    Returns
+    -------
+    numpy.ndarray
+        N, float64, nats, from 0 to log min(K, C): 0 for K = 1.
+
+    Raises
+    ------
+    ValueError
+        If the logits are not valid.
+
+    References
+    ----------
+    Houlsby, Huszar, Ghahramani, Lengyel (2011), "Bayesian active learning for classification
+    and preference learning".
+
+    Examples
+    --------
+    >>> mutual_information([[[100.0, 0.0]], [[0.0, 100.0]]]).round(4)  # log 2
+    array([0.6931])
+    """
+    difference = predictive_entropy(logits) - expected_entropy(logits)
+    # Jensen's inequality keeps it at 0 or above, but for rounding.
+    return np.asarray(np.maximum(difference, 0.0), dtype=np.float64)
+
+
+def max_probability(logits: Values) -> FloatArray:
+    """Probability of the most probable class: the confidence.
+
+    It falls as uncertainty rises, so pass its negative to :func:`auroc`.
+
+    Parameters
+    ----------
+    logits
+        K x N x C, float.
+
+    Returns
+    -------
+    numpy.ndarray
+        N, float64, from 1 / C to 1.
+
+    Raises
+    ------
+    ValueError
+        If the logits are not valid.
+
+    Examples
+    --------
+    >>> max_probability([[[0.0, 0.0]]])
+    array([0.5])
+    """
+    return np.asarray(np.exp(log_probs(logits).max(axis=1)), dtype=np.float64)
+
+
+def auroc(in_scores: Values, out_scores: Values) -> float:
+    """Area under the ROC curve of telling out-of-distribution examples by their score.
+
+    It is the probability that an out-of-distribution example has the larger score, ties
+    counting half; computed by :func:`torchmetrics.functional.classification.binary_auroc`.
+
+    Parameters
+    ----------
+    in_scores
+        N, float: a score of uncertainty, such as :func:`predictive_entropy`, of
+        in-distribution examples.
+    out_scores
+        N', float: the same score of out-of-distribution examples.
+
+    Returns
+    -------
+    float
+        From 0 to 1: 0.5 tells nothing, 1 tells all, below 0.5 the scores point the wrong way.
+
+    Raises
+    ------
+    ValueError
+        If a score is not one-dimensional, is empty, or holds NaN.
+
+    Examples
+    --------
+    >>> auroc([0.1, 0.2, 0.3], [0.3, 0.9])
+    0.9166666865348816
+    """
+    import torch
+    from torchmetrics.functional.classification import binary_auroc
+
+    scores = [_check_scores("in_scores", in_scores), _check_scores("out_scores", out_scores)]
+    # Ranks, since torchmetrics passes scores beyond [0, 1] through a sigmoid that makes ties.
+    values, ranks = np.unique(np.concatenate(scores), return_inverse=True)
+    is_out = np.repeat([0, 1], [len(part) for part in scores])
+    area = binary_auroc(torch.from_numpy(ranks / len(values)), torch.from_numpy(is_out))
+    return float(area)
+
+
+def _check_scores(name: str, scores: Values) -> FloatArray:
+    array = as_numpy(scores).astype(np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(
+            f"{name} has shape {array.shape}; wanted one dimension of at least one example. "
+            "Pass one score an example, such as predictive_entropy(logits)."
+        )
+    if np.isnan(array).any():
+        raise ValueError(
+            f"{name} holds {int(np.isnan(array).sum())} NaN; wanted none. Look for NaN in the "
+            "logits that the scores come from."
+        )
+    return array

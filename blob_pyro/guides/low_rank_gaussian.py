@@ -1,0 +1,84 @@
+"""BLoB's posterior: a Gaussian on ``A`` that is a low-rank Gaussian on the full weight."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from typing_extensions import override
+
+from blob_pyro.guides.lora_guide import LoraGuide
+from blob_pyro.guides.site_parameters import SiteParameters
+from blob_pyro.models import Classifier
+
+
+class LowRankGaussianGuide(LoraGuide):
+    r"""The guide of BLoB, :math:`A_{ij} \sim N(M_{ij}, \Omega_{ij}^2)` with :math:`\Omega = G^2`.
+
+    On the full weight :math:`W = W_0 + s B A` this is a Gaussian of covariance
+    :math:`Cov(W_{ij}, W_{kl}) = s^2 [j = l] \sum_p B_{ip} B_{kp} \Omega_{pj}^2`.
+
+    Parameters
+    ----------
+    model
+        A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own ``lora_A``.
+    init_scale
+        :math:`\epsilon`: at the start :math:`G \sim U(\epsilon / \sqrt 2, \epsilon)`, so the
+        posterior's standard deviation lies between half of ``init_scale ** 2`` and all of it.
+
+    Raises
+    ------
+    ValueError
+        If ``init_scale`` is not positive.
+
+    Examples
+    --------
+    >>> from peft import LoraConfig, get_peft_model
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> from blob_pyro.models import SequenceClassifier
+    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
+    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
+    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
+    >>> net = get_peft_model(BertForSequenceClassification(config), lora)
+    >>> guide = LowRankGaussianGuide(SequenceClassifier(net, num_data=10))
+    >>> [tuple(scale.shape) for scale in guide.scale().values()]
+    [(2, 8)]
+    >>> bool(guide.kl() > 0)
+    True
+
+    References
+    ----------
+    Wang et al., "BLoB", NeurIPS 2024, equations 4 to 8 and theorem 3.1.
+    """
+
+    def __init__(self, model: Classifier, init_scale: float = 0.05) -> None:
+        super().__init__(model)
+        if not init_scale > 0:
+            raise ValueError(
+                f"init_scale={init_scale} must be positive (the paper uses 0.05): it is the root "
+                "of the posterior's initial standard deviation"
+            )
+        self.init_scale = init_scale
+        self.G = SiteParameters(
+            {
+                name: torch.empty_like(self.M[name]).uniform_(init_scale / math.sqrt(2), init_scale)
+                for name in self.M
+            }
+        )
+
+    @override
+    def site_posterior(self, name: str) -> TorchDistributionMixin:
+        loc = self.M.state_param("M", name)
+        root = self.G.state_param("G", name)
+        return dist.Normal(loc, root * root, validate_args=False).to_event(2)
+
+    @override
+    def scale(self) -> dict[str, torch.Tensor]:
+        return {name: self.G[name].detach().square() for name in self.sites}
+
+    @override
+    def config(self) -> dict[str, Any]:
+        return {"init_scale": self.init_scale}

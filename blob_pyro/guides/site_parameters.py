@@ -1,0 +1,50 @@
+"""A variational parameter for each latent site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from blob_pyro.poutine import local_param
+
+
+class SiteParameters(nn.Module):
+    """Parameters found by the dotted name of their site, which is also their name on disk.
+
+    Parameters
+    ----------
+    values
+        Site name to initial value, any shapes.
+
+    Examples
+    --------
+    >>> parameters = SiteParameters({"layer.lora_A.weight": torch.zeros(2, 3)})
+    >>> list(parameters.state_dict())
+    ['layer.lora_A.weight']
+    >>> parameters["layer.lora_A.weight"].shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self._names = tuple(values)
+        for name, value in values.items():
+            *path, leaf = name.split(".")
+            owner: nn.Module = self
+            for part in path:
+                if part not in owner._modules:
+                    owner.add_module(part, nn.Module())
+                owner = owner.get_submodule(part)
+            owner.register_parameter(leaf, nn.Parameter(value.detach().clone()))
+
+    def __getitem__(self, name: str) -> nn.Parameter:
+        return self.get_parameter(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def state_param(self, prefix: str, name: str) -> torch.Tensor:
+        """State the parameter of a site to Pyro as ``prefix.name`` and return its value."""
+        return local_param(f"{prefix}.{name}", self[name])

@@ -1,0 +1,186 @@
+"""The posterior predictive over a data set: draws first, then one pass of the data for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from pyro import poutine
+from rich.progress import track
+
+from blob_pyro.models import Classifier
+
+Draw = dict[str, torch.Tensor]
+Guide = Callable[..., Any]
+
+
+def posterior_draws(
+    guide: Guide, num_samples: int, batch: Mapping[str, torch.Tensor]
+) -> list[Draw]:
+    """Draw every latent site of a guide.
+
+    Parameters
+    ----------
+    guide
+        Any Pyro guide.
+    num_samples
+        Number of draws K; 0 gives the one "draw" that is the guide's mean (a Pyro autoguide's
+        median).
+    batch
+        Arguments for the guide's call; the guides of this library ignore them.
+
+    Returns
+    -------
+    list of dict
+        For each draw, site name to value.
+
+    Raises
+    ------
+    ValueError
+        If ``num_samples`` is negative, or 0 for a guide without a mean.
+    """
+    if num_samples < 0:
+        raise ValueError(f"num_samples={num_samples}: give the number of draws, or 0 for the mean")
+    if num_samples == 0:
+        return [_mean(guide, batch)]
+    return [_draw(guide, batch) for _ in range(num_samples)]
+
+
+def _draw(guide: Guide, batch: Mapping[str, torch.Tensor]) -> Draw:
+    trace = poutine.trace(guide).get_trace(**batch)
+    return {
+        name: cast(torch.Tensor, site["value"])
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not (site["infer"] or {}).get("is_auxiliary", False)
+    }
+
+
+def _mean(guide: Guide, batch: Mapping[str, torch.Tensor]) -> Draw:
+    if hasattr(guide, "mean"):
+        return dict(guide.mean())
+    if hasattr(guide, "median"):
+        return dict(guide.median(**batch))
+    raise ValueError(
+        f"num_samples=0 asks for the posterior mean, but {type(guide).__name__} has neither mean() "
+        "nor median(); ask for draws (num_samples=10)"
+    )
+
+
+def posterior_predictive(
+    model: Classifier,
+    guide: Guide,
+    loader: Iterable[Mapping[str, torch.Tensor]],
+    num_samples: int = 10,
+    seed: int | None = None,
+    *,
+    progress: bool = True,
+) -> dict[str, torch.Tensor]:
+    r"""Predict a data set under draws from the posterior.
+
+    A posterior draw is a function: the latents are drawn once, and every batch is predicted with
+    the same K functions, so that quantities over several examples are right too.  The network is in
+    evaluation mode (no dropout) for the time of the call.
+
+    Parameters
+    ----------
+    model
+        The Pyro model.
+    guide
+        Its fitted guide.
+    loader
+        Batches of keywords for the model, with or without ``labels``; a fixed order.
+    num_samples
+        Number of draws K; 0 predicts with the posterior mean, as one "draw".
+    seed
+        Seed of the draws; None goes on with the global random state.  The global state is as
+        before after a call with a seed.
+    progress
+        Show a progress bar on the terminal.
+
+    Returns
+    -------
+    dict
+        ``logits`` (``K x N x C``) and, if the batches have labels, ``labels`` (``N``) and
+        ``log_likelihood`` (``K x N``, nats), on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the loader is empty, or only some batches have labels.
+
+    Examples
+    --------
+    >>> from peft import LoraConfig, get_peft_model
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> from blob_pyro.guides import LowRankGaussianGuide
+    >>> from blob_pyro.models import SequenceClassifier
+    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
+    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
+    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
+    >>> net = get_peft_model(BertForSequenceClassification(config), lora)
+    >>> model = SequenceClassifier(net, num_data=2)
+    >>> batch = {"input_ids": torch.tensor([[5, 6], [7, 8]]), "labels": torch.tensor([0, 2])}
+    >>> predictive = posterior_predictive(
+    ...     model, LowRankGaussianGuide(model), [batch], num_samples=4, progress=False)
+    >>> {name: tuple(value.shape) for name, value in predictive.items()}
+    {'logits': (4, 2, 3), 'labels': (2,), 'log_likelihood': (4, 2)}
+
+    References
+    ----------
+    Wang et al., "BLoB", NeurIPS 2024, section 3.4 (Bayesian model averaging).
+    """
+    batches = list(loader)
+    if not batches:
+        raise ValueError("the loader gave no batch; there is nothing to predict")
+    device = next(model.parameters()).device
+    with torch.no_grad(), _evaluation_mode(model), _seeded(seed):
+        draws = posterior_draws(guide, num_samples, _on(device, batches[0]))
+        logits = [
+            _batch_logits(model, draws, _on(device, batch))
+            for batch in track(batches, "predicting", disable=not progress, transient=True)
+        ]
+    predictive = {"logits": torch.cat(logits, dim=1)}
+    labelled = ["labels" in batch for batch in batches]
+    if any(labelled) != all(labelled):
+        raise ValueError("only some batches have labels; give labels for all examples or for none")
+    if all(labelled):
+        predictive["labels"] = torch.cat([batch["labels"].cpu() for batch in batches])
+        predictive["log_likelihood"] = _log_likelihood(predictive["logits"], predictive["labels"])
+    return predictive
+
+
+def _batch_logits(
+    model: Classifier, draws: list[Draw], batch: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    return torch.stack([poutine.condition(model, draw)(**inputs).cpu() for draw in draws])
+
+
+def _log_likelihood(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    index = labels.expand(logits.shape[0], -1)[..., None]
+    return logits.log_softmax(dim=-1).gather(-1, index).squeeze(-1)
+
+
+def _on(device: torch.device, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+@contextmanager
+def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield

@@ -1,0 +1,262 @@
+"""The ELBO of BLoB: analytic KL, weighted by a schedule over minibatches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer.elbo import ELBO
+from pyro.infer.util import is_validation_enabled, torch_item
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_model_guide_match
+
+from blob_pyro.infer.kl_weight import Schedule, check_schedule, kl_weight
+from blob_pyro.infer.trace_terms import data_size, kl_terms, negative_log_likelihood
+
+
+@dataclass(frozen=True)
+class ELBOTerms:
+    """What one evaluation of the ELBO was made of; scalars, detached.
+
+    Parameters
+    ----------
+    step
+        Gradient steps taken before the evaluation.
+    nll
+        Negative log likelihood, nats, scaled up from the batch to the data set.
+    kl
+        KL divergence of the guide from the prior, nats, all latent sites, unweighted.
+    kl_weight
+        What ``kl`` was multiplied by.
+    loss
+        ``nll + kl_weight * kl``, divided by the data size if ``per_datum``: what is optimised.
+    """
+
+    step: int
+    nll: torch.Tensor
+    kl: torch.Tensor
+    kl_weight: float
+    loss: torch.Tensor
+
+
+class ReweightedTrace_ELBO(ELBO):
+    r"""Negative ELBO whose KL divergence is analytic where possible and follows a schedule.
+
+    For minibatch i of a cycle of M the loss is
+    :math:`-\frac{N}{B} \sum_b \log p(y_b | x_b, A) + M \lambda_i \kappa \, KL(q, p)`, where
+    :math:`\lambda_i` is :func:`blob_pyro.infer.kl_weight` and :math:`\kappa` is ``kl_scale``.  As
+    the :math:`\lambda_i` sum to one, the mean of a cycle's losses is the negative ELBO
+    (``kl_scale=1``) or that of a tempered ("cold") posterior.
+
+    The weight of the KL belongs to the gradient step: :meth:`loss_and_grads` and
+    :meth:`differentiable_loss` use the current step's, and the counter advances when a gradient is
+    taken.  :meth:`loss` (as in ``svi.evaluate_loss``) takes the cycle's mean weight, ``kl_scale``.
+
+    Parameters
+    ----------
+    num_batches
+        Length M of the cycle.  With ``ceil(num_data / batch_size)`` a cycle is an epoch.
+    schedule
+        ``"blob"``, ``"blundell"`` or ``"uniform"``.
+    kl_scale
+        Factor on the KL: 1 for the ELBO, less for a cold posterior, 0 for maximum likelihood.
+    num_particles
+        Number of draws that the estimate averages.
+    vectorize_particles
+        Run the draws in one forward pass instead of a loop.
+    max_plate_nesting
+        As in Pyro; the models of this library have 1.
+    per_datum
+        Divide the loss by the data size (read off the plate of the observed site), so that
+        learning rates need not follow it.
+
+    Raises
+    ------
+    ValueError
+        If the cycle, schedule or scale is impossible, or the guide cannot be differentiated
+        through.
+    FloatingPointError
+        If the loss is not finite.  No gradient has been taken then.
+
+    Examples
+    --------
+    >>> import pyro, torch
+    >>> import pyro.distributions as dist
+    >>> def model():
+    ...     z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    ...     pyro.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(0.0))
+    >>> def guide():
+    ...     pyro.sample("z", dist.Normal(0.0, 0.5))
+    >>> elbo = ReweightedTrace_ELBO(num_batches=1)
+    >>> _ = elbo.loss(model, guide)
+    >>> round(float(elbo.terms.kl), 4)  # log 2 + (1/4 - 1) / 2
+    0.3181
+
+    References
+    ----------
+    Wang et al., "BLoB", NeurIPS 2024, equation 9 and section 3.3; Blundell et al., ICML 2015.
+    """
+
+    def __init__(
+        self,
+        num_batches: int,
+        schedule: Schedule = "blob",
+        kl_scale: float = 1.0,
+        num_particles: int = 1,
+        *,
+        vectorize_particles: bool = False,
+        max_plate_nesting: float = 1,
+        per_datum: bool = False,
+    ) -> None:
+        check_schedule(num_batches, schedule)
+        if not 0 <= kl_scale < math.inf:
+            raise ValueError(f"kl_scale={kl_scale} must be finite and not negative")
+        if num_particles < 1:
+            raise ValueError(f"num_particles={num_particles}: the ELBO needs at least one draw")
+        super().__init__(
+            num_particles=num_particles,
+            max_plate_nesting=max_plate_nesting,
+            vectorize_particles=vectorize_particles,
+        )
+        self.num_batches = num_batches
+        self.schedule: Schedule = schedule
+        self.kl_scale = kl_scale
+        self.per_datum = per_datum
+        self.step = 0
+        self.terms: ELBOTerms | None = None
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Estimate the negative ELBO; nothing is counted.
+
+        Returns
+        -------
+        float
+            Nats (per datum if ``per_datum``), the KL weighted by ``kl_scale``.
+        """
+        with torch.no_grad():
+            losses = self._particle_losses(model, guide, args, kwargs, self.kl_scale)
+            return sum(torch_item(loss) for loss in losses)
+
+    def differentiable_loss(
+        self, model: Any, guide: Any, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Estimate the loss of the current step as a tensor to call ``backward`` on.
+
+        Returns
+        -------
+        torch.Tensor
+            Scalar.  The step counter advances when its gradient is first taken.
+        """
+        losses = self._particle_losses(model, guide, args, kwargs, self._current_weight())
+        loss = torch.stack(list(losses)).sum()
+        if loss.requires_grad:
+            loss.register_hook(_CountOnce(self))
+        return loss
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Estimate the loss of the current step, add its gradients, and count the step.
+
+        Returns
+        -------
+        float
+            The loss whose gradient was taken.
+        """
+        total = 0.0
+        for loss in self._particle_losses(model, guide, args, kwargs, self._current_weight()):
+            if loss.requires_grad:
+                loss.backward()
+            total += torch_item(loss)
+        self.step += 1
+        return total
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a checkpoint needs: the step, and the settings that it is valid for."""
+        return {
+            "step": self.step,
+            "num_batches": self.num_batches,
+            "schedule": self.schedule,
+            "kl_scale": self.kl_scale,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Raises
+        ------
+        ValueError
+            If the checkpoint was made with other settings.
+        """
+        for name, value in self.state_dict().items():
+            if name != "step" and state[name] != value:
+                raise ValueError(
+                    f"the checkpoint's ELBO has {name}={state[name]!r} but this one has {value!r}; "
+                    "make the ELBO with the checkpoint's settings"
+                )
+        self.step = state["step"]
+
+    def _current_weight(self) -> float:
+        share = kl_weight(self.step, self.num_batches, self.schedule)
+        return self.num_batches * share * self.kl_scale
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        # Unlike Pyro's get_importance_trace, no density is computed that the KL makes needless.
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(
+            *args, **kwargs
+        )
+        if is_validation_enabled():
+            check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
+        return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+
+    def _particle_losses(
+        self, model: Any, guide: Any, args: Any, kwargs: Any, weight: float
+    ) -> Iterator[torch.Tensor]:
+        """Yield each draw's part of the loss, and leave their sums in ``terms``."""
+        terms = None
+        for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
+            nll = negative_log_likelihood(model_trace) / self.num_particles
+            kl = sum(kl_terms(model_trace, guide_trace), nll.new_zeros(())) / self.num_particles
+            loss = nll + weight * kl
+            if self.per_datum:
+                loss = loss / data_size(model_trace)
+            part = ELBOTerms(self.step, nll.detach(), kl.detach(), weight, loss.detach())
+            terms = part if terms is None else _add(terms, part)
+            self.terms = terms
+            self._check_finite(part)
+            yield loss
+
+    def _check_finite(self, terms: ELBOTerms) -> None:
+        if is_validation_enabled() and not math.isfinite(torch_item(terms.loss)):
+            raise FloatingPointError(
+                f"loss is {torch_item(terms.loss)} at step {terms.step} "
+                f"(nll={torch_item(terms.nll)}, kl={torch_item(terms.kl)}, "
+                f"kl_weight={terms.kl_weight}); the parameters are those after the step before. "
+                "Lower the learning rate, or clip gradients"
+            )
+
+
+class _CountOnce:
+    """Advance the step counter the first time that a gradient of the loss is taken."""
+
+    def __init__(self, elbo: ReweightedTrace_ELBO) -> None:
+        self.elbo: ReweightedTrace_ELBO | None = elbo
+
+    def __call__(self, grad: torch.Tensor) -> None:
+        if self.elbo is not None:
+            self.elbo.step += 1
+            self.elbo = None
+
+
+def _add(left: ELBOTerms, right: ELBOTerms) -> ELBOTerms:
+    return ELBOTerms(
+        left.step,
+        left.nll + right.nll,
+        left.kl + right.kl,
+        left.kl_weight,
+        left.loss + right.loss,
+    )

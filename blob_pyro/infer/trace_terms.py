@@ -1,0 +1,99 @@
+"""The terms of the ELBO, read off a pair of traces."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from pyro.distributions import Delta
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.trace_struct import Trace
+from torch.distributions import kl_divergence
+
+Site = dict[str, Any]
+
+
+def negative_log_likelihood(model_trace: Trace) -> torch.Tensor:
+    """Sum minus the log probability of the observed sites, scaled as their plates say."""
+    observed = [name for name, site in _samples(model_trace) if _is_data(site)]
+    if not observed:
+        raise ValueError(
+            "the model observed nothing, so there is no likelihood to fit; pass labels=..."
+        )
+    model_trace.compute_log_prob(lambda name, site: name in observed)
+    return -torch.stack([model_trace.nodes[name]["log_prob_sum"] for name in observed]).sum()
+
+
+def data_size(model_trace: Trace) -> int:
+    """Read the size of the data set off the plates around the observed sites."""
+    for _, site in _samples(model_trace):
+        sizes = [
+            frame.full_size or frame.size
+            for frame in site["cond_indep_stack"]
+            if frame.name != "num_particles_vectorized"
+        ]
+        if _is_data(site) and sizes:
+            return math.prod(sizes)
+    raise ValueError(
+        "per_datum=True needs the data size, but no observed site is inside a pyro.plate; observe "
+        "the data in pyro.plate('data', size=N, subsample_size=B)"
+    )
+
+
+def kl_terms(model_trace: Trace, guide_trace: Trace) -> list[torch.Tensor]:
+    """List summands of the KL divergence: closed forms, and the draw's log densities elsewhere."""
+    priors = dict(_samples(model_trace))
+    terms, sampled = [], []
+    for name, site in _samples(guide_trace):
+        analytic = analytic_kl(site, priors[name]) if name in priors else None
+        if analytic is None:
+            _check_reparametrized(name, site)
+            sampled.append(name)
+        else:
+            terms.append(analytic)
+    if sampled:
+        guide_trace.compute_log_prob(lambda name, site: name in sampled)
+        model_trace.compute_log_prob(lambda name, site: name in sampled)
+        terms += [guide_trace.nodes[name]["log_prob_sum"] for name in sampled]
+        # An auxiliary site of the guide has no prior: it is absent from the model.
+        shared = [name for name in sampled if name in priors]
+        terms += [-model_trace.nodes[name]["log_prob_sum"] for name in shared]
+    return terms
+
+
+def analytic_kl(guide_site: Site, model_site: Site) -> torch.Tensor | None:
+    """Give the closed-form KL of one site, or None where a draw has to serve."""
+    # A Delta's density may carry a Jacobian (autoguides), which the registered KL would drop.
+    if isinstance(guide_site["fn"], Delta):
+        return None
+    # With different scales on both sides the two halves of the KL do not belong together.
+    if not _same(guide_site["scale"], model_site["scale"]):
+        return None
+    try:
+        kl = kl_divergence(guide_site["fn"], model_site["fn"])
+    except NotImplementedError:
+        return None
+    kl = scale_and_mask(kl, scale=guide_site["scale"], mask=guide_site["mask"])
+    return kl.sum()
+
+
+def _same(left: Any, right: Any) -> bool:
+    return left is right or bool(left == right)
+
+
+def _check_reparametrized(name: str, site: Site) -> None:
+    if not site["fn"].has_rsample:
+        raise ValueError(
+            f"guide site {name!r} is a {type(site['fn']).__name__}, whose draw cannot be "
+            "differentiated; use pyro.infer.TraceGraph_ELBO for such a guide"
+        )
+
+
+def _samples(trace: Trace) -> list[tuple[str, Site]]:
+    nodes = cast(dict[str, Site], trace.nodes)
+    return [(name, site) for name, site in nodes.items() if site["type"] == "sample"]
+
+
+def _is_data(site: Site) -> bool:
+    return bool(site["is_observed"]) and not site["infer"].get("_deterministic", False)

@@ -1,0 +1,107 @@
+"""Likelihood of a causal language model that answers with one of a few tokens."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from typing_extensions import override
+
+from blob_pyro.models.classifier import Classifier
+from blob_pyro.models.padding import align_padding
+
+
+class LabelTokenClassifier(Classifier):
+    """A causal language model whose next token after the prompt names the class.
+
+    The class logits are the logits of the label tokens at the last real token.  The vocabulary's
+    logits are computed for that position only.
+
+    Parameters
+    ----------
+    net
+        PEFT model of a causal LM.
+    label_token_ids
+        One token id a class, all different.
+    num_data
+        Number of training examples.
+    prior_scale
+        Standard deviation of the prior over ``A``.
+    adapter
+        Name of the PEFT adapter.
+
+    Raises
+    ------
+    ValueError
+        If the label tokens are fewer than two, repeat, or lie outside the vocabulary, or if the
+        architecture cannot restrict its logits to the last position.
+
+    Examples
+    --------
+    >>> from peft import LoraConfig, get_peft_model
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> config = LlamaConfig(vocab_size=50, hidden_size=8, intermediate_size=16,
+    ...                      num_hidden_layers=1, num_attention_heads=2)
+    >>> lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "v_proj"])
+    >>> net = get_peft_model(LlamaForCausalLM(config), lora)
+    >>> model = LabelTokenClassifier(net, label_token_ids=[7, 9, 11], num_data=10)
+    >>> model(input_ids=torch.tensor([[5, 6, 8]])).shape
+    torch.Size([1, 3])
+
+    References
+    ----------
+    Wang et al., "BLoB", NeurIPS 2024, appendix B.1 (the next token's logits over the answers).
+    """
+
+    def __init__(
+        self,
+        net: PeftModel,
+        label_token_ids: Sequence[int],
+        num_data: int,
+        prior_scale: float = 0.2,
+        adapter: str = "default",
+    ) -> None:
+        self._check_tokens(label_token_ids, net.config.vocab_size)
+        signature = inspect.signature(net.get_base_model().forward).parameters
+        if "logits_to_keep" not in signature:
+            raise ValueError(
+                f"{type(net.get_base_model()).__name__} has no argument logits_to_keep, so the "
+                "logits of all positions would be computed; use SequenceClassifier"
+            )
+        super().__init__(net, num_data, prior_scale, adapter)
+        self.label_token_ids = tuple(int(token) for token in label_token_ids)
+        self._takes_positions = "position_ids" in signature
+
+    @staticmethod
+    def _check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
+        if len(tokens) < 2 or len(set(tokens)) != len(tokens):
+            raise ValueError(
+                f"label_token_ids={list(tokens)} must be at least two different tokens, one a "
+                "class; choose labels whose first tokens differ"
+            )
+        if min(tokens) < 0 or max(tokens) >= vocab_size:
+            raise ValueError(
+                f"label_token_ids={list(tokens)} leave the vocabulary of {vocab_size} tokens; "
+                "use this network's own tokenizer"
+            )
+
+    @property
+    @override
+    def num_classes(self) -> int:
+        return len(self.label_token_ids)
+
+    @override
+    def class_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        # With the padding on the left, the last real token is the last position of every row.
+        batch = align_padding(batch, "left")
+        if self._takes_positions and "position_ids" not in batch:
+            batch["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        logits: torch.Tensor = self.network(**batch, logits_to_keep=1, use_cache=False).logits
+        return logits[:, -1, list(self.label_token_ids)]
+
+    @override
+    def likelihood_config(self) -> dict[str, Any]:
+        return {"label_token_ids": list(self.label_token_ids)}

@@ -1,0 +1,66 @@
+"""Likelihood of a network with a classification head."""
+
+from __future__ import annotations
+
+import torch
+from peft import PeftModel
+from typing_extensions import override
+
+from blob_pyro.models.classifier import Classifier
+from blob_pyro.models.padding import align_padding
+
+
+class SequenceClassifier(Classifier):
+    """Any ``AutoModelForSequenceClassification`` under PEFT, as a Pyro model.
+
+    The head (``modules_to_save``) is a point estimate, the LoRA ``A`` matrices are latent.
+
+    Parameters
+    ----------
+    net
+        PEFT model of task type ``SEQ_CLS``; ``net.config.num_labels`` is the number of classes.
+    num_data
+        Number of training examples.
+    prior_scale
+        Standard deviation of the prior over ``A``.
+    adapter
+        Name of the PEFT adapter.
+
+    Raises
+    ------
+    ValueError
+        If the network has fewer than two labels.
+
+    Examples
+    --------
+    >>> from peft import LoraConfig, get_peft_model
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
+    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
+    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"])
+    >>> net = get_peft_model(BertForSequenceClassification(config), lora)
+    >>> model = SequenceClassifier(net, num_data=10)
+    >>> model(input_ids=torch.tensor([[5, 6, 7]])).shape
+    torch.Size([1, 3])
+    """
+
+    def __init__(
+        self, net: PeftModel, num_data: int, prior_scale: float = 0.2, adapter: str = "default"
+    ) -> None:
+        if net.config.num_labels < 2:
+            raise ValueError(
+                f"net.config.num_labels={net.config.num_labels}: classification needs at least 2; "
+                "load the network with num_labels=..."
+            )
+        super().__init__(net, num_data, prior_scale, adapter)
+
+    @property
+    @override
+    def num_classes(self) -> int:
+        return int(self.network.config.num_labels)
+
+    @override
+    def class_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        # Absolute positions count from the first token, so a row has to start with a real one.
+        logits: torch.Tensor = self.network(**align_padding(batch, "right")).logits
+        return logits

@@ -1,0 +1,17 @@
+"""Effect handlers for LoRA projections, and the operations that they answer."""
+
+from blob_pyro.poutine.apply_weight import AppliedWeight, apply_weight
+from blob_pyro.poutine.flipout_messenger import FlipoutMessenger
+from blob_pyro.poutine.handlers import flipout
+from blob_pyro.poutine.local_param import local_param
+
+__all__ = [
+    # operations
+    "apply_weight",
+    "local_param",
+    # handlers
+    "flipout",
+    # classes
+    "AppliedWeight",
+    "FlipoutMessenger",
+]

@@ -1,0 +1,63 @@
+"""The effectful operation by which a projection asks how to apply the weight that was drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from pyro.poutine.runtime import effectful
+
+AppliedWeight = Callable[[torch.Tensor], torch.Tensor]
+
+
+class GroupedWeight:
+    """One weight for each group of rows of the input: ``x -> x A_g^T``.
+
+    Parameters
+    ----------
+    weight
+        Tensor of shape ``(..., r, n)``; the leading dimensions, flattened, are the groups (draws,
+        or draws times examples).  Consecutive rows of the input belong to one group.
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.weight = weight.reshape(-1, *weight.shape[-2:])
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Project ``(rows, ..., n)`` to ``(rows, ..., r)``."""
+        groups, rank, in_features = self.weight.shape
+        if groups == 1:
+            return torch.nn.functional.linear(x, self.weight[0])
+        grouped = x.reshape(groups, -1, in_features)
+        return torch.bmm(grouped, self.weight.mT).reshape(*x.shape[:-1], rank)
+
+
+@effectful(type="apply_weight")
+def apply_weight(weight: torch.Tensor, shape: torch.Size) -> AppliedWeight:
+    """Turn a drawn weight into the function that a projection applies to its input.
+
+    Without a handler it is the shared draw: all rows of one draw use the same weight.  Handlers
+    with a method ``_pyro_apply_weight`` (such as :func:`blob_pyro.poutine.flipout`) answer
+    otherwise.
+
+    Parameters
+    ----------
+    weight
+        Drawn weight of shape ``(..., r, n)``, any floating dtype; leading dimensions are draws.
+    shape
+        ``(rows, tokens)`` of the batch that the network will see, the draws already tiled into the
+        rows: draw ``k`` owns the rows ``k * B`` to ``(k + 1) * B - 1``.
+
+    Returns
+    -------
+    AppliedWeight
+        A function from ``(rows, ..., n)`` to ``(rows, ..., r)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> project = apply_weight(torch.ones(2, 3), torch.Size([1, 4]))
+    >>> project(torch.ones(1, 4, 3)).shape
+    torch.Size([1, 4, 2])
+    """
+    return GroupedWeight(weight)

@@ -1,0 +1,92 @@
+"""Flipout: noise that is independent between examples though one weight was drawn."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from pyro.poutine.messenger import Messenger
+
+from blob_pyro.poutine.apply_weight import AppliedWeight, GroupedWeight
+
+Per = Literal["example", "token"]
+
+
+class FlipoutMessenger(Messenger):
+    """Handler behind :func:`blob_pyro.poutine.flipout`.
+
+    It learns the centre of each latent weight from the guide, which states it at the site as
+    ``infer={"center": M}`` (Pyro's ``replay`` carries it into the model), and answers
+    :func:`blob_pyro.poutine.apply_weight` with weights whose deviation from the centre has had its
+    signs flipped.
+    """
+
+    def __init__(self, per: Per = "example") -> None:
+        super().__init__()
+        if per not in get_args(Per):
+            raise ValueError(f"flipout: per={per!r} is unknown; use 'example' or 'token'")
+        self.per = per
+        self._centers: dict[str, torch.Tensor] = {}
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self._centers.clear()
+        super().__exit__(*exc_info)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if "center" in msg["infer"]:
+            self._centers[msg["name"]] = msg["infer"]["center"]
+
+    def _pyro_apply_weight(self, msg: Any) -> None:
+        if msg["name"] not in self._centers:
+            raise ValueError(
+                f"flipout: no centre is known for site {msg['name']!r}; flipout flips a draw's "
+                "deviation from its mean, so the guide must sample the site with "
+                "infer={'center': mean} (the guides of blob_pyro do). Predict without flipout."
+            )
+        weight, shape = msg["args"]
+        apply = _per_example if self.per == "example" else TokenFlipout
+        msg["value"] = apply(weight, self._centers[msg["name"]], shape)
+        msg["done"] = True
+
+
+def _random_signs(like: torch.Tensor, *shape: int) -> torch.Tensor:
+    return like.new_empty(shape).bernoulli_(0.5).mul_(2).sub_(1)
+
+
+def _per_example(weight: torch.Tensor, center: torch.Tensor, shape: torch.Size) -> AppliedWeight:
+    # ((x * s) D^T) * t = x (D * t s^T)^T: signs shared by all tokens of an example make a weight
+    # per example, so one batched product does the work of two products and two masks.
+    rank, in_features = weight.shape[-2:]
+    rows = shape[0]
+    deviation = (weight - center).reshape(-1, 1, rank, in_features)
+    signs = _random_signs(weight, rows, rank, 1) * _random_signs(weight, rows, 1, in_features)
+    signs = signs.reshape(deviation.shape[0], -1, rank, in_features)
+    return GroupedWeight(_shared(center) + signs * deviation)
+
+
+def _shared(center: torch.Tensor) -> torch.Tensor:
+    # A plate over draws expands the guide's centre, but the centre is the same for each draw.
+    rank, in_features = center.shape[-2:]
+    return center.reshape(-1, rank, in_features)[0]
+
+
+class TokenFlipout:
+    """Signs drawn for each token, ``x -> x M^T + ((x * s) D^T) * t``; for comparison only."""
+
+    def __init__(self, weight: torch.Tensor, center: torch.Tensor, shape: torch.Size) -> None:
+        rank, in_features = weight.shape[-2:]
+        self.shape = torch.Size(shape)
+        self.mean = GroupedWeight(_shared(center))
+        self.deviation = GroupedWeight(weight - center)
+        # Drawn now, not in the call: gradient checkpointing must meet the same signs twice.
+        self.signs_in = _random_signs(weight, *shape, in_features)
+        self.signs_out = _random_signs(weight, *shape, rank)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Project ``(rows, tokens, n)`` to ``(rows, tokens, r)``."""
+        if x.shape[:-1] != self.shape:
+            raise ValueError(
+                f"flipout(per='token') drew signs for a batch of {tuple(self.shape)} tokens but a "
+                f"LoRA layer got {tuple(x.shape[:-1])}; use flipout(per='example')"
+            )
+        return self.mean(x) + self.deviation(x * self.signs_in) * self.signs_out

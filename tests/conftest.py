@@ -1,0 +1,114 @@
+"""Tiny random networks of the supported architectures, and a clean Pyro for every test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+VOCAB_SIZE = 60
+PAD = 1
+SIZES: dict[str, Any] = {"vocab_size": VOCAB_SIZE, "hidden_size": 16, "num_hidden_layers": 2}
+DECODER: dict[str, Any] = {
+    **SIZES,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "intermediate_size": 24,
+    "pad_token_id": PAD,
+    "num_labels": 3,
+}
+ENCODER: dict[str, Any] = {
+    **SIZES,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "pad_token_id": PAD,
+    "num_labels": 3,
+    "max_position_embeddings": 40,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+GPT2: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 2,
+    "pad_token_id": PAD,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "num_labels": 3,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+}
+
+CAUSAL_LMS = {
+    "llama": lambda: (LlamaForCausalLM(LlamaConfig(**DECODER)), ["q_proj", "v_proj"]),
+    "qwen2": lambda: (Qwen2ForCausalLM(Qwen2Config(**DECODER)), ["q_proj", "v_proj"]),
+    "gpt2": lambda: (GPT2LMHeadModel(GPT2Config(**GPT2)), ["c_attn"]),
+}
+CLASSIFIERS = {
+    "bert": lambda: (BertForSequenceClassification(BertConfig(**ENCODER)), ["query", "value"]),
+    "roberta": lambda: (
+        RobertaForSequenceClassification(RobertaConfig(**ENCODER)),
+        ["query", "value"],
+    ),
+    "gpt2": lambda: (GPT2ForSequenceClassification(GPT2Config(**GPT2)), ["c_attn"]),
+    "llama": lambda: (
+        LlamaForSequenceClassification(LlamaConfig(**DECODER)),
+        ["q_proj", "v_proj"],
+    ),
+}
+
+
+def peft_network(name: str, task_type: str = "CAUSAL_LM", **options: Any) -> PeftModel:
+    """Make a tiny PEFT model whose ``lora_B`` is not zero, so that ``A`` matters."""
+    table = CAUSAL_LMS if task_type == "CAUSAL_LM" else CLASSIFIERS
+    network, targets = table[name]()
+    settings = {"r": 2, "lora_alpha": 4, "target_modules": targets, **options}
+    net = get_peft_model(network, LoraConfig(task_type=task_type, **settings))
+    with torch.no_grad():
+        for key, parameter in net.named_parameters():
+            if "lora_B" in key:
+                parameter.normal_(std=0.3)
+    return net
+
+
+def token_batch(rows: int = 4, tokens: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Make a right-padded batch with labels in 0..2."""
+    generator = torch.Generator().manual_seed(seed)
+    input_ids = torch.randint(5, VOCAB_SIZE, (rows, tokens), generator=generator)
+    mask = torch.ones_like(input_ids)
+    for row in range(rows):
+        mask[row, tokens - row % 3 :] = 0
+    return {
+        "input_ids": input_ids.masked_fill(mask == 0, PAD),
+        "attention_mask": mask,
+        "labels": torch.randint(0, 3, (rows,), generator=generator),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _clean_pyro() -> Iterator[None]:
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    with pyro.validation_enabled(True):
+        yield
+    pyro.clear_param_store()
