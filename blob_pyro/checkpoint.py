@@ -42,9 +42,9 @@ def save_posterior(
 ) -> None:
     """Write a fitted posterior as a folder that is also a PEFT adapter.
 
-    ``PeftModel.from_pretrained(base, folder)`` gives the posterior mean.  All files are written
-    beside the folder first and then moved, the configuration last: it holds the others' checksums,
-    so an interrupted save is never taken for a whole one.
+    ``PeftModel.from_pretrained(base, folder)`` gives the posterior mean.  A whole new folder is
+    written beside the old one and then renamed, so that a crash leaves one or the other; the
+    configuration holds the checksums of the other files.
 
     Parameters
     ----------
@@ -69,11 +69,27 @@ def save_posterior(
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _write(draft, model, guide, dict(task or {}))
-        folder.mkdir(exist_ok=True)
-        for name in (*_HASHED_FILES, CONFIG_FILE):
-            os.replace(draft / name, folder / name)
+        _swap(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _swap(draft: Path, folder: Path) -> None:
+    """Put a whole draft in the folder's place; whatever else the folder held stays in it."""
+    if not folder.exists():
+        os.rename(draft, folder)
+        return
+    old = draft.with_name(f"{draft.name}-old")
+    os.rename(folder, old)
+    try:
+        os.rename(draft, folder)
+    except BaseException:
+        os.rename(old, folder)
+        raise
+    for path in old.iterdir():
+        if path.name not in (*_HASHED_FILES, CONFIG_FILE):
+            os.rename(path, folder / path.name)
+    shutil.rmtree(old)
 
 
 def _may_replace(folder: Path) -> bool:

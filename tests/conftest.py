@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pyro
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.trainers import WordLevelTrainer
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -18,11 +23,14 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
+
+from blob_pyro.tasks import helpdesk
 
 VOCAB_SIZE = 60
 PAD = 1
@@ -78,7 +86,7 @@ CLASSIFIERS = {
 }
 
 
-def peft_network(name: str, task_type: str = "CAUSAL_LM", **options: Any) -> PeftModel:
+def make_network(name: str, task_type: str = "CAUSAL_LM", **options: Any) -> PeftModel:
     """Make a tiny PEFT model whose ``lora_B`` is not zero, so that ``A`` matters."""
     table = CAUSAL_LMS if task_type == "CAUSAL_LM" else CLASSIFIERS
     network, targets = table[name]()
@@ -91,7 +99,7 @@ def peft_network(name: str, task_type: str = "CAUSAL_LM", **options: Any) -> Pef
     return net
 
 
-def token_batch(rows: int = 4, tokens: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
+def make_batch(rows: int = 4, tokens: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
     """Make a right-padded batch with labels in 0..2."""
     generator = torch.Generator().manual_seed(seed)
     input_ids = torch.randint(5, VOCAB_SIZE, (rows, tokens), generator=generator)
@@ -112,3 +120,40 @@ def _clean_pyro() -> Iterator[None]:
     with pyro.validation_enabled(True):
         yield
     pyro.clear_param_store()
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words that knows the help desk's."""
+    task = helpdesk()
+    words = Tokenizer(WordLevel(unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    trainer = WordLevelTrainer(special_tokens=["<unk>", "<pad>", "</s>"])
+    words.train_from_iterator(
+        [*task.splits["train"]["text"], *task.class_names, task.prompt], trainer
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", pad_token="<pad>", eos_token="</s>"
+    )
+
+
+@pytest.fixture
+def base_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> str:
+    """A tiny random causal LM and its tokenizer as a local folder."""
+    folder = tmp_path / "tiny-llama"
+    sizes = {**DECODER, "vocab_size": len(tokenizer)}
+    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def peft_network() -> Callable[..., PeftModel]:
+    """Give the maker of tiny PEFT models."""
+    return make_network
+
+
+@pytest.fixture
+def token_batch() -> Callable[..., dict[str, torch.Tensor]]:
+    """Give the maker of batches."""
+    return make_batch

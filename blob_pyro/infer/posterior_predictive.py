@@ -8,17 +8,17 @@ from typing import Any, cast
 
 import torch
 from pyro import poutine
+from rich.console import Console
 from rich.progress import track
 
 from blob_pyro.models import Classifier
 
+Batch = Mapping[str, torch.Tensor]
 Draw = dict[str, torch.Tensor]
 Guide = Callable[..., Any]
 
 
-def posterior_draws(
-    guide: Guide, num_samples: int, batch: Mapping[str, torch.Tensor]
-) -> list[Draw]:
+def posterior_draws(guide: Guide, num_samples: int, batch: Batch) -> list[Draw]:
     """Draw every latent site of a guide.
 
     Parameters
@@ -48,7 +48,7 @@ def posterior_draws(
     return [_draw(guide, batch) for _ in range(num_samples)]
 
 
-def _draw(guide: Guide, batch: Mapping[str, torch.Tensor]) -> Draw:
+def _draw(guide: Guide, batch: Batch) -> Draw:
     trace = poutine.trace(guide).get_trace(**batch)
     return {
         name: cast(torch.Tensor, site["value"])
@@ -57,7 +57,7 @@ def _draw(guide: Guide, batch: Mapping[str, torch.Tensor]) -> Draw:
     }
 
 
-def _mean(guide: Guide, batch: Mapping[str, torch.Tensor]) -> Draw:
+def _mean(guide: Guide, batch: Batch) -> Draw:
     if hasattr(guide, "mean"):
         return dict(guide.mean())
     if hasattr(guide, "median"):
@@ -71,7 +71,7 @@ def _mean(guide: Guide, batch: Mapping[str, torch.Tensor]) -> Draw:
 def posterior_predictive(
     model: Classifier,
     guide: Guide,
-    loader: Iterable[Mapping[str, torch.Tensor]],
+    loader: Iterable[Batch],
     num_samples: int = 10,
     seed: int | None = None,
     *,
@@ -141,8 +141,7 @@ def posterior_predictive(
     with torch.no_grad(), _evaluation_mode(model), _seeded(seed):
         draws = posterior_draws(guide, num_samples, _on(device, batches[0]))
         logits = [
-            _batch_logits(model, draws, _on(device, batch))
-            for batch in track(batches, "predicting", disable=not progress, transient=True)
+            _batch_logits(model, draws, _on(device, batch)) for batch in _tracked(batches, progress)
         ]
     predictive = {"logits": torch.cat(logits, dim=1)}
     labelled = ["labels" in batch for batch in batches]
@@ -155,9 +154,13 @@ def posterior_predictive(
     return predictive
 
 
-def _batch_logits(
-    model: Classifier, draws: list[Draw], batch: Mapping[str, torch.Tensor]
-) -> torch.Tensor:
+def _tracked(batches: list[Batch], progress: bool) -> Iterable[Batch]:
+    # On stderr, so that a program's results can be piped.
+    console = Console(stderr=True)
+    return track(batches, "predicting", disable=not progress, transient=True, console=console)
+
+
+def _batch_logits(model: Classifier, draws: list[Draw], batch: Batch) -> torch.Tensor:
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     return torch.stack([poutine.condition(model, draw)(**inputs).cpu() for draw in draws])
 
@@ -174,7 +177,7 @@ def _log_likelihood(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return logits.log_softmax(dim=-1).gather(-1, index).squeeze(-1)
 
 
-def _on(device: torch.device, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _on(device: torch.device, batch: Batch) -> dict[str, torch.Tensor]:
     return {name: value.to(device) for name, value in batch.items()}
 
 

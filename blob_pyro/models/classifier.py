@@ -116,7 +116,9 @@ class Classifier(PyroModule):
             dim=-1,
         ):
             logits = pyro.deterministic("logits", logits, event_dim=1)
-            pyro.sample("labels", dist.Categorical(logits=logits), obs=labels)
+            # Labels are checked above; a NaN is the objective's to report, with step and terms.
+            likelihood = dist.Categorical(logits=logits, validate_args=False)
+            pyro.sample("labels", likelihood, obs=labels)
         return logits
 
     def _state_point_estimates(self) -> None:

