@@ -47,7 +47,7 @@ class Recipe:
     alpha: int = 16
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     prior_scale: float = 0.2
-    init_scale: float = 0.3
+    init_scale: float = 0.35
     kl_scale: float = 1e-3
     schedule: Schedule = "uniform"
     training: TrainingConfig = field(default_factory=TrainingConfig)

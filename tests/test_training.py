@@ -62,6 +62,7 @@ def test_training_learns_and_repeats_bit_for_bit(peft_network: Any, guide_class:
     assert sum(record.nll for record in records[-6:]) < 0.7 * first
 
 
+@pytest.mark.filterwarnings("ignore:Encountered NaN")  # Pyro warns, this library stops
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(peft_network: Any) -> None:
     model, guide, elbo = program(peft_network)
     good: dict[str, torch.Tensor] = {}

@@ -111,7 +111,8 @@ def posterior_predictive(
     Raises
     ------
     ValueError
-        If the loader is empty, only some batches have labels, or a site is unknown.
+        If the loader is empty, only some batches have labels, a label is out of range, or a site
+        is unknown.
 
     Examples
     --------
@@ -137,21 +138,21 @@ def posterior_predictive(
     batches = list(loader)
     if not batches:
         raise ValueError("the loader gave no batch; there is nothing to predict")
+    labelled = ["labels" in batch for batch in batches]
+    if any(labelled) != all(labelled):
+        raise ValueError("only some batches have labels; give labels for all examples or for none")
     device = next(model.parameters()).device
     with torch.no_grad(), _evaluation_mode(model), _seeded(seed):
         draws = posterior_draws(guide, num_samples, _on(device, batches[0]))
+        chosen = _chosen(draws, return_sites)
         logits = [
             _batch_logits(model, draws, _on(device, batch)) for batch in _tracked(batches, progress)
         ]
     predictive = {"logits": torch.cat(logits, dim=1)}
-    labelled = ["labels" in batch for batch in batches]
-    if any(labelled) != all(labelled):
-        raise ValueError("only some batches have labels; give labels for all examples or for none")
     if all(labelled):
         predictive["labels"] = torch.cat([batch["labels"].cpu() for batch in batches])
         predictive["log_likelihood"] = _log_likelihood(predictive["logits"], predictive["labels"])
-    predictive |= _chosen(draws, return_sites)
-    return predictive
+    return predictive | chosen
 
 
 def _tracked(batches: list[Batch], progress: bool) -> Iterable[Batch]:
@@ -161,8 +162,8 @@ def _tracked(batches: list[Batch], progress: bool) -> Iterable[Batch]:
 
 
 def _batch_logits(model: Classifier, draws: list[Draw], batch: Batch) -> torch.Tensor:
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    return torch.stack([poutine.condition(model, draw)(**inputs).cpu() for draw in draws])
+    # With the labels, which the model checks.
+    return torch.stack([poutine.condition(model, draw)(**batch).cpu() for draw in draws])
 
 
 def _chosen(draws: list[Draw], sites: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -81,7 +81,8 @@ class ReweightedTrace_ELBO(ELBO):
         If the cycle, schedule or scale is impossible, or the guide cannot be differentiated
         through.
     FloatingPointError
-        If the loss is not finite.  No gradient has been taken then.
+        If the loss is not finite (checked where Pyro's validation is on, as it is by default).
+        The step is not counted; with a loop of draws ``grad`` may hold those of earlier draws.
 
     Examples
     --------

@@ -44,11 +44,12 @@ def data_size(model_trace: Trace) -> int:
 def kl_terms(model_trace: Trace, guide_trace: Trace) -> list[torch.Tensor]:
     """List summands of the KL divergence: closed forms, and the draw's log densities elsewhere."""
     priors = dict(_samples(model_trace))
+    mean_field = _mean_field_sites(model_trace, guide_trace)
     terms, sampled = [], []
     for name, site in _samples(guide_trace):
-        analytic = analytic_kl(site, priors[name]) if name in priors else None
+        _check_reparametrized(name, site)
+        analytic = analytic_kl(site, priors[name]) if name in mean_field else None
         if analytic is None:
-            _check_reparametrized(name, site)
             sampled.append(name)
         else:
             terms.append(analytic)
@@ -65,10 +66,10 @@ def kl_terms(model_trace: Trace, guide_trace: Trace) -> list[torch.Tensor]:
 def analytic_kl(guide_site: Site, model_site: Site) -> torch.Tensor | None:
     """Give the closed-form KL of one site, or None where a draw has to serve."""
     # A Delta's density may carry a Jacobian (autoguides), which the registered KL would drop.
-    if isinstance(guide_site["fn"], Delta):
+    if _is_point(guide_site["fn"]):
         return None
-    # With different scales on both sides the two halves of the KL do not belong together.
-    if not _same(guide_site["scale"], model_site["scale"]):
+    # With other scales or masks on one side the two halves of the KL do not belong together.
+    if not all(_same(guide_site[key], model_site[key]) for key in ("scale", "mask")):
         return None
     try:
         kl = kl_divergence(guide_site["fn"], model_site["fn"])
@@ -78,8 +79,31 @@ def analytic_kl(guide_site: Site, model_site: Site) -> torch.Tensor | None:
     return kl.sum()
 
 
+def _mean_field_sites(model_trace: Trace, guide_trace: Trace) -> set[str]:
+    """Name the sites whose prior cannot depend on anything that the guide draws later.
+
+    Elsewhere the prior already knows the draw, and a KL that averages over the site is wrong.
+    """
+    position = {name: index for index, (name, _) in enumerate(_samples(guide_trace))}
+    names, latest = set(), -1
+    for name, _ in _samples(model_trace):
+        if position.get(name, -1) > latest:
+            names.add(name)
+            latest = position[name]
+    return names
+
+
+def _is_point(fn: Any) -> bool:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, Delta)
+
+
 def _same(left: Any, right: Any) -> bool:
-    return left is right or bool(left == right)
+    tensors = [isinstance(value, torch.Tensor) for value in (left, right)]
+    if all(tensors):
+        return left is right or (left.shape == right.shape and bool((left == right).all()))
+    return not any(tensors) and left == right
 
 
 def _check_reparametrized(name: str, site: Site) -> None:

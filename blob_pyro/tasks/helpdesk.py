@@ -53,7 +53,7 @@ def helpdesk() -> TextClassificationTask:
         name="helpdesk",
         splits=splits,
         class_names=CLASS_NAMES,
-        prompt="{text}\n\nThis message to the IT help desk is about the",
+        prompt="{text}\n\nThe problem is about",
     )
 
 

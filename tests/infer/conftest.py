@@ -1,0 +1,109 @@
+"""Small programs, guides whose noise is given, and the z-test."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from pyro.poutine.messenger import Messenger
+
+from blob_pyro.guides import LowRankGaussianGuide
+from blob_pyro.lora import unbayesianize
+from blob_pyro.models import Classifier, LabelTokenClassifier, SequenceClassifier
+
+LABEL_TOKENS = [7, 9, 11]
+Tensors = dict[str, torch.Tensor]
+Program = Callable[..., tuple[Classifier, LowRankGaussianGuide]]
+
+
+class GivenNoise(Messenger):
+    """Draw ``mean + stddev * noise`` (a reparametrized draw, unobserved) for given noise."""
+
+    def __init__(self, noise: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.noise:
+            noise = self.noise[msg["name"]]
+            msg["value"] = msg["fn"].mean + msg["fn"].stddev * noise
+            msg["done"] = True
+
+
+class FixedGuide:
+    """A guide that goes round a list of given noises, one a call."""
+
+    def __init__(self, guide: Any, noises: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        self.guide = guide
+        self.noises = itertools.cycle(noises)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with GivenNoise(next(self.noises)):
+            return self.guide(*args, **kwargs)
+
+
+@pytest.fixture
+def fixed_guide() -> type[FixedGuide]:
+    return FixedGuide
+
+
+@pytest.fixture
+def program(peft_network: Any) -> Program:
+    """The maker of a Llama with label tokens or a Bert with a head, and a wide guide."""
+
+    def make(name: str, num_data: int = 8) -> tuple[Classifier, LowRankGaussianGuide]:
+        model: Classifier
+        if name == "llama":
+            model = LabelTokenClassifier(peft_network("llama"), LABEL_TOKENS, num_data)
+        else:
+            model = SequenceClassifier(peft_network(name, "SEQ_CLS"), num_data)
+        return model, LowRankGaussianGuide(model, init_scale=0.5)
+
+    return make
+
+
+@pytest.fixture
+def site_noise() -> Callable[..., Tensors]:
+    """The maker of standard normal noise for each site of a guide."""
+
+    def make(guide: LowRankGaussianGuide, seed: int = 0) -> Tensors:
+        generator = torch.Generator().manual_seed(seed)
+        return {
+            name: torch.randn(mean.shape, generator=generator)
+            for name, mean in guide.mean().items()
+        }
+
+    return make
+
+
+@pytest.fixture
+def plain_logits() -> Callable[..., torch.Tensor]:
+    """The oracle of the logits: unmodified PEFT, one text at a time, its padding cut off."""
+
+    def logits(model: Classifier, weights: Tensors, batch: Tensors) -> torch.Tensor:
+        net = unbayesianize(copy.deepcopy(model.network), weights).eval()
+        rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        with torch.no_grad():
+            outputs = [net(input_ids=ids[mask == 1][None]).logits for ids, mask in rows]
+        if isinstance(model, LabelTokenClassifier):
+            return torch.cat([output[:, -1, LABEL_TOKENS] for output in outputs])
+        return torch.cat(outputs)
+
+    return logits
+
+
+def _z_scores(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Compare the means of two samples along dimension 0, in standard errors."""
+    variance = left.var(0) / len(left) + right.var(0) / len(right)
+    # The floor is rounding: without noise on either side the means have to be equal.
+    floor = 1e-12 * (1 + left.mean(0).square())
+    return (left.mean(0) - right.mean(0)).abs() / (variance + floor).sqrt()
+
+
+@pytest.fixture
+def z_scores() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    return _z_scores
