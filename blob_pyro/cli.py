@@ -27,7 +27,7 @@ from blob_pyro.models import Classifier
 from blob_pyro.recipe import Recipe, task_record, torch_dtype
 from blob_pyro.tasks import PromptCollator, TextClassificationTask, helpdesk
 from blob_pyro.tasks import table as read_table
-from blob_pyro.training import TrainingConfig
+from blob_pyro.training import TrainingConfig, flush_denormals
 
 DEFAULT = demonstration.BLOB
 app = typer.Typer(
@@ -279,4 +279,5 @@ def _print_predictions(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Run the command line."""
+    flush_denormals()
     app()

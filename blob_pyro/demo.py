@@ -31,7 +31,7 @@ from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import LabelTokenClassifier
 from blob_pyro.recipe import Recipe, task_record
 from blob_pyro.tasks import PromptCollator, TextClassificationTask, helpdesk
-from blob_pyro.training import StepRecord, TrainingConfig
+from blob_pyro.training import StepRecord, TrainingConfig, flush_denormals
 
 Predictive = dict[str, torch.Tensor]
 
@@ -104,6 +104,7 @@ def compare(
         Metrics, predictions and the fitted posterior.
     """
     start = time.monotonic()
+    flush_denormals()
     console = console or Console(quiet=True)
     task = helpdesk()
     tokenizer, network = load_tokenizer(base_model), load_causal_lm(base_model)

