@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -88,6 +90,38 @@ def load_sequence_classifier(
     """
     config = AutoConfig.from_pretrained(name, num_labels=num_labels)
     return AutoModelForSequenceClassification.from_pretrained(name, config=config, dtype=dtype)
+
+
+def base_identity(network: nn.Module) -> dict[str, str]:
+    """Fingerprint the frozen weights of a network, with or without an adapter in it.
+
+    Parameters
+    ----------
+    network
+        The network that is fine-tuned.
+
+    Returns
+    -------
+    dict
+        ``dtype`` of the norms, and SHA-256 digests: ``shapes`` of the names and shapes of all
+        weights, ``values`` of the one-dimensional ones (norms and biases).
+    """
+    shapes, values = hashlib.sha256(), hashlib.sha256()
+    dtype = "float32"
+    for name, parameter in sorted(network.named_parameters()):
+        if "lora_" in name or "modules_to_save" in name or _is_new_head(name):
+            continue
+        plain = name.replace(".base_layer.", ".")
+        shapes.update(f"{plain}{tuple(parameter.shape)}".encode())
+        if parameter.dim() == 1:
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            values.update(parameter.detach().float().cpu().numpy().tobytes())
+    return {"dtype": dtype, "shapes": shapes.hexdigest(), "values": values.hexdigest()}
+
+
+def _is_new_head(name: str) -> bool:
+    # Drawn at random when a network without head is loaded; the adapter brings the trained one.
+    return name.split(".", 1)[0] in ("classifier", "score") or ".original_module." in name
 
 
 def _source(name: str) -> tuple[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from blob_pyro import guides, models
-from blob_pyro.base_model import load_causal_lm, load_sequence_classifier
+from blob_pyro.base_model import base_identity, load_causal_lm, load_sequence_classifier
 from blob_pyro.guides import LoraGuide
 from blob_pyro.models import Classifier
 from blob_pyro.version import __version__
@@ -114,7 +114,7 @@ def _write(draft: Path, model: Classifier, guide: LoraGuide, task: dict[str, Any
         },
         "base_model": {
             "name": peft_config.base_model_name_or_path,
-            **_base_identity(model.network.get_base_model()),
+            **base_identity(model.network.get_base_model()),
         },
         "task": task,
         "versions": {"blob-pyro": __version__, **{name: version(name) for name in _LIBRARIES}},
@@ -235,7 +235,7 @@ def _check_base(folder: Path, config: dict[str, Any], network: nn.Module) -> Non
             "base_model is a PeftModel already; give the network without adapter, such as "
             "AutoModelForCausalLM.from_pretrained(...)"
         )
-    wanted, found = config["base_model"], _base_identity(network)
+    wanted, found = config["base_model"], base_identity(network)
     # Values can only be compared at the precision that they were hashed at.
     same_dtype = found["dtype"] == wanted["dtype"]
     for key in ("shapes", "values") if same_dtype else ("shapes",):
@@ -244,26 +244,6 @@ def _check_base(folder: Path, config: dict[str, Any], network: nn.Module) -> Non
                 f"{folder} was fitted to the base model {wanted['name']!r}, and the {key} of this "
                 f"{type(network).__name__}'s weights differ from it; load that base model"
             )
-
-
-def _base_identity(network: nn.Module) -> dict[str, str]:
-    """Fingerprint of the frozen weights: names and shapes of all, values of the norms."""
-    shapes, values = hashlib.sha256(), hashlib.sha256()
-    dtype = "float32"
-    for name, parameter in sorted(network.named_parameters()):
-        if "lora_" in name or "modules_to_save" in name or _is_new_head(name):
-            continue
-        plain = name.replace(".base_layer.", ".")
-        shapes.update(f"{plain}{tuple(parameter.shape)}".encode())
-        if parameter.dim() == 1:
-            dtype = str(parameter.dtype).removeprefix("torch.")
-            values.update(parameter.detach().float().cpu().numpy().tobytes())
-    return {"dtype": dtype, "shapes": shapes.hexdigest(), "values": values.hexdigest()}
-
-
-def _is_new_head(name: str) -> bool:
-    # Drawn at random when a network without head is loaded; the adapter brings the trained one.
-    return name.split(".", 1)[0] in ("classifier", "score") or ".original_module." in name
 
 
 def _known_class(folder: Path, room: Any, name: str, base: type) -> Any:

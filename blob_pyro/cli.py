@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -13,9 +14,11 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
 from rich.console import Console
 from rich.table import Table
+from transformers.utils import logging as transformers_logging
 
 from blob_pyro import demo as demonstration
 from blob_pyro.base_model import SMOLLM2, load_causal_lm, load_tokenizer
@@ -24,6 +27,7 @@ from blob_pyro.diagnostics import log_probs, mutual_information, predictive_entr
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import Classifier
+from blob_pyro.progress import TrainingProgress
 from blob_pyro.recipe import Recipe, task_record, torch_dtype
 from blob_pyro.tasks import PromptCollator, TextClassificationTask, helpdesk
 from blob_pyro.tasks import table as read_table
@@ -142,7 +146,7 @@ def train(
         )
         tokenizer = load_tokenizer(model)
         network = load_causal_lm(model, torch_dtype(dtype.value))
-        with demonstration.training_progress("BLoB", steps, console) as on_step:
+        with TrainingProgress("BLoB", steps, console) as on_step:
             fitted, guide, _ = recipe.fine_tune(network, tokenizer, task, on_step=on_step)
         save_posterior(output_dir, fitted, guide, task=task_record(task))
         console.print(f"wrote {output_dir}")
@@ -211,6 +215,9 @@ def _load(folder: Path) -> tuple[Classifier, LoraGuide, PromptCollator]:
             f"{folder} does not say what its classes are; use save_posterior(..., task=...)"
         )
     model, guide = load_posterior(folder)
+    device = Accelerator().device
+    model.to(device)
+    guide.to(device)
     base_model = model.network.peft_config[model.adapter].base_model_name_or_path
     tokenizer = load_tokenizer(str(base_model))
     task = TextClassificationTask(
@@ -278,6 +285,9 @@ def _print_predictions(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line, showing this library's progress but not that of those underneath."""
     flush_denormals()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     app()

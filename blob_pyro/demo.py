@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,9 +27,10 @@ from blob_pyro.diagnostics import (
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import LabelTokenClassifier
+from blob_pyro.progress import TrainingProgress
 from blob_pyro.recipe import Recipe, task_record
 from blob_pyro.tasks import PromptCollator, TextClassificationTask, helpdesk
-from blob_pyro.training import StepRecord, TrainingConfig, flush_denormals
+from blob_pyro.training import TrainingConfig, flush_denormals
 
 Predictive = dict[str, torch.Tensor]
 
@@ -130,28 +129,9 @@ def _fit(
     console: Console,
 ) -> tuple[LabelTokenClassifier, LoraGuide]:
     name = "plain LoRA" if recipe.method == "mle" else "BLoB"
-    with training_progress(name, recipe.training.num_steps, console) as on_step:
+    with TrainingProgress(name, recipe.training.num_steps, console) as on_step:
         model, guide, _ = recipe.fine_tune(network, tokenizer, task, on_step=on_step)
     return model, guide
-
-
-class training_progress:
-    """A progress bar that shows the current loss terms; a context manager giving ``on_step``."""
-
-    def __init__(self, name: str, num_steps: int, console: Console) -> None:
-        self._progress = Progress(*Progress.get_default_columns(), console=console, transient=True)
-        self._name, self._bar = name, self._progress.add_task(f"training {name}", total=num_steps)
-
-    def __enter__(self) -> Callable[[StepRecord], None]:
-        self._progress.start()
-        return self._on_step
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._progress.stop()
-
-    def _on_step(self, record: StepRecord) -> None:
-        text = f"training {self._name}, loss {record.loss:.3f}"
-        self._progress.update(self._bar, advance=1, description=text)
 
 
 class _Rows:

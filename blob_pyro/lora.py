@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -35,15 +36,15 @@ class NormalPrior:
     Parameters
     ----------
     scale
-        Standard deviation, in the units of the weight; positive.
+        Standard deviation, in the units of the weight; positive and finite.
     """
 
     scale: float
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
+        if not 0 < self.scale < math.inf:
             raise ValueError(
-                f"prior_scale={self.scale} is not a standard deviation; give a positive number "
+                f"prior_scale={self.scale} is not a standard deviation; give a positive, finite number "
                 "(the paper uses 0.2)"
             )
 
@@ -226,8 +227,9 @@ def bayesianize(
     prior = NormalPrior(prior_scale)
     layers = _layers_to_replace(peft_model, adapter)
     for name, layer in layers.items():
-        weight = cast(torch.Tensor, layer.lora_A[adapter].weight)
-        layer.lora_A[adapter] = LoraProjection(f"{name}.lora_A", weight, prior)
+        linear = layer.lora_A[adapter]
+        projection = LoraProjection(f"{name}.lora_A", cast(torch.Tensor, linear.weight), prior)
+        layer.lora_A[adapter] = projection.train(linear.training)
     return {name: f"{name}.lora_A.weight" for name in layers}
 
 

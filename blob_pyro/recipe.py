@@ -58,7 +58,6 @@ class Recipe:
         tokenizer: PreTrainedTokenizerBase,
         task: TextClassificationTask,
         *,
-        mixed_precision: Literal["no", "bf16"] = "no",
         on_step: Callable[[StepRecord], None] | None = None,
     ) -> tuple[LabelTokenClassifier, LoraGuide, list[StepRecord]]:
         """Add an adapter to a causal LM, make it Bayesian and fit it to a task's training split.
@@ -71,7 +70,7 @@ class Recipe:
             Its tokenizer.
         task
             Data with the split ``train``.
-        mixed_precision, on_step
+        on_step
             See :func:`blob_pyro.training.fit`.
 
         Returns
@@ -100,7 +99,6 @@ class Recipe:
             data,
             PromptCollator(tokenizer, task),
             self.training,
-            mixed_precision=mixed_precision,
             on_step=on_step,
         )
         return model, guide, records

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -120,7 +120,6 @@ def fit(
     collator: Collator,
     config: TrainingConfig,
     *,
-    mixed_precision: Literal["no", "bf16"] = "no",
     on_step: Callable[[StepRecord], None] | None = None,
 ) -> list[StepRecord]:
     """Fit a guide and the model's point estimates to a data set, in place.
@@ -137,8 +136,6 @@ def fit(
         Makes the model's keywords, ``labels`` among them, from a list of examples.
     config
         Steps, rates and seed.
-    mixed_precision
-        ``"bf16"`` computes the network in bfloat16 (the posterior stays in its own dtype).
     on_step
         Called with each record, for progress bars and logs.
 
@@ -157,7 +154,7 @@ def fit(
     if len(data) == 0:
         raise ValueError("the training data are empty; give at least one labelled text")
     flush_denormals()
-    accelerator = Accelerator(mixed_precision=mixed_precision)
+    accelerator = Accelerator()
     optimizer = _optimizer(model, guide, config)
     module, optimizer, loader = accelerator.prepare(
         elbo(model, guide), optimizer, _loader(data, collator, config)

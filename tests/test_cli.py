@@ -59,6 +59,20 @@ def test_predict_gives_probabilities_and_uncertainties(posterior: str) -> None:
     assert "entropy (nats)" in invoke("predict", posterior, "hello").stdout
 
 
+def test_training_in_bfloat16_gives_a_posterior_that_predicts(
+    tmp_path: Path, base_folder: str, tickets: str
+) -> None:
+    folder = str(tmp_path / "bf16")
+    result = invoke(
+        "train", "--data", tickets, "--text-column", "body", "--label-column", "queue",
+        "--model", base_folder, "--output-dir", folder, "--steps", "2", "--dtype", "bf16",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    config = json.loads((Path(folder) / "posterior_config.json").read_text())
+    assert config["base_model"]["dtype"] == "bfloat16"
+    assert invoke("predict", folder, "hello", "--json").exit_code == 0
+
+
 def test_evaluate_measures_a_users_file(posterior: str, tickets: str) -> None:
     columns = ["--text-column", "body", "--label-column", "queue"]
     result = invoke("evaluate", posterior, "--data", tickets, *columns, "--num-samples", "2")
