@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -135,30 +136,42 @@ def posterior_predictive(
     ----------
     Wang et al., "BLoB", NeurIPS 2024, section 3.4 (Bayesian model averaging).
     """
-    batches = list(loader)
-    if not batches:
-        raise ValueError("the loader gave no batch; there is nothing to predict")
-    labelled = ["labels" in batch for batch in batches]
-    if any(labelled) != all(labelled):
-        raise ValueError("only some batches have labels; give labels for all examples or for none")
     device = next(model.parameters()).device
-    with torch.no_grad(), _evaluation_mode(model), _seeded(seed):
-        draws = posterior_draws(guide, num_samples, _on(device, batches[0]))
+    logits, labels = [], []
+    with torch.no_grad(), _evaluation_mode(model), _own_random_state(seed):
+        batches = _tracked(loader, progress)
+        first = next(batches, None)
+        if first is None:
+            raise ValueError("the loader gave no batch; there is nothing to predict")
+        draws = _seeded_draws(guide, num_samples, _on(device, first), seed)
         chosen = _chosen(draws, return_sites)
-        logits = [
-            _batch_logits(model, draws, _on(device, batch)) for batch in _tracked(batches, progress)
-        ]
+        for batch in chain([first], batches):
+            _check_labelled_alike(first, batch)
+            logits.append(_batch_logits(model, draws, _on(device, batch)))
+            labels += [batch["labels"].cpu()] if "labels" in batch else []
     predictive = {"logits": torch.cat(logits, dim=1)}
-    if all(labelled):
-        predictive["labels"] = torch.cat([batch["labels"].cpu() for batch in batches])
+    if labels:
+        predictive["labels"] = torch.cat(labels)
         predictive["log_likelihood"] = _log_likelihood(predictive["logits"], predictive["labels"])
     return predictive | chosen
 
 
-def _tracked(batches: list[Batch], progress: bool) -> Iterable[Batch]:
+def _check_labelled_alike(first: Batch, batch: Batch) -> None:
+    if ("labels" in first) != ("labels" in batch):
+        raise ValueError("only some batches have labels; give labels for all examples or for none")
+
+
+def _tracked(loader: Iterable[Batch], progress: bool) -> Iterator[Batch]:
     # On stderr, so that a program's results can be piped.
     console = Console(stderr=True)
-    return track(batches, "predicting", disable=not progress, transient=True, console=console)
+    return iter(track(loader, "predicting", disable=not progress, transient=True, console=console))
+
+
+def _seeded_draws(guide: Guide, num_samples: int, batch: Batch, seed: int | None) -> list[Draw]:
+    # Only now: a loader may have used the random state for itself.
+    if seed is not None:
+        torch.manual_seed(seed)
+    return posterior_draws(guide, num_samples, batch)
 
 
 def _batch_logits(model: Classifier, draws: list[Draw], batch: Batch) -> torch.Tensor:
@@ -194,8 +207,6 @@ def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
+def _own_random_state(seed: int | None) -> Iterator[None]:
     with torch.random.fork_rng(enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
         yield

@@ -245,7 +245,8 @@ def test_the_likelihood_is_that_of_the_observed_sites_as_their_plates_scale_it()
 
 def test_a_model_without_data_is_refused() -> None:
     def model() -> None:
-        pyro.sample("z", dist.Normal(0.0, 1.0))
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.deterministic("logits", z)
 
     with pytest.raises(ValueError, match=r"the model observed nothing.*pass labels="):
         negative_log_likelihood(poutine.trace(model).get_trace())
