@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -44,8 +44,8 @@ class NormalPrior:
     def __post_init__(self) -> None:
         if not 0 < self.scale < math.inf:
             raise ValueError(
-                f"prior_scale={self.scale} is not a standard deviation; give a positive, finite number "
-                "(the paper uses 0.2)"
+                f"prior_scale={self.scale} is not a standard deviation; give a positive and finite "
+                "number (the paper uses 0.2)"
             )
 
     def __call__(self, projection: LoraProjection) -> TorchDistributionMixin:
@@ -214,11 +214,7 @@ def bayesianize(
     ----------
     Wang et al., "BLoB", NeurIPS 2024, section 3.1 (asymmetric Bayesianisation) and equation 6.
     """
-    if not isinstance(peft_model, PeftModel):
-        raise TypeError(
-            f"bayesianize needs a PeftModel but got {type(peft_model).__name__}; wrap the network "
-            "with peft.get_peft_model(net, LoraConfig(...)) first"
-        )
+    check_peft_model(peft_model)
     if adapter not in peft_model.peft_config:
         raise ValueError(
             f"adapter {adapter!r} is not in the PEFT model, which has "
@@ -231,6 +227,15 @@ def bayesianize(
         projection = LoraProjection(f"{name}.lora_A", cast(torch.Tensor, linear.weight), prior)
         layer.lora_A[adapter] = projection.train(linear.training)
     return {name: f"{name}.lora_A.weight" for name in layers}
+
+
+def check_peft_model(net: object) -> None:
+    """Raise a ``TypeError`` if a network has not been wrapped by PEFT."""
+    if not isinstance(net, PeftModel):
+        raise TypeError(
+            f"blob_pyro needs a PeftModel but got {type(net).__name__}; wrap the network with "
+            "peft.get_peft_model(net, LoraConfig(...)) first"
+        )
 
 
 def _layers_to_replace(peft_model: PeftModel, adapter: str) -> dict[str, LoraLayer]:
@@ -344,14 +349,12 @@ def _as_linear(
     return linear.train(projection.training)
 
 
-CheckpointContexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
-
-
-def checkpoint_contexts(net: nn.Module, adapter: str = "default") -> CheckpointContexts:
+class CheckpointContexts:
     """Make ``torch.utils.checkpoint`` recompute each segment with the draw it first ran with.
 
     Needed where several draws are made before one backward pass; see
-    ``SequenceClassifier.gradient_checkpointing_enable``, which passes it on.
+    ``SequenceClassifier.gradient_checkpointing_enable``, which passes it on.  An object and no
+    closure, so that ``copy.deepcopy`` of a network makes it follow the copy.
 
     Parameters
     ----------
@@ -359,19 +362,15 @@ def checkpoint_contexts(net: nn.Module, adapter: str = "default") -> CheckpointC
         A PEFT model that went through :func:`bayesianize`.
     adapter
         Name of the Bayesian adapter.
-
-    Returns
-    -------
-    callable
-        The ``context_fn`` argument of :func:`torch.utils.checkpoint.checkpoint`.
     """
-    projections = [site.projection for site in lora_sites(net, adapter).values()]
 
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        applied = [projection._applied for projection in projections]
-        return nullcontext(), _reinstalled(projections, applied)
+    def __init__(self, net: nn.Module, adapter: str = "default") -> None:
+        self._projections = [site.projection for site in lora_sites(net, adapter).values()]
 
-    return contexts
+    def __call__(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Give the contexts of the forward pass and of the recomputation: a ``context_fn``."""
+        applied = [projection._applied for projection in self._projections]
+        return nullcontext(), _reinstalled(self._projections, applied)
 
 
 @contextmanager

@@ -88,9 +88,10 @@ def test_sites_are_the_names_on_disk(variant: tuple[PeftModel, set[int]]) -> Non
 def test_nothing_but_lora_A_changes(variant: tuple[PeftModel, set[int]], training: bool) -> None:
     net, _ = variant
     net.train(training)
-    before, parameters = structure(net), dict(net.named_parameters())
+    before, parameters, state = structure(net), dict(net.named_parameters()), net.state_dict()
     sites = bayesianize(net)
     assert structure(net) == before
+    assert list(net.state_dict()) == [name for name in state if ".lora_A." not in name]
     left = {name: p for name, p in parameters.items() if ".lora_A." not in name}
     assert {name: id(p) for name, p in net.named_parameters()} == {
         name: id(p) for name, p in left.items()
@@ -112,7 +113,7 @@ def test_given_lora_A_the_logits_are_those_of_peft(
     # And the weights matter, so that the comparison means something.
     other = {name: weight + torch.randn_like(weight) for name, weight in weights.items()}
     shifted = poutine.condition(logits, other)(net, token_batch())
-    assert (shifted - expected).abs().max() > 1e-3
+    assert (shifted - expected).abs().max() > 1e-2
 
 
 def test_the_sites_know_their_layer(variant: tuple[PeftModel, set[int]]) -> None:

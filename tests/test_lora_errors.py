@@ -131,7 +131,9 @@ def test_a_refused_layer_after_good_ones_changes_nothing() -> None:
 
 def test_only_peft_models() -> None:
     net = nn.Linear(4, 3)
-    with pytest.raises(TypeError, match=r"needs a PeftModel but got Linear; wrap .*get_peft_model"):
+    with pytest.raises(
+        TypeError, match=r"blob_pyro needs a PeftModel but got Linear; wrap .*get_peft_model"
+    ):
         bayesianize(net)  # type: ignore[arg-type]
 
 

@@ -32,7 +32,7 @@ class LowRankGaussianGuide(LoraGuide):
     Raises
     ------
     ValueError
-        If ``init_scale`` is not positive.
+        If ``init_scale`` is not positive and finite.
 
     Examples
     --------
@@ -56,10 +56,10 @@ class LowRankGaussianGuide(LoraGuide):
 
     def __init__(self, model: Classifier, init_scale: float = 0.05) -> None:
         super().__init__(model)
-        if not init_scale > 0:
+        if not 0 < init_scale < math.inf:
             raise ValueError(
-                f"init_scale={init_scale} must be positive (the paper uses 0.05): it is the root "
-                "of the posterior's initial standard deviation"
+                f"init_scale={init_scale} must be positive and finite (the paper uses 0.05): it is "
+                "the root of the posterior's initial standard deviation"
             )
         self.init_scale = init_scale
         self.G = SiteParameters(

@@ -12,7 +12,7 @@ from peft import PeftModel
 from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
 
-from blob_pyro.lora import LoraSite, bayesianize, checkpoint_contexts, lora_sites
+from blob_pyro.lora import CheckpointContexts, LoraSite, bayesianize, lora_sites
 from blob_pyro.poutine import local_param
 
 
@@ -114,6 +114,7 @@ class Classifier(PyroModule):
             max(self.num_data, rows),
             subsample=torch.arange(rows, device=input_ids.device),
             dim=-1,
+            device=str(input_ids.device),
         ):
             logits = pyro.deterministic("logits", logits, event_dim=1)
             # Labels are checked above; a NaN is the objective's to report, with step and terms.
@@ -137,12 +138,12 @@ class Classifier(PyroModule):
 
     def _tiled_logits(self, batch: dict[str, torch.Tensor], num_draws: int) -> torch.Tensor:
         if num_draws == 1:
-            return self.class_logits(batch).float()
+            return _widened(self.class_logits(batch))
         tiled = {
             name: tensor.repeat(num_draws, *[1] * (tensor.dim() - 1))
             for name, tensor in batch.items()
         }
-        logits = self.class_logits(tiled).float()
+        logits = _widened(self.class_logits(tiled))
         return logits.reshape(num_draws, -1, logits.shape[-1])
 
     def _mask(self, input_ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -173,11 +174,17 @@ class Classifier(PyroModule):
         Unlike the network's own method it is also right when several draws are made before one
         backward pass, since each layer is recomputed with the draw that it first ran with.
         """
-        contexts = checkpoint_contexts(self.network, self.adapter)
-        self.network.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": contexts}
-        )
+        net = self.network
+        # The newer name, in whose presence transformers announces the end of the older.
+        newer = hasattr(net, "activation_checkpointing_enable")
+        enable = net.activation_checkpointing_enable if newer else net.gradient_checkpointing_enable
+        enable({"use_reentrant": False, "context_fn": CheckpointContexts(net, self.adapter)})
 
     def likelihood_config(self) -> dict[str, Any]:
         """Give the constructor's arguments beside ``net``, ``num_data``, prior and adapter."""
         return {}
+
+
+def _widened(logits: torch.Tensor) -> torch.Tensor:
+    """Go up to float32, where the log probabilities of half-precision logits are exact enough."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

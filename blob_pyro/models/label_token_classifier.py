@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from typing_extensions import override
 
+from blob_pyro.lora import check_peft_model
 from blob_pyro.models.classifier import Classifier
 from blob_pyro.models.padding import align_padding
 
@@ -64,6 +65,7 @@ class LabelTokenClassifier(Classifier):
         prior_scale: float = 0.2,
         adapter: str = "default",
     ) -> None:
+        check_peft_model(net)
         self._check_tokens(label_token_ids, net.config.vocab_size)
         signature = inspect.signature(net.get_base_model().forward).parameters
         if "logits_to_keep" not in signature:
@@ -73,7 +75,7 @@ class LabelTokenClassifier(Classifier):
             )
         super().__init__(net, num_data, prior_scale, adapter)
         self.label_token_ids = tuple(int(token) for token in label_token_ids)
-        self._takes_positions = "position_ids" in signature
+        self._takes_positions = "position_ids" in signature and not _counts_positions(net)
 
     @staticmethod
     def _check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
@@ -105,3 +107,8 @@ class LabelTokenClassifier(Classifier):
     @override
     def likelihood_config(self) -> dict[str, Any]:
         return {"label_token_ids": list(self.label_token_ids)}
+
+
+def _counts_positions(net: PeftModel) -> bool:
+    """Tell whether a network skips padding itself, with positions that do not start at 0."""
+    return any(hasattr(module, "create_position_ids_from_input_ids") for module in net.modules())

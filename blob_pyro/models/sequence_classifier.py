@@ -6,6 +6,7 @@ import torch
 from peft import PeftModel
 from typing_extensions import override
 
+from blob_pyro.lora import check_peft_model
 from blob_pyro.models.classifier import Classifier
 from blob_pyro.models.padding import align_padding
 
@@ -47,6 +48,7 @@ class SequenceClassifier(Classifier):
     def __init__(
         self, net: PeftModel, num_data: int, prior_scale: float = 0.2, adapter: str = "default"
     ) -> None:
+        check_peft_model(net)
         if net.config.num_labels < 2:
             raise ValueError(
                 f"net.config.num_labels={net.config.num_labels}: classification needs at least 2; "

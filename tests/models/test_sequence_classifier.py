@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from pyro import poutine
+
+from blob_pyro.guides import LowRankGaussianGuide
+from blob_pyro.models import SequenceClassifier
+
+Batch = dict[str, torch.Tensor]
+with_head = pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "llama", "qwen2"])
+
+
+@with_head
+def test_logits_are_those_of_the_texts_alone(
+    name: str, peft_network: Any, padded_batch: Batch, plain_logits: Callable[..., torch.Tensor]
+) -> None:
+    net = peft_network(name, "SEQ_CLS").eval()
+    expected = plain_logits(net, padded_batch)
+    model = SequenceClassifier(net, num_data=8)
+    mean = LowRankGaussianGuide(model).mean()
+    logits = poutine.condition(model, mean)(**padded_batch)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+    other = poutine.condition(model, {site: -value for site, value in mean.items()})
+    assert (other(**padded_batch) - expected).abs().max() > 1e-2
+
+
+def test_token_types_move_with_their_tokens(classifier: Any, padded_batch: Batch) -> None:
+    model = classifier("bert", "SEQ_CLS")
+    program = poutine.condition(model, LowRankGaussianGuide(model).mean())
+    # The second half of the vocabulary is the second sentence.
+    types = ((padded_batch["input_ids"] > 30) & (padded_batch["attention_mask"] == 1)).long()
+    logits = program(**padded_batch, token_type_ids=types)
+    for row, mask in enumerate(padded_batch["attention_mask"] == 1):
+        text = {"input_ids": padded_batch["input_ids"][row][mask][None]}
+        alone = program(**text, token_type_ids=types[row][mask][None])
+        torch.testing.assert_close(alone[0], logits[row], atol=1e-5, rtol=0)
+    assert (program(**padded_batch) - logits).abs().max() > 1e-2
+
+
+@with_head
+def test_the_head_is_a_point_estimate(name: str, classifier: Any, token_batch: Any) -> None:
+    model = classifier(name, "SEQ_CLS")
+    trace = poutine.trace(model).get_trace(**token_batch())
+    heads = [site for site in trace.param_nodes if "modules_to_save" in site]
+    assert heads
+    trace.log_prob_sum().backward()
+    parameters = dict(model.network.named_parameters())
+    assert all(parameters[site].grad.abs().max() > 0 for site in heads)
+
+
+@pytest.mark.parametrize("num_labels", [0, 1])
+def test_classes_are_at_least_two(num_labels: int, peft_network: Any) -> None:
+    net = peft_network("bert", "SEQ_CLS")
+    net.config.num_labels = num_labels
+    with pytest.raises(ValueError, match=rf"num_labels={num_labels}: .*at least 2; load the netw"):
+        SequenceClassifier(net, num_data=8)
+
+
+def test_what_a_checkpoint_needs(classifier: Any) -> None:
+    model = classifier("bert", "SEQ_CLS")
+    assert model.likelihood_config() == {}
+    assert model.num_classes == 3
