@@ -127,7 +127,10 @@ def _adapter_tensors(model: Classifier, guide: LoraGuide) -> dict[str, torch.Ten
     state = dict(model.network.state_dict())
     for site, mean in guide.mean().items():
         state[f"{site.removesuffix('.weight')}.{model.adapter}.weight"] = mean
-    adapter = get_peft_model_state_dict(model.network, state_dict=state, adapter_name=model.adapter)
+    # "auto" would ask the Hub for the base model's vocabulary, which fails without a network.
+    adapter = get_peft_model_state_dict(
+        model.network, state_dict=state, adapter_name=model.adapter, save_embedding_layers=False
+    )
     return {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.items()}
 
 

@@ -112,6 +112,19 @@ def test_the_base_model_is_found_by_name(tmp_path: Path) -> None:
     )
 
 
+def test_saving_asks_the_hub_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*arguments: Any, **options: Any) -> bool:
+        raise AssertionError(f"asked the Hub for {arguments}")
+
+    monkeypatch.setattr("peft.utils.other.file_exists", no_network)
+    network = llama()
+    network.name_or_path = network.config._name_or_path = "an-organisation/a-model"
+    model, guide = program(network)
+    save_posterior(tmp_path / "p", model, guide)
+    config = json.loads((tmp_path / "p" / "posterior_config.json").read_text())
+    assert config["base_model"]["name"] == "an-organisation/a-model"
+
+
 def test_a_posterior_replaces_a_posterior_but_nothing_else(tmp_path: Path) -> None:
     base = llama()
     model, guide = program(copy.deepcopy(base))

@@ -31,13 +31,15 @@ def test_padding_moves_to_the_side(side: Any, expected: Any, offsets: list[int])
     assert all(torch.equal(aligned[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
-def test_masks_of_other_dtypes(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("real", "dtype"), [(1, torch.bool), (1, torch.float32), (2, torch.int64), (-1, torch.int32)]
+)
+def test_nonzero_means_real_in_any_dtype(real: int, dtype: torch.dtype) -> None:
     batch = padded([0, 1, 2, 2])
-    batch["attention_mask"] = batch["attention_mask"].to(dtype)
+    batch["attention_mask"] = (real * batch["attention_mask"]).to(dtype)
     aligned = align_padding(batch, "left")
     assert torch.equal(aligned["input_ids"], LEFT["input_ids"])
-    assert torch.equal(aligned["attention_mask"], LEFT["attention_mask"].to(dtype))
+    assert torch.equal(aligned["attention_mask"], (real * LEFT["attention_mask"]).to(dtype))
 
 
 def test_tensors_of_another_shape_pass_through() -> None:
