@@ -19,9 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from blob_pyro import guides, models
+from blob_pyro import guides, lora, models
 from blob_pyro.base_model import base_identity, load_causal_lm, load_sequence_classifier
 from blob_pyro.guides import LoraGuide
+from blob_pyro.lora import HierarchicalNormalPrior, NormalPrior, Prior
 from blob_pyro.models import Classifier
 from blob_pyro.version import __version__
 
@@ -110,7 +111,7 @@ def _write(draft: Path, model: Classifier, guide: LoraGuide, task: dict[str, Any
             "arguments": model.likelihood_config(),
             "num_data": model.num_data,
             "num_classes": model.num_classes,
-            "prior_scale": model.prior_scale,
+            "prior": _prior_record(model.prior),
         },
         "base_model": {
             "name": peft_config.base_model_name_or_path,
@@ -144,7 +145,7 @@ def _posterior_tensors(guide: LoraGuide) -> dict[str, torch.Tensor]:
 
 
 def load_posterior(
-    folder: str | Path, base_model: nn.Module | None = None
+    folder: str | Path, base_model: nn.Module | None = None, *, prior: Prior | None = None
 ) -> tuple[Classifier, LoraGuide]:
     """Read a posterior that :func:`save_posterior` wrote.
 
@@ -155,6 +156,9 @@ def load_posterior(
     base_model
         The loaded network that was fine-tuned, without adapter; it is changed in place, as PEFT
         does.  None loads the one that the folder names.
+    prior
+        Needed only for a posterior that was fitted under a prior of the user's own, which no file
+        can hold.
 
     Returns
     -------
@@ -165,7 +169,7 @@ def load_posterior(
     ------
     ValueError
         If the folder is no posterior, is damaged, comes from a newer format, or was fitted to
-        another base model.
+        another base model or prior.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -176,7 +180,7 @@ def load_posterior(
     model = model_class(
         net,
         num_data=config["model"]["num_data"],
-        prior_scale=config["model"]["prior_scale"],
+        prior=_prior(folder, config["model"]["prior"], prior),
         **config["model"]["arguments"],
     )
     guide_class = _known_class(folder, guides, config["guide"]["class"], LoraGuide)
@@ -257,6 +261,29 @@ def _known_class(folder: Path, room: Any, name: str, base: type) -> Any:
             "have; use the version of blob_pyro that wrote it"
         )
     return found
+
+
+def _prior_record(prior: Prior) -> dict[str, Any]:
+    if isinstance(prior, NormalPrior | HierarchicalNormalPrior):
+        return {"class": type(prior).__name__, "arguments": prior.config()}
+    return {"class": getattr(prior, "__qualname__", type(prior).__qualname__), "arguments": None}
+
+
+def _prior(folder: Path, record: dict[str, Any], given: Prior | None) -> Prior:
+    if record["arguments"] is None:
+        if given is None:
+            raise ValueError(
+                f"{folder} was fitted under the prior {record['class']}, which is not one of "
+                "blob_pyro's; pass prior=... to load_posterior"
+            )
+        return given
+    if given is not None and _prior_record(given) != record:
+        raise ValueError(
+            f"{folder} was fitted under {record['class']}({record['arguments']}) but prior is "
+            f"{given}; leave prior out"
+        )
+    prior: Prior = _known_class(folder, lora, record["class"], object)(**record["arguments"])
+    return prior
 
 
 def _load_guide(folder: Path, guide: LoraGuide) -> None:

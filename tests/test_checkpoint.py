@@ -18,6 +18,7 @@ from blob_pyro import load_posterior, save_posterior
 from blob_pyro.checkpoint import _sha256, posterior_task
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import posterior_predictive
+from blob_pyro.lora import NormalPrior
 from blob_pyro.models import LabelTokenClassifier, SequenceClassifier
 
 TOKENS = [3, 4, 5]
@@ -80,7 +81,7 @@ def test_round_trip_is_exact(
     assert torch.equal(
         predicted(loaded, loaded_guide, inputs, 3), predicted(model, guide, inputs, 3)
     )
-    assert (loaded.num_data, loaded.prior_scale) == (7, 0.2)
+    assert (loaded.num_data, loaded.prior) == (7, NormalPrior(0.2))
     assert posterior_task(tmp_path / "p") == {"class_names": ["a", "b", "c"]}
 
 

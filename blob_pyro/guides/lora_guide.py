@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import nn
-from torch.distributions import kl_divergence
 
+from blob_pyro.guides.hyper_posterior import HyperPosterior, hyper_sites
 from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.lora import LoraSite
-from blob_pyro.models import Classifier
+from blob_pyro.models import BayesianLora
+from blob_pyro.poutine import kl_terms
 
 
 class LoraGuide(nn.Module, ABC):
     """Base of the guides: independent sites, each centred at a learned mean ``M``.
 
-    A subclass gives :meth:`site_posterior`, :meth:`scale` and :meth:`config`.  Parameters are
-    stated to Pyro by :func:`blob_pyro.poutine.local_param`, so two guides never share any.
+    A subclass gives :meth:`site_posterior`, :meth:`scale`, :meth:`update_variance` and
+    :meth:`config`.  Parameters are stated to Pyro by :func:`blob_pyro.poutine.local_param`, so two
+    guides never share any.  If the model's prior has sites of its own, they are sampled first, from
+    independent Gaussians in unconstrained space.
 
     Parameters
     ----------
@@ -28,16 +32,21 @@ class LoraGuide(nn.Module, ABC):
         A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own ``lora_A``.
     """
 
-    def __init__(self, model: Classifier) -> None:
+    # Whether the entries of a site deviate from M independently and symmetrically: only then is a
+    # draw with flipped signs a draw, which flipout relies on.
+    independent_entries: ClassVar[bool] = True
+
+    def __init__(self, model: BayesianLora) -> None:
         super().__init__()
         # In a tuple, as in Pyro's autoguides: the model is no part of the guide's state.
         self._model = (model,)
         self.M = SiteParameters(
             {name: site.projection.initial_weight for name, site in model.sites.items()}
         )
+        self.hyper = HyperPosterior(hyper_sites(model))
 
     @property
-    def model(self) -> Classifier:
+    def model(self) -> BayesianLora:
         """The model that the guide was made for."""
         return self._model[0]
 
@@ -54,12 +63,13 @@ class LoraGuide(nn.Module, ABC):
         dict
             Site name to draw, ``r x n`` (``K x 1 x r x n`` under a plate of K draws).
         """
-        return {name: self._sample(name) for name in self.sites}
+        return self.hyper() | {name: self._sample(name) for name in self.sites}
 
     def _sample(self, name: str) -> torch.Tensor:
         posterior = self.site_posterior(name)
         # The centre tells handlers such as flipout what a draw deviates from.
-        return pyro.sample(name, posterior, infer=cast(Any, {"center": posterior.mean}))
+        infer = {"center": posterior.mean} if self.independent_entries else {}
+        return pyro.sample(name, posterior, infer=cast(Any, infer))
 
     @abstractmethod
     def site_posterior(self, name: str) -> TorchDistributionMixin:
@@ -82,8 +92,8 @@ class LoraGuide(nn.Module, ABC):
     def weight_moments(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         r"""Mean and standard deviation of the full weight update of one layer.
 
-        With independent entries of ``A``, :math:`E[\Delta W] = s B M` and
-        :math:`Var[\Delta W_{ij}] = s^2 \sum_p B_{ip}^2 \Omega_{pj}^2`; no covariance is built.
+        :math:`E[\Delta W] = s B M` and :math:`Var[\Delta W_{ij}] = s^2 \sum_{pq} B_{ip} B_{iq}
+        Cov(A_{pj}, A_{qj})`; no covariance of :math:`\Delta W` is built.
 
         Parameters
         ----------
@@ -102,22 +112,33 @@ class LoraGuide(nn.Module, ABC):
         site = self.sites[name]
         lora_B = site.lora_B.detach()
         mean = site.scaling * lora_B @ self.mean()[name]
-        variance = site.scaling**2 * lora_B.square() @ self.scale()[name].square()
+        with torch.no_grad():
+            variance = self.update_variance(name, site.scaling * lora_B)
         return mean, variance.sqrt()
 
+    def update_variance(self, name: str, left: torch.Tensor) -> torch.Tensor:
+        """Variances of ``left @ A``: ``m x n`` for ``left`` of shape ``m x r``.
+
+        This one is for independent entries of ``A``.
+        """
+        return left.square() @ self.scale()[name].square()
+
     def kl(self) -> torch.Tensor:
-        """KL divergence from the prior to the posterior, in closed form.
+        """KL divergence of the posterior from the prior; the network is not run.
+
+        Closed forms where they exist; sites without one (those of a hyper-prior, or a prior that
+        has no closed form with this posterior) contribute the log densities of one draw.
 
         Returns
         -------
         torch.Tensor
             Nats, summed over all sites; a differentiable scalar, not reweighted.
         """
-        terms = [
-            kl_divergence(self.site_posterior(name), site.projection.prior_distribution())
-            for name, site in self.sites.items()
-        ]
-        return torch.stack(terms).sum()
+        with poutine.block():
+            guide_trace = poutine.trace(self).get_trace()
+            prior = poutine.replay(self.model.sample_latents, trace=guide_trace)
+            prior_trace = poutine.trace(prior).get_trace()
+        return torch.stack(kl_terms(prior_trace, guide_trace)).sum()
 
     @abstractmethod
     def config(self) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
@@ -12,7 +13,17 @@ from typing_extensions import override
 
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.site_parameters import SiteParameters
-from blob_pyro.models import Classifier
+from blob_pyro.models import BayesianLora
+
+Parameterization = Literal["square", "softplus", "exp"]
+Map = Callable[[torch.Tensor], torch.Tensor]
+
+# From G to the scale; from the root of the initial scale to G.
+_SCALES: dict[Parameterization, tuple[Map, Map]] = {
+    "square": (torch.square, lambda root: root),
+    "softplus": (torch.nn.functional.softplus, lambda root: root.square().expm1().log()),
+    "exp": (torch.exp, lambda root: 2 * root.log()),
+}
 
 
 class LowRankGaussianGuide(LoraGuide):
@@ -27,12 +38,16 @@ class LowRankGaussianGuide(LoraGuide):
         A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own ``lora_A``.
     init_scale
         :math:`\epsilon`: at the start :math:`G \sim U(\epsilon / \sqrt 2, \epsilon)`, so the
-        posterior's standard deviation lies between half of ``init_scale ** 2`` and all of it.
+        posterior's standard deviation lies between half of ``init_scale ** 2`` and all of it,
+        whatever the parameterization.
+    parameterization
+        How :math:`\Omega` follows from the parameter ``G``: ``"square"`` as in the paper,
+        ``"softplus"`` or ``"exp"``.
 
     Raises
     ------
     ValueError
-        If ``init_scale`` is not positive and finite.
+        If ``init_scale`` is not positive and finite, or the parameterization unknown.
 
     Examples
     --------
@@ -54,31 +69,43 @@ class LowRankGaussianGuide(LoraGuide):
     Wang et al., "BLoB", NeurIPS 2024, equations 4 to 8 and theorem 3.1.
     """
 
-    def __init__(self, model: Classifier, init_scale: float = 0.05) -> None:
+    def __init__(
+        self,
+        model: BayesianLora,
+        init_scale: float = 0.05,
+        parameterization: Parameterization = "square",
+    ) -> None:
         super().__init__(model)
         if not 0 < init_scale < math.inf:
             raise ValueError(
                 f"init_scale={init_scale} must be positive and finite (the paper uses 0.05): it is "
                 "the root of the posterior's initial standard deviation"
             )
+        if parameterization not in _SCALES:
+            raise ValueError(
+                f"parameterization={parameterization!r} is unknown; use one of {[*_SCALES]}"
+            )
         self.init_scale = init_scale
+        self.parameterization: Parameterization = parameterization
+        self._scale, from_root = _SCALES[parameterization]
         self.G = SiteParameters(
-            {
-                name: torch.empty_like(self.M[name]).uniform_(init_scale / math.sqrt(2), init_scale)
-                for name in self.M
-            }
+            {name: from_root(self._initial_root(mean)) for name, mean in self.M.items()}
         )
+
+    def _initial_root(self, mean: torch.Tensor) -> torch.Tensor:
+        low = self.init_scale / math.sqrt(2)
+        return torch.empty_like(mean, requires_grad=False).uniform_(low, self.init_scale)
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:
         loc = self.M.state_param("M", name)
-        root = self.G.state_param("G", name)
-        return dist.Normal(loc, root * root, validate_args=False).to_event(2)
+        scale = self._scale(self.G.state_param("G", name))
+        return dist.Normal(loc, scale, validate_args=False).to_event(2)
 
     @override
     def scale(self) -> dict[str, torch.Tensor]:
-        return {name: self.G[name].detach().square() for name in self.sites}
+        return {name: self._scale(self.G[name].detach()) for name in self.sites}
 
     @override
     def config(self) -> dict[str, Any]:
-        return {"init_scale": self.init_scale}
+        return {"init_scale": self.init_scale, "parameterization": self.parameterization}

@@ -42,6 +42,10 @@ class SiteParameters(nn.Module):
     def __getitem__(self, name: str) -> nn.Parameter:
         return self.get_parameter(name)
 
+    def items(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Go over site names and parameters."""
+        return ((name, self[name]) for name in self)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 

@@ -16,7 +16,8 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match
 
 from blob_pyro.infer.kl_weight import Schedule, check_schedule, kl_weight
-from blob_pyro.infer.trace_terms import data_size, kl_terms, negative_log_likelihood
+from blob_pyro.infer.trace_likelihood import data_size, negative_log_likelihood
+from blob_pyro.poutine import kl_terms
 
 
 @dataclass(frozen=True)

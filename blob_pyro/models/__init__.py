@@ -1,11 +1,13 @@
 """Likelihoods as Pyro models over a PEFT network."""
 
+from blob_pyro.models.bayesian_lora import BayesianLora
 from blob_pyro.models.classifier import Classifier
 from blob_pyro.models.label_token_classifier import LabelTokenClassifier
 from blob_pyro.models.sequence_classifier import SequenceClassifier
 
 __all__ = [
-    # base
+    # bases
+    "BayesianLora",
     "Classifier",
     # likelihoods
     "LabelTokenClassifier",

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from typing_extensions import override
 
-from blob_pyro.lora import check_peft_model
+from blob_pyro.lora import Prior, check_peft_model
 from blob_pyro.models.classifier import Classifier
 from blob_pyro.models.padding import align_padding
 
@@ -33,6 +33,8 @@ class LabelTokenClassifier(Classifier):
         Standard deviation of the prior over ``A``.
     adapter
         Name of the PEFT adapter.
+    prior
+        See :class:`BayesianLora`.
 
     Raises
     ------
@@ -64,6 +66,8 @@ class LabelTokenClassifier(Classifier):
         num_data: int,
         prior_scale: float = 0.2,
         adapter: str = "default",
+        *,
+        prior: Prior | None = None,
     ) -> None:
         check_peft_model(net)
         self._check_tokens(label_token_ids, net.config.vocab_size)
@@ -73,7 +77,7 @@ class LabelTokenClassifier(Classifier):
                 f"{type(net.get_base_model()).__name__} has no argument logits_to_keep, so the "
                 "logits of all positions would be computed; use SequenceClassifier"
             )
-        super().__init__(net, num_data, prior_scale, adapter)
+        super().__init__(net, num_data, prior_scale, adapter, prior=prior)
         self.label_token_ids = tuple(int(token) for token in label_token_ids)
         self._takes_positions = "position_ids" in signature and not _counts_positions(net)
 

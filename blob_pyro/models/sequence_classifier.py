@@ -6,7 +6,7 @@ import torch
 from peft import PeftModel
 from typing_extensions import override
 
-from blob_pyro.lora import check_peft_model
+from blob_pyro.lora import Prior, check_peft_model
 from blob_pyro.models.classifier import Classifier
 from blob_pyro.models.padding import align_padding
 
@@ -26,6 +26,8 @@ class SequenceClassifier(Classifier):
         Standard deviation of the prior over ``A``.
     adapter
         Name of the PEFT adapter.
+    prior
+        See :class:`BayesianLora`.
 
     Raises
     ------
@@ -46,7 +48,13 @@ class SequenceClassifier(Classifier):
     """
 
     def __init__(
-        self, net: PeftModel, num_data: int, prior_scale: float = 0.2, adapter: str = "default"
+        self,
+        net: PeftModel,
+        num_data: int,
+        prior_scale: float = 0.2,
+        adapter: str = "default",
+        *,
+        prior: Prior | None = None,
     ) -> None:
         check_peft_model(net)
         if net.config.num_labels < 2:
@@ -54,7 +62,7 @@ class SequenceClassifier(Classifier):
                 f"net.config.num_labels={net.config.num_labels}: classification needs at least 2; "
                 "load the network with num_labels=..."
             )
-        super().__init__(net, num_data, prior_scale, adapter)
+        super().__init__(net, num_data, prior_scale, adapter, prior=prior)
 
     @property
     @override

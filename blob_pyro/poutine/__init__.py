@@ -4,6 +4,7 @@ from blob_pyro.poutine.apply_weight import AppliedWeight, apply_weight
 from blob_pyro.poutine.flipout_messenger import FlipoutMessenger
 from blob_pyro.poutine.handlers import flipout
 from blob_pyro.poutine.local_param import local_param
+from blob_pyro.poutine.trace_kl import Site, analytic_kl, kl_terms, sample_sites
 
 __all__ = [
     # operations
@@ -11,7 +12,12 @@ __all__ = [
     "local_param",
     # handlers
     "flipout",
+    # traces
+    "analytic_kl",
+    "kl_terms",
+    "sample_sites",
     # classes
     "AppliedWeight",
     "FlipoutMessenger",
+    "Site",
 ]

@@ -50,5 +50,5 @@ def test_init_scale_is_positive(init_scale: float, classifier: Any) -> None:
 def test_config_makes_the_same_guide(classifier: Any) -> None:
     model = classifier("llama")
     guide = LowRankGaussianGuide(model, init_scale=0.1)
-    assert guide.config() == {"init_scale": 0.1}
+    assert guide.config() == {"init_scale": 0.1, "parameterization": "square"}
     assert LowRankGaussianGuide(model, **guide.config()).config() == guide.config()

@@ -134,16 +134,3 @@ def plain_logits() -> Callable[..., torch.Tensor]:
         return torch.cat(outputs)
 
     return logits
-
-
-def _z_scores(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Compare the means of two samples along dimension 0, in standard errors."""
-    variance = left.var(0) / len(left) + right.var(0) / len(right)
-    # The floor is rounding: without noise on either side the means have to be equal.
-    floor = 1e-12 * (1 + left.mean(0).square())
-    return (left.mean(0) - right.mean(0)).abs() / (variance + floor).sqrt()
-
-
-@pytest.fixture
-def z_scores() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    return _z_scores

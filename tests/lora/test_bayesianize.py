@@ -163,7 +163,7 @@ def test_prior_follows_the_network(dtype: torch.dtype) -> None:
     bayesianize(net)
     net.to(dtype)
     for site in lora_sites(net).values():
-        assert site.projection.prior_distribution().sample().dtype == dtype
+        assert site.projection.prior(site.projection).sample().dtype == dtype
         assert site.projection.weight.dtype == dtype
 
 

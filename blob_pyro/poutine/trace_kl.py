@@ -1,8 +1,7 @@
-"""The terms of the ELBO, read off a pair of traces."""
+"""The KL divergence of a guide from a model's prior, read off a pair of traces."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
 import torch
@@ -14,39 +13,18 @@ from torch.distributions import kl_divergence
 Site = dict[str, Any]
 
 
-def negative_log_likelihood(model_trace: Trace) -> torch.Tensor:
-    """Sum minus the log probability of the observed sites, scaled as their plates say."""
-    observed = [name for name, site in _samples(model_trace) if _is_data(site)]
-    if not observed:
-        raise ValueError(
-            "the model observed nothing, so there is no likelihood to fit; pass labels=..."
-        )
-    model_trace.compute_log_prob(lambda name, site: name in observed)
-    return -torch.stack([model_trace.nodes[name]["log_prob_sum"] for name in observed]).sum()
-
-
-def data_size(model_trace: Trace) -> int:
-    """Read the size of the data set off the plates around the observed sites."""
-    for _, site in _samples(model_trace):
-        sizes = [
-            frame.full_size or frame.size
-            for frame in site["cond_indep_stack"]
-            if frame.name != "num_particles_vectorized"
-        ]
-        if _is_data(site) and sizes:
-            return math.prod(sizes)
-    raise ValueError(
-        "per_datum=True needs the data size, but no observed site is inside a pyro.plate; observe "
-        "the data in pyro.plate('data', size=N, subsample_size=B)"
-    )
+def sample_sites(trace: Trace) -> list[tuple[str, Site]]:
+    """List the sample sites of a trace, observed ones among them, in their order."""
+    nodes = cast(dict[str, Site], trace.nodes)
+    return [(name, site) for name, site in nodes.items() if site["type"] == "sample"]
 
 
 def kl_terms(model_trace: Trace, guide_trace: Trace) -> list[torch.Tensor]:
     """List summands of the KL divergence: closed forms, and the draw's log densities elsewhere."""
-    priors = dict(_samples(model_trace))
+    priors = dict(sample_sites(model_trace))
     mean_field = _mean_field_sites(model_trace, guide_trace)
     terms, sampled = [], []
-    for name, site in _samples(guide_trace):
+    for name, site in sample_sites(guide_trace):
         _check_reparametrized(name, site)
         analytic = analytic_kl(site, priors[name]) if name in mean_field else None
         if analytic is None:
@@ -84,9 +62,9 @@ def _mean_field_sites(model_trace: Trace, guide_trace: Trace) -> set[str]:
 
     Elsewhere the prior already knows the draw, and a KL that averages over the site is wrong.
     """
-    position = {name: index for index, (name, _) in enumerate(_samples(guide_trace))}
+    position = {name: index for index, (name, _) in enumerate(sample_sites(guide_trace))}
     names, latest = set(), -1
-    for name, _ in _samples(model_trace):
+    for name, _ in sample_sites(model_trace):
         if position.get(name, -1) > latest:
             names.add(name)
             latest = position[name]
@@ -112,12 +90,3 @@ def _check_reparametrized(name: str, site: Site) -> None:
             f"guide site {name!r} is a {type(site['fn']).__name__}, whose draw cannot be "
             "differentiated; use pyro.infer.TraceGraph_ELBO for such a guide"
         )
-
-
-def _samples(trace: Trace) -> list[tuple[str, Site]]:
-    nodes = cast(dict[str, Site], trace.nodes)
-    return [(name, site) for name, site in nodes.items() if site["type"] == "sample"]
-
-
-def _is_data(site: Site) -> bool:
-    return bool(site["is_observed"]) and not site["infer"].get("_deterministic", False)

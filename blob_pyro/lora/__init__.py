@@ -1,0 +1,25 @@
+"""LoRA layers of PEFT whose ``A`` matrices are Pyro latents."""
+
+from blob_pyro.lora.bayesianize import bayesianize, unbayesianize
+from blob_pyro.lora.checkpoint_contexts import CheckpointContexts
+from blob_pyro.lora.layer_checks import check_peft_model
+from blob_pyro.lora.prior import HierarchicalNormalPrior, LatentWeight, NormalPrior, Prior
+from blob_pyro.lora.projection import LoraProjection
+from blob_pyro.lora.sites import LoraSite, lora_sites
+
+__all__ = [
+    # verbs
+    "bayesianize",
+    "check_peft_model",
+    "lora_sites",
+    "unbayesianize",
+    # priors
+    "HierarchicalNormalPrior",
+    "LatentWeight",
+    "NormalPrior",
+    "Prior",
+    # classes
+    "CheckpointContexts",
+    "LoraProjection",
+    "LoraSite",
+]

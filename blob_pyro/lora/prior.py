@@ -1,0 +1,142 @@
+"""Priors over the weight of one LoRA projection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast, get_args
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.nn import PyroModule, PyroSample
+
+Share = Literal["model", "site"]
+
+
+class LatentWeight(Protocol):
+    """What a prior is told about the weight that it is for.
+
+    Attributes
+    ----------
+    name
+        Name of the site: the dotted path of the layer, then ``.lora_A.weight``.
+    initial_weight
+        The adapter's own ``lora_A``, shape ``(r, n)``: the prior's shape, dtype and device.
+    """
+
+    name: str
+    initial_weight: torch.Tensor
+
+
+Prior = Callable[[LatentWeight], TorchDistributionMixin]
+
+
+@dataclass(frozen=True)
+class NormalPrior:
+    """The prior ``Normal(0, scale)`` over every entry of a projection's weight.
+
+    Parameters
+    ----------
+    scale
+        Standard deviation, in the units of the weight; positive and finite.
+
+    Examples
+    --------
+    Any function from a :class:`LatentWeight` to a distribution will do in its place:
+
+    >>> def by_layer(site):
+    ...     scale = 0.1 if "q_proj" in site.name else 0.2
+    ...     return dist.Normal(torch.zeros_like(site.initial_weight), scale).to_event(2)
+    """
+
+    scale: float
+
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
+
+    def __call__(self, site: LatentWeight) -> TorchDistributionMixin:
+        """Make the distribution on the device and in the dtype of a site's weight."""
+        loc = site.initial_weight.new_zeros(())
+        prior = dist.Normal(loc, loc + self.scale, validate_args=False)
+        return prior.expand(site.initial_weight.shape).to_event(2)
+
+    def config(self) -> dict[str, Any]:
+        """Give the constructor's arguments, as JSON values."""
+        return {"scale": self.scale}
+
+
+class HierarchicalNormalPrior(PyroModule):
+    r"""A normal prior whose scale is a latent of its own, :math:`\sigma \sim HalfNormal(scale)`.
+
+    A model holds it as a submodule, so a scale that all sites share is one site,
+    ``prior.shared_scale``.
+
+    Parameters
+    ----------
+    scale
+        Scale of the half-normal hyper-prior, in the units of the weight.
+    share
+        ``"model"``: one :math:`\sigma` for all sites; ``"site"``: one each, named after the site
+        with ``.prior_scale`` appended.
+
+    Raises
+    ------
+    ValueError
+        If ``scale`` is not positive and finite, or ``share`` unknown.
+
+    Examples
+    --------
+    >>> from peft import LoraConfig, get_peft_model
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> from blob_pyro.models import SequenceClassifier
+    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
+    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
+    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
+    >>> net = get_peft_model(BertForSequenceClassification(config), lora)
+    >>> model = SequenceClassifier(net, num_data=10, prior=HierarchicalNormalPrior(0.2))
+    >>> trace = pyro.poutine.trace(model.sample_latents).get_trace()
+    >>> [name for name in trace.stochastic_nodes if name.startswith("prior")]
+    ['prior.shared_scale']
+    """
+
+    hyper_scale: torch.Tensor
+    shared_scale: torch.Tensor
+
+    def __init__(self, scale: float = 0.2, share: Share = "model") -> None:
+        super().__init__()
+        _check_scale(scale)
+        if share not in get_args(Share):
+            raise ValueError(f"share={share!r} is unknown; use 'model' or 'site'")
+        self.share = share
+        self._scale = scale
+        self.register_buffer("hyper_scale", torch.tensor(scale), persistent=False)
+        if share == "model":
+            self.shared_scale = cast(Any, PyroSample(cast(Any, _half_normal)))
+
+    def forward(self, site: LatentWeight) -> TorchDistributionMixin:
+        """Make the distribution of one site, given the draw of its scale."""
+        if self.share == "model":
+            scale = self.shared_scale
+        else:
+            scale = pyro.sample(f"{site.name}.prior_scale", _half_normal(self))
+        loc = torch.zeros_like(site.initial_weight)
+        return dist.Normal(loc, scale[..., None, None], validate_args=False).to_event(2)
+
+    def config(self) -> dict[str, Any]:
+        """Give the constructor's arguments, as JSON values."""
+        return {"scale": self._scale, "share": self.share}
+
+
+def _half_normal(prior: HierarchicalNormalPrior) -> TorchDistributionMixin:
+    return dist.HalfNormal(prior.hyper_scale, validate_args=False)
+
+
+def _check_scale(scale: float) -> None:
+    if not 0 < scale < math.inf:
+        raise ValueError(
+            f"prior_scale={scale} is not a standard deviation; give a positive and finite number "
+            "(the paper uses 0.2)"
+        )

@@ -1,0 +1,92 @@
+"""The LoRA down-projection whose weight is a Pyro latent."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.nn import PyroModule, PyroSample
+from pyro.nn.module import pyro_method
+
+from blob_pyro.lora.prior import Prior
+from blob_pyro.poutine import AppliedWeight, apply_weight
+
+
+class LoraProjection(PyroModule):
+    """The down-projection ``x -> x A^T`` of a LoRA layer, with ``A`` a latent variable.
+
+    It takes the place of the ``nn.Linear`` that PEFT keeps in ``lora_A[adapter]``.  A model calls
+    :meth:`sample` and :meth:`install` before it runs the network, which then computes with that
+    draw and contains no Pyro statement; the draw stays until the next one, so that gradient
+    checkpointing recomputes with the same weight.  Without a draw, calling the projection is a
+    sample statement like any other ``PyroSample``.
+
+    Parameters
+    ----------
+    path
+        Dotted path of the ``lora_A`` in the PEFT model; the site's ``name`` is that path, then
+        ``.weight``.
+    weight
+        The adapter's own ``lora_A``, shape ``(r, n)``: where a guide starts.
+    prior
+        Makes the prior distribution, of event shape ``(r, n)``, from this projection.  One
+        that is a ``PyroModule`` belongs to the model, which names its sites.
+    """
+
+    initial_weight: torch.Tensor
+
+    def __init__(self, path: str, weight: torch.Tensor, prior: Prior) -> None:
+        super().__init__(path)
+        self.name = f"{path}.weight"
+        # In a tuple, so that a prior that is a module is not registered once a projection.
+        self._prior = (prior,)
+        self.register_buffer("initial_weight", weight.detach().clone(), persistent=False)
+        self._draw: torch.Tensor | None = None
+        self._applied: AppliedWeight | None = None
+        self.weight = PyroSample(cast(Any, LoraProjection._prior_distribution))
+
+    @property
+    def in_features(self) -> int:
+        """Input features n."""
+        return self.initial_weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """Rank r."""
+        return self.initial_weight.shape[0]
+
+    @property
+    def prior(self) -> Prior:
+        """The function from this projection to the distribution of its weight."""
+        return self._prior[0]
+
+    def _prior_distribution(self) -> TorchDistributionMixin:
+        return self.prior(self)
+
+    @pyro_method
+    def sample(self) -> torch.Tensor:
+        """Draw the weight: the sample statement of this site."""
+        self._draw = self._applied = None
+        return cast(torch.Tensor, self.weight)
+
+    def install(self, weight: torch.Tensor, shape: torch.Size) -> None:
+        """Make the network use a draw, applied as the handlers in scope say."""
+        self._draw = weight
+        self._applied = apply_weight(weight, shape, name=self.name)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Project ``(rows, ..., n)`` to ``(rows, ..., r)`` with the draw, or with a new one."""
+        if self._applied is not None:
+            return self._applied(x)
+        return apply_weight(self.weight, x.shape[:-1], name=self.name)(x)
+
+    def __getattr__(self, name: str) -> Any:
+        # PEFT reads weight.dtype at each call: that must be no sample statement, and no noise.
+        if name == "weight" and not self._pyro_context.active:
+            return self.initial_weight if self._draw is None else self._draw
+        return super().__getattr__(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A draw belongs to the call that made it (and its graph cannot be copied).
+        return {**self.__dict__, "_draw": None, "_applied": None}

@@ -1,0 +1,159 @@
+"""The part that all likelihoods share: a PEFT network, its latent weights and their draws."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from pyro.nn import PyroModule
+from pyro.nn.module import pyro_method
+
+from blob_pyro.lora import (
+    CheckpointContexts,
+    LoraSite,
+    NormalPrior,
+    Prior,
+    bayesianize,
+    check_peft_model,
+    lora_sites,
+)
+from blob_pyro.poutine import local_param
+
+
+class BayesianLora(PyroModule):
+    """A PEFT network whose LoRA ``A`` matrices are latent; a subclass adds the likelihood.
+
+    A subclass's ``forward`` calls :meth:`draw` first, then runs the network, which holds no Pyro
+    statement, and then makes its own statements inside ``pyro.plate("data", num_data)``.
+
+    Parameters
+    ----------
+    net
+        A PEFT model.  If it is not Bayesian yet, :func:`blob_pyro.lora.bayesianize` makes it so.
+    num_data
+        Number of training examples N; a batch of B counts N / B times.
+    prior_scale
+        Standard deviation of the prior over ``A``.
+    adapter
+        Name of the PEFT adapter.
+    prior
+        Any function from a :class:`blob_pyro.lora.LatentWeight` to a distribution, in place of
+        ``NormalPrior(prior_scale)``.  A module becomes the submodule ``prior``.
+
+    Raises
+    ------
+    TypeError
+        If ``net`` is no PEFT model.
+    ValueError
+        If there are no data, or ``net`` was made Bayesian with another prior.
+
+    Examples
+    --------
+    A likelihood of one's own:
+
+    >>> import pyro, pyro.distributions as dist
+    >>> from peft import LoraConfig, get_peft_model
+    >>> class Regression(BayesianLora):
+    ...     def forward(self, x, y=None):
+    ...         self.draw(x.shape)
+    ...         mean = self.network(x).squeeze(-1)
+    ...         with pyro.plate("data", self.num_data, subsample=x):
+    ...             return pyro.sample("y", dist.Normal(mean, 0.1), obs=y)
+    >>> lora = LoraConfig(r=1, target_modules=["0"])
+    >>> model = Regression(get_peft_model(torch.nn.Sequential(torch.nn.Linear(4, 1)), lora), 9)
+    >>> model(torch.zeros(9, 4)).shape
+    torch.Size([9])
+    """
+
+    def __init__(
+        self,
+        net: PeftModel,
+        num_data: int,
+        prior_scale: float = 0.2,
+        adapter: str = "default",
+        *,
+        prior: Prior | None = None,
+    ) -> None:
+        super().__init__()
+        check_peft_model(net)
+        if num_data < 1:
+            raise ValueError(f"num_data={num_data}: a model needs at least one training example")
+        prior = prior or NormalPrior(prior_scale)
+        if not lora_sites(net, adapter):
+            bayesianize(net, adapter=adapter, prior=prior)
+        self.num_data = num_data
+        self.adapter = adapter
+        self.net = net
+        self.sites: dict[str, LoraSite] = lora_sites(net, adapter)
+        self._check_prior(prior)
+        if isinstance(prior, torch.nn.Module):
+            like = next(iter(self.sites.values())).projection.initial_weight
+            prior = cast(Prior, prior.to(like))
+        self.prior = prior
+
+    def _check_prior(self, prior: Prior) -> None:
+        for name, site in self.sites.items():
+            if site.projection.prior != prior:
+                raise ValueError(
+                    f"site {name!r} has the prior {site.projection.prior} but the model was given "
+                    f"{prior}; pass the same prior_scale or prior to both"
+                )
+
+    @property
+    def network(self) -> PeftModel:
+        """The PEFT model, read without the ``pyro.module`` statement of attribute access."""
+        return cast(PeftModel, self._modules["net"])
+
+    @pyro_method
+    def sample_latents(self) -> dict[str, torch.Tensor]:
+        """Make the sample statements of all latent sites, and nothing else.
+
+        Returns
+        -------
+        dict
+            Site name to weight, ``r x n`` (``K x 1 x r x n`` under a plate of K draws).
+        """
+        return {name: site.projection.sample() for name, site in self.sites.items()}
+
+    def draw(self, shape: torch.Size) -> int:
+        """Draw every latent weight and hand it to its projection; state the point estimates.
+
+        Parameters
+        ----------
+        shape
+            ``(rows, tokens)`` of the batch, before the draws are tiled.
+
+        Returns
+        -------
+        int
+            Number of draws K: the network is to be run on ``K * rows`` rows, draw after draw.
+        """
+        self._state_point_estimates()
+        weights = self.sample_latents()
+        num_draws = max(weight.shape[:-2].numel() for weight in weights.values())
+        tiled = torch.Size([num_draws * shape[0], *shape[1:]])
+        for name, site in self.sites.items():
+            site.projection.install(weights[name], tiled)
+        return num_draws
+
+    def _state_point_estimates(self) -> None:
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad:
+                local_param(name, parameter)
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Trade time for memory: recompute the network's layers in the backward pass.
+
+        Unlike the network's own method it is also right when several draws are made before one
+        backward pass, since each layer is recomputed with the draw that it first ran with.
+        """
+        net = self.network
+        # The newer name, in whose presence transformers announces the end of the older.
+        newer = hasattr(net, "activation_checkpointing_enable")
+        enable = net.activation_checkpointing_enable if newer else net.gradient_checkpointing_enable
+        enable({"use_reentrant": False, "context_fn": CheckpointContexts(net, self.adapter)})
+
+    def likelihood_config(self) -> dict[str, Any]:
+        """Give the constructor's arguments beside ``net``, ``num_data``, prior and adapter."""
+        return {}
