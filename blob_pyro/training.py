@@ -185,9 +185,7 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     means = list(guide.M.parameters())
     points = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    scales = [
-        parameter for name, parameter in guide.named_parameters() if not name.startswith("M.")
-    ]
+    scales = guide.spread_parameters()
     groups: list[dict[str, Any]] = [{"params": points + means, "lr": config.learning_rate}]
     if scales:
         groups.append({"params": scales, "lr": config.scale_learning_rate})

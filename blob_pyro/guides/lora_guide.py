@@ -140,6 +140,12 @@ class LoraGuide(nn.Module, ABC):
             prior_trace = poutine.trace(prior).get_trace()
         return torch.stack(kl_terms(prior_trace, guide_trace)).sum()
 
+    def spread_parameters(self) -> list[nn.Parameter]:
+        """List the parameters beside ``M``: those that say how far draws lie from the mean."""
+        return [
+            parameter for name, parameter in self.named_parameters() if not name.startswith("M.")
+        ]
+
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Give the constructor's arguments beside ``model``, as JSON values."""

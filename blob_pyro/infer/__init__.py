@@ -1,16 +1,22 @@
 """Objectives, schedules and prediction."""
 
-from blob_pyro.infer.kl_weight import Schedule, kl_weight
-from blob_pyro.infer.posterior_predictive import posterior_draws, posterior_predictive
+from blob_pyro.infer.decoupled_svi import DecoupledSVI, SpreadUpdates
+from blob_pyro.infer.kl_weight import Schedule, kl_weight, rescaled_num_batches
+from blob_pyro.infer.posterior_draws import posterior_draws
+from blob_pyro.infer.posterior_predictive import posterior_predictive
 from blob_pyro.infer.reweighted_trace_elbo import ELBOTerms, ReweightedTrace_ELBO
 
 __all__ = [
+    # inference
+    "DecoupledSVI",
+    "SpreadUpdates",
     # objectives
     "ELBOTerms",
     "ReweightedTrace_ELBO",
     # schedules
     "Schedule",
     "kl_weight",
+    "rescaled_num_batches",
     # prediction
     "posterior_draws",
     "posterior_predictive",

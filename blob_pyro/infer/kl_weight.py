@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 Schedule = Literal["blob", "blundell", "uniform"]
@@ -68,3 +69,45 @@ def kl_weight(step: int, num_batches: int, schedule: Schedule = "blob") -> float
         position = num_batches - 1 - position
     # 2^(i-1) / (2^M - 1) with both sides divided by 2^M, so that no M overflows.
     return float(2.0 ** (position - num_batches) / (1.0 - 2.0**-num_batches))
+
+
+def rescaled_num_batches(num_data: int, batch_size: int, gamma: float = 8.0) -> int:
+    r"""Give the cycle length of the paper's code, :math:`\lfloor 100 N^{\pi / \gamma} / B \rfloor`.
+
+    It grows more slowly than the data, so that the KL of a small data set is spread over a cycle
+    of several epochs.
+
+    Parameters
+    ----------
+    num_data
+        Number of training examples N.
+    batch_size
+        Examples a step B.
+    gamma
+        The paper's :math:`\gamma`; larger means shorter cycles.
+
+    Returns
+    -------
+    int
+        Number of minibatches M of a cycle, at least 1.
+
+    Raises
+    ------
+    ValueError
+        If an argument is not positive.
+
+    Examples
+    --------
+    >>> rescaled_num_batches(500, 4)
+    286
+
+    References
+    ----------
+    Wang et al., "BLoB", NeurIPS 2024, appendix B (data-set rescaling) and the code that goes with
+    it.
+    """
+    arguments = {"num_data": num_data, "batch_size": batch_size, "gamma": gamma}
+    for name, value in arguments.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value} must be positive")
+    return max(1, int(100 * num_data ** (math.pi / gamma) / batch_size))

@@ -2,71 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, cast
 
 import torch
-from pyro import poutine
 from rich.console import Console
 from rich.progress import track
 
+from blob_pyro.infer.draws_at_once import DrawsAtOnce
+from blob_pyro.infer.posterior_draws import Batch, Draw, Guide, posterior_draws
 from blob_pyro.models import Classifier
-
-Batch = Mapping[str, torch.Tensor]
-Draw = dict[str, torch.Tensor]
-Guide = Callable[..., Any]
-
-
-def posterior_draws(guide: Guide, num_samples: int, batch: Batch) -> list[Draw]:
-    """Draw every latent site of a guide.
-
-    Parameters
-    ----------
-    guide
-        Any Pyro guide.
-    num_samples
-        Number of draws K; 0 gives the one "draw" that is the guide's mean (a Pyro autoguide's
-        median).
-    batch
-        Arguments for the guide's call; the guides of this library ignore them.
-
-    Returns
-    -------
-    list of dict
-        For each draw, site name to value.
-
-    Raises
-    ------
-    ValueError
-        If ``num_samples`` is negative, or 0 for a guide without a mean.
-    """
-    if num_samples < 0:
-        raise ValueError(f"num_samples={num_samples}: give the number of draws, or 0 for the mean")
-    if num_samples == 0:
-        return [_mean(guide, batch)]
-    return [_draw(guide, batch) for _ in range(num_samples)]
-
-
-def _draw(guide: Guide, batch: Batch) -> Draw:
-    trace = poutine.trace(guide).get_trace(**batch)
-    return {
-        name: cast(torch.Tensor, site["value"])
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not (site["infer"] or {}).get("is_auxiliary", False)
-    }
-
-
-def _mean(guide: Guide, batch: Batch) -> Draw:
-    if hasattr(guide, "mean"):
-        return dict(guide.mean())
-    if hasattr(guide, "median"):
-        return dict(guide.median(**batch))
-    raise ValueError(
-        f"num_samples=0 asks for the posterior mean, but {type(guide).__name__} has neither mean() "
-        "nor median(); ask for draws (num_samples=10)"
-    )
 
 
 def posterior_predictive(
@@ -76,6 +22,7 @@ def posterior_predictive(
     num_samples: int = 10,
     seed: int | None = None,
     *,
+    parallel: bool | int = False,
     return_sites: Sequence[str] = (),
     progress: bool = True,
 ) -> dict[str, torch.Tensor]:
@@ -98,6 +45,9 @@ def posterior_predictive(
     seed
         Seed of the draws; None goes on with the global random state.  The global state is as
         before after a call with a seed.
+    parallel
+        How many draws share a forward pass: False for one, True for all, or a number.  Where memory
+        runs out, half as many are tried, with a warning.
     return_sites
         Latent sites whose draws are returned too (``K x r x n`` each, under their names).
     progress
@@ -112,8 +62,8 @@ def posterior_predictive(
     Raises
     ------
     ValueError
-        If the loader is empty, only some batches have labels, a label is out of range, or a site
-        is unknown.
+        If the loader is empty, only some batches have labels, a label is out of range, a site is
+        unknown, or ``parallel`` is below 1.
 
     Examples
     --------
@@ -145,9 +95,10 @@ def posterior_predictive(
             raise ValueError("the loader gave no batch; there is nothing to predict")
         draws = _seeded_draws(guide, num_samples, _on(device, first), seed)
         chosen = _chosen(draws, return_sites)
+        runner = DrawsAtOnce(model, draws, parallel)
         for batch in chain([first], batches):
             _check_labelled_alike(first, batch)
-            logits.append(_batch_logits(model, draws, _on(device, batch)))
+            logits.append(runner.logits(_on(device, batch)))
             labels += [batch["labels"].cpu()] if "labels" in batch else []
     predictive = {"logits": torch.cat(logits, dim=1)}
     if labels:
@@ -172,11 +123,6 @@ def _seeded_draws(guide: Guide, num_samples: int, batch: Batch, seed: int | None
     if seed is not None:
         torch.manual_seed(seed)
     return posterior_draws(guide, num_samples, batch)
-
-
-def _batch_logits(model: Classifier, draws: list[Draw], batch: Batch) -> torch.Tensor:
-    # With the labels, which the model checks.
-    return torch.stack([poutine.condition(model, draw)(**batch).cpu() for draw in draws])
 
 
 def _chosen(draws: list[Draw], sites: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -154,7 +154,7 @@ class ReweightedTrace_ELBO(ELBO):
         torch.Tensor
             Scalar.  The step counter advances when its gradient is first taken.
         """
-        losses = self._particle_losses(model, guide, args, kwargs, self._current_weight())
+        losses = self._particle_losses(model, guide, args, kwargs, self.current_weight())
         loss = torch.stack(list(losses)).sum()
         if loss.requires_grad:
             loss.register_hook(_CountOnce(self))
@@ -169,12 +169,34 @@ class ReweightedTrace_ELBO(ELBO):
             The loss whose gradient was taken.
         """
         total = 0.0
-        for loss in self._particle_losses(model, guide, args, kwargs, self._current_weight()):
+        for loss in self._particle_losses(model, guide, args, kwargs, self.current_weight()):
             if loss.requires_grad:
                 loss.backward()
             total += torch_item(loss)
         self.step += 1
         return total
+
+    def expected_nll(
+        self, model: Any, guide: Any, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, int]:
+        """Estimate the likelihood's part of the loss alone; nothing is counted.
+
+        Returns
+        -------
+        nll, divisor
+            Differentiable scalar in nats, scaled up from the batch to the data set; and what the
+            loss is divided by (the data size if ``per_datum``, else 1).
+        """
+        nll, divisor = [], 1
+        for model_trace, _ in self._get_traces(model, guide, args, kwargs):
+            nll.append(negative_log_likelihood(model_trace) / self.num_particles)
+            divisor = self._divisor(model_trace)
+        return torch.stack(nll).sum(), divisor
+
+    def current_weight(self) -> float:
+        """Give what the KL is multiplied by in the current step."""
+        share = kl_weight(self.step, self.num_batches, self.schedule)
+        return self.num_batches * share * self.kl_scale
 
     def state_dict(self) -> dict[str, Any]:
         """Give what a checkpoint needs: the step, and the settings that it is valid for."""
@@ -201,10 +223,6 @@ class ReweightedTrace_ELBO(ELBO):
                 )
         self.step = state["step"]
 
-    def _current_weight(self) -> float:
-        share = kl_weight(self.step, self.num_batches, self.schedule)
-        return self.num_batches * share * self.kl_scale
-
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         # Unlike Pyro's get_importance_trace, no density is computed that the KL makes needless.
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
@@ -223,23 +241,26 @@ class ReweightedTrace_ELBO(ELBO):
         for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
             nll = negative_log_likelihood(model_trace) / self.num_particles
             kl = sum(kl_terms(model_trace, guide_trace), nll.new_zeros(())) / self.num_particles
-            loss = nll + weight * kl
-            if self.per_datum:
-                loss = loss / data_size(model_trace)
+            loss = (nll + weight * kl) / self._divisor(model_trace)
             part = ELBOTerms(self.step, nll.detach(), kl.detach(), weight, loss.detach())
             terms = part if terms is None else _add(terms, part)
             self.terms = terms
-            self._check_finite(part)
+            check_finite(part)
             yield loss
 
-    def _check_finite(self, terms: ELBOTerms) -> None:
-        if is_validation_enabled() and not math.isfinite(torch_item(terms.loss)):
-            raise FloatingPointError(
-                f"loss is {torch_item(terms.loss)} at step {terms.step} "
-                f"(nll={torch_item(terms.nll)}, kl={torch_item(terms.kl)}, "
-                f"kl_weight={terms.kl_weight}); the parameters are those after the step before. "
-                "Lower the learning rate, or clip gradients"
-            )
+    def _divisor(self, model_trace: Trace) -> int:
+        return data_size(model_trace) if self.per_datum else 1
+
+
+def check_finite(terms: ELBOTerms) -> None:
+    """Raise a ``FloatingPointError`` where the loss is no number, if Pyro's validation is on."""
+    if is_validation_enabled() and not math.isfinite(torch_item(terms.loss)):
+        raise FloatingPointError(
+            f"loss is {torch_item(terms.loss)} at step {terms.step} "
+            f"(nll={torch_item(terms.nll)}, kl={torch_item(terms.kl)}, "
+            f"kl_weight={terms.kl_weight}); the parameters are those after the step before. "
+            "Lower the learning rate, or clip gradients"
+        )
 
 
 class _CountOnce:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from blob_pyro.infer import kl_weight
+from blob_pyro.infer import kl_weight, rescaled_num_batches
 
 SCHEDULES: list[Any] = ["blob", "blundell", "uniform"]
 
@@ -61,3 +61,24 @@ def test_long_cycles_neither_overflow_nor_vanish(num_batches: int) -> None:
 def test_impossible_arguments_are_refused(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         kl_weight(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("num_data", "batch_size", "gamma", "expected"),
+    # 100 * N ** (pi / gamma) / B, by hand: 500 ** 0.3927 = 11.480, 128 ** 0.3927 = 6.722.
+    [(500, 4, 8.0, 286), (128, 4, 8.0, 168), (1, 4, 8.0, 25), (10, 1000, 8.0, 1)],
+)
+def test_the_papers_cycle(num_data: int, batch_size: int, gamma: float, expected: int) -> None:
+    assert rescaled_num_batches(num_data, batch_size, gamma) == expected
+
+
+def test_the_papers_cycle_shortens_with_gamma() -> None:
+    assert rescaled_num_batches(500, 4) == rescaled_num_batches(500, 4, 8.0)
+    assert rescaled_num_batches(500, 4, 16.0) < rescaled_num_batches(500, 4, 4.0)
+
+
+@pytest.mark.parametrize("name", ["num_data", "batch_size", "gamma"])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_the_papers_cycle_needs_positive_numbers(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{name}={value} must be positive"):
+        rescaled_num_batches(**{"num_data": 10, "batch_size": 2, name: value})

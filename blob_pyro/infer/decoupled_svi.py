@@ -1,0 +1,220 @@
+"""SVI with an optimiser for the likelihood and another one for the KL divergence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Protocol, get_args
+
+import torch
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from blob_pyro.guides import LoraGuide
+from blob_pyro.infer.reweighted_trace_elbo import ELBOTerms, ReweightedTrace_ELBO, check_finite
+from blob_pyro.models import BayesianLora
+
+SpreadUpdates = Literal["kl_optim", "both"]
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeScheduler = Callable[[Optimizer], LRScheduler]
+
+
+class Stateful(Protocol):
+    """What has a state to save: optimisers, schedules, the objective."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Take a state over."""
+
+
+class DecoupledSVI:
+    r"""BLoB's inference: a step on the likelihood, then a step of its own on the KL divergence.
+
+    In a step, ``optim`` descends :math:`-\frac{N}{B} \sum_b \log p(y_b | x_b, A)`, and ``kl_optim``
+    then descends :math:`M \lambda_i \kappa \, KL(q, p)` at the new parameters (both divided by N if
+    the loss is ``per_datum``).  An adaptive optimiser would undo the weight of the KL, which scales
+    its gradient; a plain SGD on the KL alone does not.
+
+    Which of the two moves the guide's spread (``G``) differs between published codes, so it is an
+    argument.
+
+    Parameters
+    ----------
+    model, guide
+        The program.
+    optim
+        Makes the likelihood's optimiser from parameters, such as
+        ``functools.partial(torch.optim.AdamW, lr=1e-4)``.
+    kl_optim
+        Makes the KL's optimiser, such as ``functools.partial(torch.optim.SGD, lr=0.01)``.
+    loss
+        The objective, which gives the KL's weight and counts the steps.
+    spread_updates
+        ``"kl_optim"``, as in the paper's code: only ``kl_optim`` moves the spread, by the gradient
+        of both terms.  ``"both"``, as in the later BayesAdapt code: each optimiser moves it by the
+        gradient of its own term.
+    scheduler, kl_scheduler
+        Make the learning-rate schedule of either optimiser, such as
+        ``functools.partial(transformers.get_linear_schedule_with_warmup, num_warmup_steps=300,
+        num_training_steps=5000)``; None for a constant rate.
+    max_grad_norm
+        The likelihood's gradient is clipped to this norm; None for no clipping.
+
+    Attributes
+    ----------
+    grad_norm
+        Norm of the last step's likelihood gradient, before clipping.
+
+    Raises
+    ------
+    ValueError
+        If ``spread_updates`` is unknown.
+    FloatingPointError
+        If a term is not finite (where Pyro's validation is on).  Of the likelihood, it stops before
+        the step; of the KL, between the two halves.
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> from peft import LoraConfig, get_peft_model
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> from blob_pyro.guides import LowRankGaussianGuide
+    >>> from blob_pyro.models import SequenceClassifier
+    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
+    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
+    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
+    >>> net = get_peft_model(BertForSequenceClassification(config), lora)
+    >>> model = SequenceClassifier(net, num_data=10)
+    >>> svi = DecoupledSVI(
+    ...     model, LowRankGaussianGuide(model),
+    ...     partial(torch.optim.AdamW, lr=1e-4), partial(torch.optim.SGD, lr=0.01),
+    ...     ReweightedTrace_ELBO(num_batches=10, per_datum=True))
+    >>> loss = svi.step(input_ids=torch.tensor([[5, 6], [7, 8]]), labels=torch.tensor([0, 2]))
+    >>> svi.loss.step
+    1
+
+    References
+    ----------
+    Wang et al., "BLoB", NeurIPS 2024, algorithm 1 and appendix B.1.
+    """
+
+    def __init__(
+        self,
+        model: BayesianLora,
+        guide: LoraGuide,
+        optim: MakeOptimizer,
+        kl_optim: MakeOptimizer,
+        loss: ReweightedTrace_ELBO,
+        *,
+        spread_updates: SpreadUpdates = "kl_optim",
+        scheduler: MakeScheduler | None = None,
+        kl_scheduler: MakeScheduler | None = None,
+        max_grad_norm: float | None = None,
+    ) -> None:
+        if spread_updates not in get_args(SpreadUpdates):
+            raise ValueError(
+                f"spread_updates={spread_updates!r} is unknown; use 'kl_optim' (the paper's code) "
+                "or 'both'"
+            )
+        self.model = model
+        self.guide = guide
+        self.loss = loss
+        self.spread_updates = spread_updates
+        self.max_grad_norm = max_grad_norm
+        self.optim = optim(self._likelihood_parameters())
+        self.kl_optim = kl_optim(list(guide.parameters()))
+        self.scheduler = scheduler(self.optim) if scheduler else None
+        self.kl_scheduler = kl_scheduler(self.kl_optim) if kl_scheduler else None
+        self.grad_norm = 0.0
+
+    def _likelihood_parameters(self) -> list[nn.Parameter]:
+        points = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        spread = self.guide.spread_parameters() if self.spread_updates == "both" else []
+        return [*points, *self.guide.M.parameters(), *spread]
+
+    def step(self, *args: Any, **kwargs: Any) -> float:
+        """Take the two half-steps on one batch, the arguments of the model.
+
+        Returns
+        -------
+        float
+            ``nll + kl_weight * kl`` (per datum if the objective is), each as it was descended; the
+            terms are in ``loss.terms``.
+        """
+        weight = self.loss.current_weight()
+        self.optim.zero_grad()
+        self.kl_optim.zero_grad()
+        nll, divisor = self._likelihood_half(args, kwargs, weight)
+        kl = self.guide.kl()
+        total = (nll + weight * kl.detach()) / divisor
+        self.loss.terms = ELBOTerms(self.loss.step, nll, kl.detach(), weight, total)
+        check_finite(self.loss.terms)
+        (weight * kl / divisor).backward()
+        self.kl_optim.step()
+        for scheduler in (self.scheduler, self.kl_scheduler):
+            if scheduler is not None:
+                scheduler.step()
+        self.loss.step += 1
+        return float(total)
+
+    def _likelihood_half(self, args: Any, kwargs: Any, weight: float) -> tuple[torch.Tensor, int]:
+        nll, divisor = self.loss.expected_nll(self.model, self.guide, *args, **kwargs)
+        # Before anything moves; the KL is not known yet.
+        value = nll.detach()
+        check_finite(ELBOTerms(self.loss.step, value, value.new_zeros(()), weight, value / divisor))
+        (nll / divisor).backward()
+        parameters = [*self.model.parameters(), *self.guide.parameters()]
+        norm = clip_grad_norm_(parameters, self.max_grad_norm or float("inf"))
+        self.grad_norm = float(norm)
+        self.optim.step()
+        # Spent; what is left is the spread's, if the spread waits for the other half.
+        self.optim.zero_grad()
+        return value, divisor
+
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+        """Estimate the negative ELBO of a batch, the KL weighted by the cycle's mean weight.
+
+        Returns
+        -------
+        float
+            Nats, per datum if the objective is; no gradient is taken and nothing is counted.
+        """
+        return self.loss.loss(self.model, self.guide, *args, **kwargs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a checkpoint needs beside the parameters of model and guide."""
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        return {"spread_updates": self.spread_updates, **state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Raises
+        ------
+        ValueError
+            If the checkpoint was made with other settings; nothing is changed then.
+        """
+        parts = self._parts()
+        found, wanted = state.keys(), {"spread_updates", *parts}
+        if found != wanted or state["spread_updates"] != self.spread_updates:
+            raise ValueError(
+                f"the checkpoint has {sorted(found)} and spread_updates="
+                f"{state.get('spread_updates')!r}, but this DecoupledSVI has {sorted(wanted)} and "
+                f"{self.spread_updates!r}; make it with the checkpoint's settings"
+            )
+        # The objective first: it refuses settings other than its own.
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Stateful]:
+        parts: dict[str, Stateful | None] = {
+            "loss": self.loss,
+            "optim": self.optim,
+            "kl_optim": self.kl_optim,
+            "scheduler": self.scheduler,
+            "kl_scheduler": self.kl_scheduler,
+        }
+        return {name: part for name, part in parts.items() if part is not None}

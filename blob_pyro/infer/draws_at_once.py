@@ -1,0 +1,80 @@
+"""Several posterior draws in one forward pass, as many as memory holds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import pyro
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+from pyro import poutine
+
+from blob_pyro.infer.posterior_draws import Batch, Draw
+from blob_pyro.models import Classifier
+
+
+class DrawsAtOnce:
+    """Runs a model under fixed draws, a group of them in each forward pass.
+
+    In a group the inputs are tiled, and each projection is one batched product.
+
+    Parameters
+    ----------
+    model
+        The Pyro model.
+    draws
+        Site name to value, for each draw.
+    parallel
+        Draws a group: False for 1, True for all, or a number.  Where memory runs out, it is halved
+        for good, with a warning.
+
+    Raises
+    ------
+    ValueError
+        If ``parallel`` is a number below 1.
+    """
+
+    def __init__(self, model: Classifier, draws: Sequence[Draw], parallel: bool | int) -> None:
+        if parallel is not False and parallel < 1:
+            raise ValueError(
+                f"parallel={parallel}: give the number of draws in one forward pass, True for all "
+                "of them or False for one"
+            )
+        self.model = model
+        self.draws = draws
+        self.size = len(draws) if parallel is True else max(1, int(parallel))
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """Give the logits of a batch of B under all K draws, ``K x B x C``, on the CPU."""
+        while True:
+            try:
+                return torch.cat([self._run(group, batch).cpu() for group in self._groups()])
+            except RuntimeError as error:
+                if self.size == 1 or not should_reduce_batch_size(error):
+                    raise
+                self._halve()
+
+    def _groups(self) -> list[Sequence[Draw]]:
+        return [self.draws[i : i + self.size] for i in range(0, len(self.draws), self.size)]
+
+    def _halve(self) -> None:
+        self.size //= 2
+        warnings.warn(
+            f"memory ran out with {2 * self.size} draws or more in one forward pass; going on with "
+            f"{self.size}. Pass parallel={self.size}, or make the batches smaller",
+            stacklevel=4,
+        )
+
+    def _run(self, group: Sequence[Draw], batch: Batch) -> torch.Tensor:
+        # With the labels, which the model checks.
+        if len(group) == 1:
+            logits: torch.Tensor = poutine.condition(self.model, group[0])(**batch)
+            return logits[None]
+        together = {
+            name: torch.stack([draw[name] for draw in group]).unsqueeze(1) for name in group[0]
+        }
+        # Left of the model's own plate of data.
+        with pyro.plate("draws", len(group), dim=-2):
+            logits = poutine.condition(self.model, together)(**batch)
+        return logits
