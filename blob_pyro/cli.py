@@ -8,9 +8,10 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 import typer
@@ -28,12 +29,11 @@ from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import Classifier
 from blob_pyro.progress import TrainingProgress
-from blob_pyro.recipe import Recipe, task_record, torch_dtype
+from blob_pyro.recipe import RECIPES, SMALL, Recipe, task_record, torch_dtype
 from blob_pyro.tasks import PromptCollator, TextClassificationTask, helpdesk
 from blob_pyro.tasks import table as read_table
 from blob_pyro.training import TrainingConfig, flush_denormals
 
-DEFAULT = demonstration.BLOB
 app = typer.Typer(
     help="Bayesian LoRA: fine-tune a language model with a posterior over its adapter.",
     no_args_is_help=True,
@@ -41,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(stderr=True)
+Settings = TypeVar("Settings", Recipe, TrainingConfig)
 
 
 class Dtype(StrEnum):
@@ -48,6 +49,13 @@ class Dtype(StrEnum):
 
     float32 = "float32"
     bf16 = "bf16"
+
+
+class RecipeName(StrEnum):
+    """Names of :data:`blob_pyro.recipe.RECIPES`."""
+
+    small = "small"
+    paper = "paper"
 
 
 DataFile = Annotated[
@@ -81,7 +89,7 @@ def demo(
     ),
     model: Model = SMOLLM2,
     steps: Annotated[int, typer.Option(min=1, help="Gradient steps of each method.")] = (
-        DEFAULT.training.num_steps
+        SMALL.training.num_steps
     ),
     num_samples: NumSamples = 10,
     seed: Seed = 0,
@@ -108,22 +116,23 @@ def train(
     label_column: LabelColumn = "label",
     test_fraction: Annotated[float, typer.Option(help="Share of the rows kept for testing.")] = 0.2,
     model: Model = SMOLLM2,
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter.")] = DEFAULT.rank,
-    target: Annotated[str, typer.Option(help="Layers to adapt, separated by commas.")] = (
-        ",".join(DEFAULT.target_modules)
-    ),
-    prior_scale: Annotated[float, typer.Option(help="Prior sd of A.")] = DEFAULT.prior_scale,
-    init_scale: Annotated[float, typer.Option(help="Root of the initial posterior sd.")] = (
-        DEFAULT.init_scale
-    ),
-    kl_scale: Annotated[float, typer.Option(help="Weight of the KL; 1 is the full ELBO.")] = (
-        DEFAULT.kl_scale
-    ),
-    steps: Annotated[int, typer.Option(help="Gradient steps.")] = DEFAULT.training.num_steps,
-    batch_size: Annotated[int, typer.Option(help="Texts a step.")] = DEFAULT.training.batch_size,
-    learning_rate: Annotated[float, typer.Option(help="Peak rate of B and M.")] = (
-        DEFAULT.training.learning_rate
-    ),
+    recipe: Annotated[
+        RecipeName, typer.Option(help="Settings to start from; the options below change them.")
+    ] = RecipeName.small,
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the adapter.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Layers to adapt, separated by commas.")
+    ] = None,
+    prior_scale: Annotated[float | None, typer.Option(help="Prior sd of A.")] = None,
+    init_scale: Annotated[
+        float | None, typer.Option(help="Root of the initial posterior sd.")
+    ] = None,
+    kl_scale: Annotated[
+        float | None, typer.Option(help="Weight of the KL; 1 is the full ELBO.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Texts a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate of B and M.")] = None,
     num_samples: NumSamples = 10,
     dtype: Annotated[Dtype, typer.Option(help="Weights of the base model.")] = Dtype.float32,
     seed: Seed = 0,
@@ -134,20 +143,26 @@ def train(
     """
     with one_line_errors():
         task = _task(data, text_column, label_column, test_fraction, seed)
-        recipe = Recipe(
+        training = _changed(
+            RECIPES[recipe].training,
+            num_steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+        )
+        settings = _changed(
+            RECIPES[recipe],
             rank=rank,
-            target_modules=tuple(target.split(",")),
+            target_modules=None if target is None else tuple(target.split(",")),
             prior_scale=prior_scale,
             init_scale=init_scale,
             kl_scale=kl_scale,
-            training=TrainingConfig(
-                num_steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed
-            ),
+            training=training,
         )
         tokenizer = load_tokenizer(model)
         network = load_causal_lm(model, torch_dtype(dtype.value))
-        with TrainingProgress("BLoB", steps, console) as on_step:
-            fitted, guide, _ = recipe.fine_tune(network, tokenizer, task, on_step=on_step)
+        with TrainingProgress("BLoB", training.num_steps, console) as on_step:
+            fitted, guide, _ = settings.fine_tune(network, tokenizer, task, on_step=on_step)
         save_posterior(output_dir, fitted, guide, task=task_record(task))
         console.print(f"wrote {output_dir}")
         if "test" in task.splits:
@@ -198,6 +213,12 @@ def predict(
             typer.echo(json.dumps(row, ensure_ascii=False))
     else:
         _print_predictions(rows)
+
+
+def _changed(settings: Settings, **options: Any) -> Settings:
+    """Put the options that were given in the place of a recipe's own."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return replace(settings, **given)
 
 
 def _task(

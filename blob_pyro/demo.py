@@ -28,14 +28,13 @@ from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import LabelTokenClassifier
 from blob_pyro.progress import TrainingProgress
-from blob_pyro.recipe import Recipe, task_record
+from blob_pyro.recipe import SMALL, Recipe, task_record
 from blob_pyro.tasks import PromptCollator, TextClassificationTask, helpdesk
-from blob_pyro.training import TrainingConfig, flush_denormals
+from blob_pyro.training import flush_denormals
 
 Predictive = dict[str, torch.Tensor]
 
-# Chosen on the validation split; see docs/recipe.md for what was tried.
-BLOB = Recipe(training=TrainingConfig(num_steps=200, batch_size=4))
+BLOB = SMALL
 PLAIN_LORA = replace(BLOB, method="mle", training=replace(BLOB.training, flipout=False))
 
 COLUMNS = {

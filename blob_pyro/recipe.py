@@ -14,15 +14,17 @@ from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from blob_pyro.guides import LoraGuide, LowRankGaussianGuide, PointEstimateGuide
-from blob_pyro.infer import ReweightedTrace_ELBO, Schedule
+from blob_pyro.infer import ReweightedTrace_ELBO, Schedule, rescaled_num_batches
 from blob_pyro.models import LabelTokenClassifier
 from blob_pyro.tasks import PromptCollator, TextClassificationTask, label_token_ids
 from blob_pyro.training import StepRecord, TrainingConfig, fit
 
+Cycle = Literal["epoch", "rescaled"]
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a fine-tuning run beside the base model and the data.
+    r"""Everything that decides a fine-tuning run beside the base model and the data.
 
     Parameters
     ----------
@@ -35,9 +37,13 @@ class Recipe:
     init_scale
         Root of the posterior's standard deviation at the start.
     kl_scale
-        Weight of the KL divergence; below 1 the posterior is a cold one.
+        Weight of the KL divergence; below 1 the posterior is a cold one.  None takes N / M, as the
+        paper's code does in effect: it adds :math:`\lambda_i KL` to a batch's mean loss.
     schedule
-        How the KL is spread over an epoch's batches.
+        How the KL is spread over a cycle of M batches.
+    cycle
+        ``"epoch"``: M is the number of batches of an epoch; ``"rescaled"``: that of the paper's
+        code, :func:`blob_pyro.infer.rescaled_num_batches`.
     training
         Steps, rates, batch size and seed.
     """
@@ -48,8 +54,9 @@ class Recipe:
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     prior_scale: float = 0.2
     init_scale: float = 0.35
-    kl_scale: float = 1e-3
+    kl_scale: float | None = 1e-3
     schedule: Schedule = "uniform"
+    cycle: Cycle = "epoch"
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def fine_tune(
@@ -117,12 +124,45 @@ class Recipe:
         return LowRankGaussianGuide(model, self.init_scale)
 
     def _elbo(self, num_data: int) -> ReweightedTrace_ELBO:
+        batch_size = self.training.batch_size
+        if self.cycle == "epoch":
+            num_batches = math.ceil(num_data / batch_size)
+        else:
+            num_batches = rescaled_num_batches(num_data, batch_size)
+        kl_scale = num_data / num_batches if self.kl_scale is None else self.kl_scale
         return ReweightedTrace_ELBO(
-            num_batches=math.ceil(num_data / self.training.batch_size),
-            schedule=self.schedule,
-            kl_scale=0.0 if self.method == "mle" else self.kl_scale,
+            num_batches,
+            self.schedule,
+            kl_scale=0.0 if self.method == "mle" else kl_scale,
             per_datum=True,
         )
+
+
+# Chosen for a small model and a few hundred texts; docs/recipe.md says what was tried.
+SMALL = Recipe(training=TrainingConfig(num_steps=200, batch_size=4))
+
+# What was published for a 7B model (BLoB, NeurIPS 2024, appendix B.1), on Llama's layers.
+PAPER = Recipe(
+    rank=8,
+    alpha=16,
+    target_modules=("q_proj", "v_proj", "lm_head"),
+    prior_scale=0.2,
+    init_scale=0.05,
+    kl_scale=None,
+    schedule="blob",
+    cycle="rescaled",
+    training=TrainingConfig(
+        num_steps=5000,
+        batch_size=4,
+        learning_rate=1e-4,
+        kl_learning_rate=0.01,
+        spread_updates="kl_optim",
+        warmup_fraction=0.06,
+        max_grad_norm=None,
+    ),
+)
+
+RECIPES = {"small": SMALL, "paper": PAPER}
 
 
 def torch_dtype(name: Literal["float32", "bf16"]) -> torch.dtype:

@@ -46,6 +46,22 @@ def test_train_writes_an_adapter_that_peft_loads(posterior: str, base_folder: st
     assert PeftModel.from_pretrained(network, posterior).peft_config["default"].r == 2
 
 
+def test_train_starts_from_a_recipe_and_changes_it(
+    tmp_path: Path, tickets: str, base_folder: str
+) -> None:
+    folder = tmp_path / "paper"
+    result = invoke(
+        "train", "--data", tickets, "--text-column", "body", "--label-column", "queue",
+        "--model", base_folder, "--output-dir", str(folder), "--num-samples", "0",
+        "--recipe", "paper", "--steps", "1", "--rank", "3",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    adapter = json.loads((folder / "adapter_config.json").read_text())
+    assert (adapter["r"], sorted(adapter["target_modules"])) == (3, ["lm_head", "q_proj", "v_proj"])
+    posterior = json.loads((folder / "posterior_config.json").read_text())
+    assert posterior["guide"]["arguments"]["init_scale"] == 0.05
+
+
 def test_predict_gives_probabilities_and_uncertainties(posterior: str) -> None:
     texts = ["the printer", "ünïcode {text}"]
     result = invoke("predict", posterior, *texts, "--num-samples", "3", "--json")

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
 from blob_pyro.base_model import load_causal_lm, load_tokenizer
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
-from blob_pyro.recipe import Recipe, task_record, torch_dtype
+from blob_pyro.infer import kl_weight
+from blob_pyro.lora import NormalPrior
+from blob_pyro.recipe import PAPER, RECIPES, Recipe, task_record, torch_dtype
 from blob_pyro.tasks import TextClassificationTask
 from blob_pyro.training import TrainingConfig
 
@@ -50,3 +54,37 @@ def test_a_task_is_recorded_as_json_values() -> None:
 def test_dtypes_of_the_command_line() -> None:
     assert torch_dtype("bf16") is torch.bfloat16
     assert torch_dtype("float32") is torch.float32
+
+
+def test_the_papers_recipe_is_the_published_one(base_folder: str) -> None:
+    assert RECIPES["paper"] is PAPER
+    training = PAPER.training
+    assert (training.num_steps, training.batch_size, training.warmup_fraction) == (5000, 4, 0.06)
+    assert (training.learning_rate, training.kl_learning_rate) == (1e-4, 0.01)
+    assert training.num_warmup_steps == 300
+    short = replace(PAPER, training=replace(training, num_steps=2))
+    _, guide, records = short.fine_tune(
+        load_causal_lm(base_folder), load_tokenizer(base_folder), TASK
+    )
+    assert any("lm_head" in name for name in guide.sites)
+    for site in guide.sites.values():
+        assert site.projection.out_features == 8
+        assert site.scaling == 2
+        assert site.projection.prior == NormalPrior(0.2)
+    roots = [scale.sqrt() for scale in guide.scale().values()]
+    assert 0.03 < min(root.min() for root in roots) < max(root.max() for root in roots) < 0.051
+    # A batch's mean loss plus lambda_i KL, over a cycle of 100 * 4 ** (pi / 8) / 4 = 43 batches.
+    for record in records:
+        assert record.kl_weight == pytest.approx(4 * kl_weight(record.step, 43, "blob"))
+        assert record.loss == pytest.approx(
+            record.nll / 4 + kl_weight(record.step, 43, "blob") * record.kl, rel=1e-5
+        )
+
+
+@pytest.mark.parametrize(("cycle", "num_batches"), [("epoch", 2), ("rescaled", 86)])
+def test_the_length_of_a_cycle(cycle: Any, num_batches: int, base_folder: str) -> None:
+    training = TrainingConfig(num_steps=1, batch_size=2)
+    recipe = Recipe(cycle=cycle, schedule="blundell", kl_scale=0.1, training=training)
+    _, _, records = recipe.fine_tune(load_causal_lm(base_folder), load_tokenizer(base_folder), TASK)
+    wanted = 0.1 * num_batches * kl_weight(0, num_batches, "blundell")
+    assert records[0].kl_weight == pytest.approx(wanted)

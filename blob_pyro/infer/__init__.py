@@ -1,10 +1,11 @@
 """Objectives, schedules and prediction."""
 
 from blob_pyro.infer.decoupled_svi import DecoupledSVI, SpreadUpdates
+from blob_pyro.infer.elbo_terms import ELBOTerms, check_gradient
 from blob_pyro.infer.kl_weight import Schedule, kl_weight, rescaled_num_batches
 from blob_pyro.infer.posterior_draws import posterior_draws
 from blob_pyro.infer.posterior_predictive import posterior_predictive
-from blob_pyro.infer.reweighted_trace_elbo import ELBOTerms, ReweightedTrace_ELBO
+from blob_pyro.infer.reweighted_trace_elbo import ReweightedTrace_ELBO
 
 __all__ = [
     # inference
@@ -13,6 +14,7 @@ __all__ = [
     # objectives
     "ELBOTerms",
     "ReweightedTrace_ELBO",
+    "check_gradient",
     # schedules
     "Schedule",
     "kl_weight",

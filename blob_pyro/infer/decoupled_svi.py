@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from blob_pyro.guides import LoraGuide
-from blob_pyro.infer.reweighted_trace_elbo import ELBOTerms, ReweightedTrace_ELBO, check_finite
+from blob_pyro.infer.elbo_terms import ELBOTerms, check_finite, check_gradient
+from blob_pyro.infer.reweighted_trace_elbo import ReweightedTrace_ELBO
 from blob_pyro.models import BayesianLora
 
 SpreadUpdates = Literal["kl_optim", "both"]
@@ -73,8 +74,8 @@ class DecoupledSVI:
     ValueError
         If ``spread_updates`` is unknown.
     FloatingPointError
-        If a term is not finite (where Pyro's validation is on).  Of the likelihood, it stops before
-        the step; of the KL, between the two halves.
+        If a term (where Pyro's validation is on) or the likelihood's gradient is not finite.  Of
+        the likelihood, it stops before the step; of the KL, between the two halves.
 
     Examples
     --------
@@ -168,7 +169,7 @@ class DecoupledSVI:
         (nll / divisor).backward()
         parameters = [*self.model.parameters(), *self.guide.parameters()]
         norm = clip_grad_norm_(parameters, self.max_grad_norm or float("inf"))
-        self.grad_norm = float(norm)
+        self.grad_norm = check_gradient(norm, self.loss.step)
         self.optim.step()
         # Spent; what is left is the spread's, if the spread waits for the other half.
         self.optim.zero_grad()

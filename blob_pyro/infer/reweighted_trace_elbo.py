@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,34 +14,10 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match
 
+from blob_pyro.infer.elbo_terms import ELBOTerms, check_finite
 from blob_pyro.infer.kl_weight import Schedule, check_schedule, kl_weight
 from blob_pyro.infer.trace_likelihood import data_size, negative_log_likelihood
 from blob_pyro.poutine import kl_terms
-
-
-@dataclass(frozen=True)
-class ELBOTerms:
-    """What one evaluation of the ELBO was made of; scalars, detached.
-
-    Parameters
-    ----------
-    step
-        Gradient steps taken before the evaluation.
-    nll
-        Negative log likelihood, nats, scaled up from the batch to the data set.
-    kl
-        KL divergence of the guide from the prior, nats, all latent sites, unweighted.
-    kl_weight
-        What ``kl`` was multiplied by.
-    loss
-        ``nll + kl_weight * kl``, divided by the data size if ``per_datum``: what is optimised.
-    """
-
-    step: int
-    nll: torch.Tensor
-    kl: torch.Tensor
-    kl_weight: float
-    loss: torch.Tensor
 
 
 class ReweightedTrace_ELBO(ELBO):
@@ -243,24 +218,13 @@ class ReweightedTrace_ELBO(ELBO):
             kl = sum(kl_terms(model_trace, guide_trace), nll.new_zeros(())) / self.num_particles
             loss = (nll + weight * kl) / self._divisor(model_trace)
             part = ELBOTerms(self.step, nll.detach(), kl.detach(), weight, loss.detach())
-            terms = part if terms is None else _add(terms, part)
+            terms = part if terms is None else terms + part
             self.terms = terms
             check_finite(part)
             yield loss
 
     def _divisor(self, model_trace: Trace) -> int:
         return data_size(model_trace) if self.per_datum else 1
-
-
-def check_finite(terms: ELBOTerms) -> None:
-    """Raise a ``FloatingPointError`` where the loss is no number, if Pyro's validation is on."""
-    if is_validation_enabled() and not math.isfinite(torch_item(terms.loss)):
-        raise FloatingPointError(
-            f"loss is {torch_item(terms.loss)} at step {terms.step} "
-            f"(nll={torch_item(terms.nll)}, kl={torch_item(terms.kl)}, "
-            f"kl_weight={terms.kl_weight}); the parameters are those after the step before. "
-            "Lower the learning rate, or clip gradients"
-        )
 
 
 class _CountOnce:
@@ -273,13 +237,3 @@ class _CountOnce:
         if self.elbo is not None:
             self.elbo.step += 1
             self.elbo = None
-
-
-def _add(left: ELBOTerms, right: ELBOTerms) -> ELBOTerms:
-    return ELBOTerms(
-        left.step,
-        left.nll + right.nll,
-        left.kl + right.kl,
-        left.kl_weight,
-        left.loss + right.loss,
-    )

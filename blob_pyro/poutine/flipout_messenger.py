@@ -83,10 +83,12 @@ class TokenFlipout:
         self.signs_out = _random_signs(weight, *shape, rank)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Project ``(rows, tokens, n)`` to ``(rows, tokens, r)``."""
-        if x.shape[:-1] != self.shape:
+        """Project ``(rows, tokens, n)`` to ``(rows, tokens, r)``; a head sees the last ones."""
+        rows, tokens = x.shape[0], x.shape[1:-1].numel()
+        if x.dim() != 3 or rows != self.shape[0] or tokens > self.shape[1]:
             raise ValueError(
                 f"flipout(per='token') drew signs for a batch of {tuple(self.shape)} tokens but a "
                 f"LoRA layer got {tuple(x.shape[:-1])}; use flipout(per='example')"
             )
-        return self.mean(x) + self.deviation(x * self.signs_in) * self.signs_out
+        signs_in, signs_out = self.signs_in[:, -tokens:], self.signs_out[:, -tokens:]
+        return self.mean(x) + self.deviation(x * signs_in) * signs_out

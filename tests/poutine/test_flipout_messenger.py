@@ -162,6 +162,12 @@ def test_a_guide_without_a_centre_is_refused(infer: Any) -> None:
         apply_weight(weight, torch.Size([1, 1]), name="A")
 
 
+def test_per_token_gives_a_head_the_signs_of_the_last_tokens() -> None:
+    project, _ = flipped("token", (4, 5))
+    x = torch.randn(4, 5, IN_FEATURES)
+    torch.testing.assert_close(project(x)[:, -2:], project(x[:, -2:]))
+
+
 @pytest.mark.parametrize("shape", [(4, 6), (3, 5), (4,), (20,)])
 def test_per_token_refuses_another_shape(shape: tuple[int, ...]) -> None:
     project, _ = flipped("token", (4, 5))

@@ -1,0 +1,71 @@
+"""How long and how fast to train."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from blob_pyro.infer import SpreadUpdates
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long and how fast to train.
+
+    Parameters
+    ----------
+    num_steps
+        Gradient steps.
+    batch_size
+        Examples a step.
+    learning_rate
+        Peak rate of AdamW for ``B``, heads and the posterior means ``M``.
+    scale_learning_rate
+        Peak rate of AdamW for the rest of the guide, such as ``G``.
+    kl_learning_rate
+        Peak rate of an SGD that descends the KL alone, after AdamW's step on the likelihood: the
+        paper's inference, :class:`blob_pyro.infer.DecoupledSVI`.  None: AdamW descends the whole
+        loss.
+    spread_updates
+        With ``kl_learning_rate``: what moves ``G``, see :class:`blob_pyro.infer.DecoupledSVI`.
+    warmup_fraction
+        Share of the steps in which the rates rise linearly; then they fall linearly to zero.
+    max_grad_norm
+        Gradients are clipped to this norm; None for no clipping.
+    flipout
+        Whether examples get decorrelated noise (see :func:`blob_pyro.poutine.flipout`).
+    seed
+        Seed of the order of the data.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range.
+    """
+
+    num_steps: int = 200
+    batch_size: int = 8
+    learning_rate: float = 2e-3
+    scale_learning_rate: float = 1e-3
+    kl_learning_rate: float | None = None
+    spread_updates: SpreadUpdates = "kl_optim"
+    warmup_fraction: float = 0.06
+    max_grad_norm: float | None = 1.0
+    flipout: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("learning_rate", "scale_learning_rate", "kl_learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value} must be positive and finite")
+        if not 0 <= self.warmup_fraction <= 1:
+            raise ValueError(f"warmup_fraction={self.warmup_fraction} must lie between 0 and 1")
+
+    @property
+    def num_warmup_steps(self) -> int:
+        """Steps in which the rates rise."""
+        return round(self.warmup_fraction * self.num_steps)

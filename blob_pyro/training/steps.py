@@ -1,0 +1,117 @@
+"""Gradient steps: one optimiser for the whole loss, or one for each term."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Protocol, cast
+
+import torch
+from accelerate import Accelerator
+from transformers import get_linear_schedule_with_warmup
+
+from blob_pyro.guides import LoraGuide
+from blob_pyro.infer import DecoupledSVI, ReweightedTrace_ELBO, check_gradient
+from blob_pyro.models import Classifier
+from blob_pyro.training.config import TrainingConfig
+
+Batch = dict[str, torch.Tensor]
+
+
+class Steps(Protocol):
+    """Takes gradient steps, on the accelerator's device."""
+
+    @property
+    def lr(self) -> float:
+        """Rate of ``B`` and ``M`` in the next step."""
+
+    def take(self, batch: Batch) -> float:
+        """Take a step and give the gradient's norm, before clipping."""
+
+
+class JointSteps:
+    """AdamW on the whole loss, through the ELBO as a module that accelerate can wrap."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        guide: LoraGuide,
+        elbo: ReweightedTrace_ELBO,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+    ) -> None:
+        self._elbo = elbo
+        self._accelerator = accelerator
+        self._max_grad_norm = config.max_grad_norm or float("inf")
+        self._module, self._optimizer = accelerator.prepare(
+            elbo(model, guide), _adamw(model, guide, config)
+        )
+        self._schedule = _schedule(config)(self._optimizer)
+
+    @property
+    def lr(self) -> float:
+        """See :class:`Steps`."""
+        return float(self._schedule.get_last_lr()[0])
+
+    def take(self, batch: Batch) -> float:
+        """See :class:`Steps`."""
+        step = self._elbo.step
+        self._optimizer.zero_grad()
+        self._accelerator.backward(self._module(**batch))
+        norm = self._accelerator.clip_grad_norm_(self._module.parameters(), self._max_grad_norm)
+        grad_norm = check_gradient(norm, step)
+        self._optimizer.step()
+        self._schedule.step()
+        return grad_norm
+
+
+class DecoupledSteps:
+    """AdamW on the likelihood, then SGD on the KL divergence."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        guide: LoraGuide,
+        elbo: ReweightedTrace_ELBO,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+    ) -> None:
+        self._svi = DecoupledSVI(
+            model.to(accelerator.device),
+            guide.to(accelerator.device),
+            partial(torch.optim.AdamW, lr=config.learning_rate, weight_decay=0.0),
+            partial(torch.optim.SGD, lr=cast(float, config.kl_learning_rate)),
+            elbo,
+            spread_updates=config.spread_updates,
+            scheduler=_schedule(config),
+            kl_scheduler=_schedule(config),
+            max_grad_norm=config.max_grad_norm,
+        )
+
+    @property
+    def lr(self) -> float:
+        """See :class:`Steps`."""
+        return float(self._svi.optim.param_groups[0]["lr"])
+
+    def take(self, batch: Batch) -> float:
+        """See :class:`Steps`."""
+        self._svi.step(**batch)
+        return self._svi.grad_norm
+
+
+def _schedule(config: TrainingConfig) -> Any:
+    return partial(
+        get_linear_schedule_with_warmup,
+        num_warmup_steps=config.num_warmup_steps,
+        num_training_steps=config.num_steps,
+    )
+
+
+def _adamw(model: Classifier, guide: LoraGuide, config: TrainingConfig) -> torch.optim.Optimizer:
+    points = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [*points, *guide.M.parameters()], "lr": config.learning_rate}
+    ]
+    if spread := guide.spread_parameters():
+        groups.append({"params": spread, "lr": config.scale_learning_rate})
+    # The prior is the regulariser: weight decay would be a second one.
+    return torch.optim.AdamW(groups, weight_decay=0.0)

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from blob_pyro.training import TrainingConfig
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_steps": 0}, "num_steps=0 must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0 must be positive"),
+        ({"scale_learning_rate": float("inf")}, "scale_learning_rate=inf must be positive"),
+        ({"kl_learning_rate": 0.0}, "kl_learning_rate=0.0 must be positive"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm=0.0 must be positive"),
+        ({"warmup_fraction": 2.0}, "warmup_fraction=2.0 must lie between 0 and 1"),
+    ],
+)
+def test_impossible_settings_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**options)
+
+
+def test_the_rates_rise_in_a_share_of_the_steps() -> None:
+    assert TrainingConfig(num_steps=5000).num_warmup_steps == 300
+    assert TrainingConfig(num_steps=5000, warmup_fraction=0).num_warmup_steps == 0
