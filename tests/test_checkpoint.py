@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyro.distributions as dist
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -18,7 +19,7 @@ from blob_pyro import load_posterior, save_posterior
 from blob_pyro.checkpoint import _sha256, posterior_task
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import posterior_predictive
-from blob_pyro.lora import NormalPrior
+from blob_pyro.lora import HierarchicalNormalPrior, NormalPrior
 from blob_pyro.models import LabelTokenClassifier, SequenceClassifier
 
 TOKENS = [3, 4, 5]
@@ -111,6 +112,48 @@ def test_the_base_model_is_found_by_name(tmp_path: Path) -> None:
     assert torch.equal(
         predicted(loaded, loaded_guide, inputs, 2), predicted(model, guide, inputs, 2)
     )
+
+
+def by_layer(site: Any) -> Any:
+    return dist.Normal(torch.zeros_like(site.initial_weight), 0.7).to_event(2)
+
+
+@pytest.mark.parametrize("prior", [HierarchicalNormalPrior(0.3, "site"), by_layer])
+def test_a_posterior_under_another_prior_comes_back(tmp_path: Path, prior: Any) -> None:
+    network = bert()
+    base = copy.deepcopy(network)
+    net = get_peft_model(network, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"]))
+    model = SequenceClassifier(net, 7, prior=prior)
+    guide = LowRankGaussianGuide(model, parameterization="exp")
+    save_posterior(tmp_path / "p", model, guide)
+    again = None if isinstance(prior, HierarchicalNormalPrior) else prior
+    loaded, loaded_guide = load_posterior(tmp_path / "p", base, prior=again)
+    for name, value in guide.state_dict().items():
+        assert torch.equal(loaded_guide.state_dict()[name], value)
+    torch.manual_seed(1)
+    kl = guide.kl()
+    torch.manual_seed(1)
+    assert torch.equal(loaded_guide.kl(), kl)
+    assert type(loaded.prior) is type(prior)
+
+
+def test_a_prior_of_ones_own_has_to_be_given_again(tmp_path: Path) -> None:
+    network = bert()
+    base = copy.deepcopy(network)
+    net = get_peft_model(network, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"]))
+    model = SequenceClassifier(net, 7, prior=by_layer)
+    save_posterior(tmp_path / "p", model, LowRankGaussianGuide(model))
+    with pytest.raises(ValueError, match=r"p was fitted under the prior by_layer, .* pass prior="):
+        load_posterior(tmp_path / "p", base)
+
+
+def test_another_prior_than_the_saved_one_is_refused(tmp_path: Path) -> None:
+    network = llama()
+    base = copy.deepcopy(network)
+    save_posterior(tmp_path / "p", *program(network))
+    message = r"p was fitted under NormalPrior\(.*0.2.*but prior is NormalPrior\(scale=0.1\); leave"
+    with pytest.raises(ValueError, match=message):
+        load_posterior(tmp_path / "p", base, prior=NormalPrior(0.1))
 
 
 def test_saving_asks_the_hub_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

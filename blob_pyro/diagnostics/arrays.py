@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 Values: TypeAlias = "npt.ArrayLike | torch.Tensor"
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 IntArray: TypeAlias = npt.NDArray[np.int64]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 
 def as_numpy(values: Values) -> npt.NDArray[Any]:

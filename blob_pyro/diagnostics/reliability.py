@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blob_pyro.diagnostics.arrays import Values
+from blob_pyro.diagnostics.arrays import BoolArray, Values
 from blob_pyro.diagnostics.calibration import ReliabilityCurve, reliability_curve
 from blob_pyro.diagnostics.metrics import expected_calibration_error
 from blob_pyro.diagnostics.style import Series, plot_style, series
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STRIP_HEIGHT = 0.28  # room under zero accuracy for the histogram, in units of accuracy
+FEW = 5  # examples; the accuracy of fewer says next to nothing, and no line leads to it
 STRIP_LABEL = "confidence histogram"
 GREY = "0.4"
 
@@ -30,7 +31,8 @@ def plot_reliability(
     """Plot observed accuracy against mean confidence, bin by bin.
 
     Points above the diagonal are underconfident, points below it overconfident. The bars are
-    95 % Wilson intervals of the accuracy; the strip below shows how many of the examples fall in
+    95 % Wilson intervals of the accuracy; bins of fewer than five examples are pale and off the
+    line; the strip below shows how many of the examples fall in
     each bin. Call it again with the same axes to compare methods: each gets its own colour,
     marker and line style.
 
@@ -80,7 +82,7 @@ def plot_reliability(
 
             ax = plt.subplots(layout="constrained")[1]
         strip = _find_strip(ax) or _set_up(ax)
-        look = series(len(ax.containers))
+        look = series(len(ax.containers) // 2)
         _draw_curve(ax, curve, name, look)
         _draw_histogram(strip, curve, look)
         ax.legend(loc="upper left")
@@ -111,21 +113,27 @@ def _set_up(ax: Axes) -> Axes:
 
 
 def _draw_curve(ax: Axes, curve: ReliabilityCurve, name: str, look: Series) -> None:
-    used = curve.counts > 0
-    accuracy = curve.accuracy[used]
-    reach = np.stack([accuracy - curve.lower[used], curve.upper[used] - accuracy])
+    trusted = curve.counts >= FEW
+    _draw_bins(ax, curve, trusted, look, linestyle=look.linestyle, label=name, capsize=2.5)
+    few = (curve.counts > 0) & ~trusted
+    _draw_bins(ax, curve, few, look, linestyle="none", alpha=0.3, label="_few")
+
+
+def _draw_bins(
+    ax: Axes, curve: ReliabilityCurve, bins: BoolArray, look: Series, **style: Any
+) -> None:
+    accuracy = curve.accuracy[bins]
+    reach = np.stack([accuracy - curve.lower[bins], curve.upper[bins] - accuracy])
     ax.errorbar(
-        curve.confidence[used],
+        curve.confidence[bins],
         accuracy,
         yerr=np.maximum(reach, 0.0),  # rounding makes an interval's end miss 0 or 1 by 1e-17
-        label=name,
         color=look.color,
         marker=look.marker,
-        linestyle=look.linestyle,
         markeredgecolor="white",
         markeredgewidth=0.6,
         elinewidth=1.0,
-        capsize=2.5,
+        **style,
     )
 
 

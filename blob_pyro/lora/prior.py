@@ -79,8 +79,8 @@ class HierarchicalNormalPrior(PyroModule):
     scale
         Scale of the half-normal hyper-prior, in the units of the weight.
     share
-        ``"model"``: one :math:`\sigma` for all sites; ``"site"``: one each, named after the site
-        with ``.prior_scale`` appended.
+        ``"model"``: one :math:`\sigma` for all sites; ``"site"``: one each, with
+        ``.prior_scale`` in the place of the site's ``.weight``.
 
     Raises
     ------
@@ -121,7 +121,9 @@ class HierarchicalNormalPrior(PyroModule):
         if self.share == "model":
             scale = self.shared_scale
         else:
-            scale = pyro.sample(f"{site.name}.prior_scale", _half_normal(self))
+            # Beside the weight, not below it: autoguides take a dotted name for a path.
+            path = site.name.removesuffix(".weight")
+            scale = pyro.sample(f"{path}.prior_scale", _half_normal(self))
         loc = torch.zeros_like(site.initial_weight)
         return dist.Normal(loc, scale[..., None, None], validate_args=False).to_event(2)
 

@@ -23,14 +23,18 @@ def legend_texts(ax: Axes) -> list[str]:
 def test_points_bars_and_diagonal_are_the_curve() -> None:
     logits, labels = random_task()
     curve = reliability_curve(logits, labels, num_bins=10)
-    used = curve.counts > 0
     ax = plot_reliability(logits, labels, num_bins=10)
 
-    points, _, (bars,) = ax.containers[0]
-    np.testing.assert_allclose(points.get_xdata(), curve.confidence[used])
-    np.testing.assert_allclose(points.get_ydata(), curve.accuracy[used])
-    ends = np.array([segment[:, 1] for segment in bars.get_segments()])
-    np.testing.assert_allclose(ends, np.stack([curve.lower[used], curve.upper[used]], axis=1))
+    trusted, few = curve.counts >= 5, (curve.counts > 0) & (curve.counts < 5)
+    assert trusted.any()
+    assert few.any()
+    for used, (points, _, (bars,)) in zip((trusted, few), ax.containers, strict=True):
+        np.testing.assert_allclose(points.get_xdata(), curve.confidence[used])
+        np.testing.assert_allclose(points.get_ydata(), curve.accuracy[used])
+        ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+        np.testing.assert_allclose(ends, np.stack([curve.lower[used], curve.upper[used]], axis=1))
+    assert ax.containers[0][0].get_linestyle() != "None"
+    assert ax.containers[1][0].get_linestyle() == "None"
     diagonals = [line for line in ax.lines if list(line.get_xdata()) == [0, 1]]
     assert any(list(line.get_ydata()) == [0, 1] for line in diagonals)
 
@@ -78,8 +82,9 @@ def test_methods_on_one_axes_differ_and_share_the_strip() -> None:
         assert plot_reliability(*random_task(index), label=f"m{index}", ax=ax) is ax
     assert [text.split()[0] for text in legend_texts(ax)] == ["m0", "m1", "m2"]
     assert len(ax.child_axes) == 1
-    assert len(ax.lines) == 2 + 3 * 3  # diagonal, zero, and a line with two caps for each method
-    lines = [container[0] for container in ax.containers]
+    # Diagonal, zero, and for each method a line with two caps and the points off the line.
+    assert len(ax.lines) == 2 + 3 * 4
+    lines = [container[0] for container in ax.containers[::2]]
     for index, line in enumerate(lines):
         look = series(index)
         assert to_hex(line.get_color()).upper() == look.color

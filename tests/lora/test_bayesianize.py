@@ -1,4 +1,4 @@
-"""What ``bayesianize`` does; what it refuses is in ``test_lora_errors.py``."""
+"""What ``bayesianize`` does; what it refuses is in ``test_layer_checks.py``."""
 
 from __future__ import annotations
 
