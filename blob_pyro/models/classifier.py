@@ -61,11 +61,12 @@ class Classifier(BayesianLora):
         ValueError
             If padded text comes without a mask, or a label is out of range.
         """
-        batch = {"input_ids": input_ids, "attention_mask": self._mask(input_ids, attention_mask)}
-        self._check_labels(labels)
+        mask = self._mask(input_ids, attention_mask)
+        batch = {"input_ids": input_ids, "attention_mask": mask, **inputs}
+        self._check_labels(labels, self._num_offered(batch))
         rows = input_ids.shape[0]
         num_draws = self.draw(input_ids.shape)
-        logits = self._tiled_logits({**batch, **inputs}, num_draws)
+        logits = self._tiled_logits(batch, num_draws)
         with pyro.plate(
             "data",
             max(self.num_data, rows),
@@ -100,15 +101,20 @@ class Classifier(BayesianLora):
             )
         return torch.ones_like(input_ids)
 
-    def _check_labels(self, labels: torch.Tensor | None) -> None:
+    def _num_offered(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Count the classes that each example offers, which come first: ``B``, int64."""
+        return torch.full_like(batch["input_ids"][:, 0], self.num_classes)
+
+    @staticmethod
+    def _check_labels(labels: torch.Tensor | None, offered: torch.Tensor) -> None:
         if labels is None or not is_validation_enabled():
             return
-        wrong = ((labels < 0) | (labels >= self.num_classes)).nonzero()
+        wrong = ((labels < 0) | (labels >= offered)).nonzero()
         if len(wrong):
             row = int(wrong[0])
             raise ValueError(
-                f"labels[{row}] = {int(labels[row])} but the model has {self.num_classes} classes; "
-                f"labels are integers from 0 to {self.num_classes - 1}"
+                f"labels[{row}] = {int(labels[row])} but the model has {int(offered[row])} classes "
+                f"there; labels are integers from 0 to {int(offered[row]) - 1}"
             )
 
 

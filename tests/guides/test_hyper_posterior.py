@@ -53,7 +53,9 @@ def test_loss_and_gradient_have_the_expectation_of_pyros(
     model, guide = hierarchical
     batch = token_batch(4)
     options: Any = {
-        "num_particles": 20 if vectorize else 3, "vectorize_particles": vectorize, "max_plate_nesting": 1,
+        "num_particles": 20 if vectorize else 3,
+        "vectorize_particles": vectorize,
+        "max_plate_nesting": 1,
     }  # fmt: skip
     leaves = [*guide.hyper.parameters(), next(guide.G.parameters())]
 

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
+from blob_pyro.models import OptionLikelihood
 from blob_pyro.poutine import flipout
 
 
@@ -68,3 +69,19 @@ def test_model_guide_and_gradient_stay_on_one_device(
         elbo.differentiable_loss(model, guide, **batch).backward()
     for parameter in (*model.parameters(), *guide.parameters()):
         assert not parameter.requires_grad or parameter.grad.device.type == "meta"
+
+
+@pytest.mark.parametrize("handler", [name for name in HANDLERS if name != "flipout per token"])
+def test_scoring_options_stays_on_one_device(handler: str, peft_network: Any) -> None:
+    model = OptionLikelihood(peft_network("llama").to("meta"), num_options=3, num_data=8)
+    batch = {
+        "input_ids": torch.ones(2, 9, dtype=torch.long, device="meta"),
+        "attention_mask": torch.ones(2, 9, dtype=torch.long, device="meta"),
+        "option_ids": torch.ones(2, 5, dtype=torch.long, device="meta"),
+        "labels": torch.zeros(2, dtype=torch.long, device="meta"),
+    }
+    elbo = ReweightedTrace_ELBO(3, num_particles=2, per_datum=True)
+    with pyro.validation_enabled(False), HANDLERS[handler](), OneDevice():
+        guide = LowRankGaussianGuide(model)
+        elbo.differentiable_loss(model, guide, **batch).backward()
+    assert all(parameter.grad.device.type == "meta" for parameter in guide.M.parameters())

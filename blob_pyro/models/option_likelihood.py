@@ -1,0 +1,205 @@
+"""Likelihood of a causal language model that scores the text of each option."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any, Literal, get_args
+
+import torch
+from peft import PeftModel
+from pyro import poutine
+from typing_extensions import override
+
+from blob_pyro.lora import Prior, check_peft_model
+from blob_pyro.models.classifier import Classifier
+from blob_pyro.models.packed_options import PackedOptions
+
+Normalize = Literal["mean", "sum"]
+# Packed logits must equal those of one row an option to this, relative to their size.
+_TOLERANCE = 1e-3
+
+
+class OptionLikelihood(Classifier):
+    r"""A causal language model that chooses the option whose text is likeliest after the prompt.
+
+    The class logits are :math:`\frac{1}{T_k} \sum_t \log p(o_{kt} | prompt, o_{k,<t})` (or the sum
+    over tokens).  The prompt is computed once for all its options: they share a row, each seeing
+    the prompt and itself only, at the positions that it would have alone.
+
+    A batch has ``input_ids``, ``attention_mask`` (``B x (P + S)``) and ``option_ids`` (``B x S``),
+    see :class:`PackedOptions`.  Questions may have different numbers of options; the logits of
+    those that a question lacks are ``-inf``.
+
+    Parameters
+    ----------
+    net
+        PEFT model of a causal LM.
+    num_options
+        Most options of a question, C.
+    num_data
+        Number of training questions.
+    prior_scale
+        Standard deviation of the prior over ``A``.
+    adapter
+        Name of the PEFT adapter.
+    normalize
+        ``"mean"`` over an option's tokens, or their ``"sum"``.
+    prior
+        See :class:`BayesianLora`.
+
+    Attributes
+    ----------
+    packs
+        Whether options share a row.  An architecture that does not honour the mask or the positions
+        is found out by a trial at construction, announced by a warning, and given one row an
+        option.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two options, ``normalize`` is unknown, or the architecture cannot
+        restrict its logits to the last positions.
+
+    Examples
+    --------
+    >>> from peft import LoraConfig, get_peft_model
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> config = LlamaConfig(vocab_size=50, hidden_size=8, intermediate_size=16,
+    ...                      num_hidden_layers=1, num_attention_heads=2)
+    >>> lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "v_proj"])
+    >>> net = get_peft_model(LlamaForCausalLM(config), lora)
+    >>> model = OptionLikelihood(net, num_options=2, num_data=10)
+    >>> model(input_ids=torch.tensor([[5, 6, 7, 8, 9]]),  # a prompt of two tokens
+    ...       option_ids=torch.tensor([[1, 1, 2]])).shape
+    torch.Size([1, 2])
+    """
+
+    def __init__(
+        self,
+        net: PeftModel,
+        num_options: int,
+        num_data: int,
+        prior_scale: float = 0.2,
+        adapter: str = "default",
+        *,
+        normalize: Normalize = "mean",
+        prior: Prior | None = None,
+    ) -> None:
+        check_peft_model(net)
+        if num_options < 2:
+            raise ValueError(f"num_options={num_options}: a choice needs at least two options")
+        if normalize not in get_args(Normalize):
+            raise ValueError(f"normalize={normalize!r} is unknown; use 'mean' or 'sum'")
+        base = net.get_base_model()
+        signature = inspect.signature(base.forward).parameters
+        if "logits_to_keep" not in signature:
+            raise ValueError(
+                f"{type(base).__name__} has no argument logits_to_keep, so the logits of all "
+                "positions would be computed; use a causal LM that has it"
+            )
+        super().__init__(net, num_data, prior_scale, adapter, prior=prior)
+        self.num_options = num_options
+        self.normalize: Normalize = normalize
+        self._takes_positions = "position_ids" in signature
+        self.packs = self._takes_positions and self._packing_is_right()
+        if not self.packs:
+            warnings.warn(
+                f"{type(base).__name__} does not keep packed options apart (it ignores position "
+                "ids or a mask for each query), so each option gets a row of its own: the prompt "
+                "is computed once for each",
+                stacklevel=2,
+            )
+
+    @property
+    @override
+    def num_classes(self) -> int:
+        return self.num_options
+
+    @override
+    def class_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        packed = PackedOptions(batch["input_ids"], batch["attention_mask"], batch["option_ids"])
+        if self.packs:
+            return self._scores(packed, self.num_options, packed.visibility())
+        rows = packed.one_by_one(self.num_options)
+        return self._scores(rows, 1, rows.attention_mask).reshape(-1, self.num_options)
+
+    @override
+    def _num_offered(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return batch["option_ids"].amax(dim=1)
+
+    @override
+    def likelihood_config(self) -> dict[str, Any]:
+        return {"num_options": self.num_options, "normalize": self.normalize}
+
+    def _scores(
+        self, packed: PackedOptions, num_options: int, attention_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Give the scores of every row's options, ``rows x num_options``."""
+        if attention_mask.dtype == torch.bool and attention_mask.dim() == 4:
+            attention_mask = self._as_bias(attention_mask)
+        options = {"position_ids": packed.position_ids()} if self._takes_positions else {}
+        logits = self.network(
+            input_ids=packed.input_ids,
+            attention_mask=attention_mask,
+            logits_to_keep=packed.option_ids.shape[1] + 1,
+            use_cache=False,
+            **options,
+        ).logits
+        return self._sum_by_option(_token_log_probs(logits, packed), packed, num_options)
+
+    def _as_bias(self, visible: torch.Tensor) -> torch.Tensor:
+        # A sum with the scores of attention is what every implementation of it takes.
+        dtype = self.network.get_input_embeddings().weight.dtype
+        lowest = torch.finfo(dtype).min
+        return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, lowest)
+
+    def _sum_by_option(
+        self, log_probs: torch.Tensor, packed: PackedOptions, num_options: int
+    ) -> torch.Tensor:
+        empty = log_probs.new_zeros(log_probs.shape[0], num_options + 1)
+        sums = empty.scatter_add(1, packed.option_ids, log_probs)[:, 1:]
+        lengths = empty.scatter_add(1, packed.option_ids, torch.ones_like(log_probs))[:, 1:]
+        scores = sums / lengths.clamp(min=1) if self.normalize == "mean" else sums
+        return scores.masked_fill(lengths == 0, -torch.inf)
+
+    @torch.no_grad()
+    def _packing_is_right(self) -> bool:
+        """Try packing on a made-up batch: two questions with options of different lengths."""
+        like = next(iter(self.sites.values())).projection.initial_weight
+        if like.is_meta:
+            return True
+        training = self.network.training
+        self.network.eval()
+        packed = _made_up_batch(like.device, self.network.config.vocab_size)
+        with poutine.block(), torch.random.fork_rng(devices=[]):
+            self.draw(packed.input_ids.shape)
+            together = self._scores(packed, 3, packed.visibility())
+            rows = packed.one_by_one(3)
+            alone = self._scores(rows, 1, rows.attention_mask).reshape(-1, 3)
+        self.network.train(training)
+        return torch.allclose(together, alone, rtol=_TOLERANCE, atol=_TOLERANCE)
+
+
+def _token_log_probs(logits: torch.Tensor, packed: PackedOptions) -> torch.Tensor:
+    """Give the log probability of every option token, ``rows x S``, 0 for padding.
+
+    ``logits`` are those of the last prompt column and of all option columns.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    ranks = packed.ranks()
+    columns = torch.arange(ranks.shape[1], device=ranks.device)
+    # The prompt's last column predicts every option's first token, else the column before does.
+    source = torch.where(ranks == 0, 0, columns)
+    rows = torch.arange(len(ranks), device=ranks.device)[:, None]
+    tokens = packed.input_ids[:, packed.prompt_width :]
+    log_probs = logits[rows, source, tokens] - logits.logsumexp(dim=-1).gather(1, source)
+    return log_probs.masked_fill(packed.option_ids == 0, 0.0)
+
+
+def _made_up_batch(device: torch.device, vocab_size: int) -> PackedOptions:
+    option_ids = torch.tensor([[1, 1, 1, 2, 3, 3], [1, 2, 2, 2, 2, 3]], device=device)
+    input_ids = torch.arange(20, device=device).reshape(2, 10) % vocab_size
+    mask = torch.ones_like(input_ids)
+    mask[1, :2] = 0
+    return PackedOptions(input_ids, mask, option_ids)

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import copy
+import random
+from itertools import chain
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from pyro.infer import Predictive
+from transformers import BloomConfig, BloomForCausalLM, MistralConfig, MistralForCausalLM
+
+from blob_pyro.guides import LowRankGaussianGuide
+from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
+from blob_pyro.lora import unbayesianize
+from blob_pyro.models import OptionLikelihood
+from blob_pyro.poutine import flipout
+
+Question = tuple[list[int], list[list[int]]]
+C = 5
+
+
+def questions(number: int, seed: int = 0) -> list[Question]:
+    """Prompts of 1 to 9 tokens with 2 to 5 options of 1 to 6 tokens."""
+    rng = random.Random(seed)
+
+    def tokens(most: int) -> list[int]:
+        return [rng.randrange(5, 60) for _ in range(rng.randint(1, most))]
+
+    return [(tokens(9), [tokens(6) for _ in range(rng.randint(2, C))]) for _ in range(number)]
+
+
+def packed(asked: list[Question], extra: int = 0) -> dict[str, torch.Tensor]:
+    """Pack by hand: prompts to the right of P columns, options to the left of S."""
+    prompt_width = max(len(prompt) for prompt, _ in asked) + extra
+    option_width = max(sum(map(len, options)) for _, options in asked) + extra
+    batch: dict[str, Any] = {"input_ids": [], "attention_mask": [], "option_ids": []}
+    for prompt, options in asked:
+        left, texts = prompt_width - len(prompt), [*chain.from_iterable(options)]
+        right = option_width - len(texts)
+        batch["input_ids"].append([1] * left + prompt + texts + [1] * right)
+        batch["attention_mask"].append([0] * left + [1] * (len(prompt) + len(texts)) + [0] * right)
+        owners = [k for k, option in enumerate(options, start=1) for _ in option]
+        batch["option_ids"].append(owners + [0] * right)
+    batch["labels"] = [0] * len(asked)
+    return {name: torch.tensor(rows) for name, rows in batch.items()}
+
+
+def plain_scores(model: OptionLikelihood, draw: Any, asked: list[Question]) -> torch.Tensor:
+    """The oracle: unmodified PEFT, one prompt and one option at a time, nothing padded."""
+    net = unbayesianize(copy.deepcopy(model.network), draw).eval()
+    scores = torch.full((len(asked), C), -torch.inf)
+    for row, (prompt, options) in enumerate(asked):
+        for k, option in enumerate(options):
+            with torch.no_grad():
+                logits = net(input_ids=torch.tensor([prompt + option])).logits[0]
+            of_tokens = logits.log_softmax(-1)[
+                range(len(prompt) - 1, len(prompt + option) - 1), option
+            ]
+            scores[row, k] = of_tokens.mean() if model.normalize == "mean" else of_tokens.sum()
+    return scores
+
+
+@pytest.fixture(params=["llama", "qwen2", "gpt2"])
+def network(request: Any, peft_network: Any) -> Any:
+    return peft_network(request.param)
+
+
+@pytest.fixture
+def program(peft_network: Any) -> Any:
+    model = OptionLikelihood(peft_network("llama"), C, num_data=8).eval()
+    return model, LowRankGaussianGuide(model, init_scale=0.5)
+
+
+def bloom() -> Any:
+    network = BloomForCausalLM(BloomConfig(vocab_size=60, hidden_size=16, n_layer=2, n_head=2))
+    return get_peft_model(
+        network, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["query_key_value"])
+    )
+
+
+@pytest.mark.parametrize("normalize", ["mean", "sum"])
+def test_scores_are_those_of_each_option_alone(normalize: Any, network: Any) -> None:
+    model = OptionLikelihood(network, C, num_data=8, normalize=normalize).eval()
+    guide = LowRankGaussianGuide(model, init_scale=0.5)
+    asked = questions(12)
+    for extra in (0, 3):
+        found = posterior_predictive(model, guide, [packed(asked, extra)], 2, 5, progress=False)
+        torch.manual_seed(5)
+        for logits in found["logits"]:
+            wanted = plain_scores(model, {k: v.detach() for k, v in guide().items()}, asked)
+            torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
+    assert model.packs
+
+
+@pytest.mark.filterwarnings("ignore:.*does not keep packed options apart")
+def test_one_row_an_option_gives_the_same(program: Any) -> None:
+    model, guide = program
+    asked = packed(questions(9, seed=1))
+    together = posterior_predictive(model, guide, [asked], 2, 5, progress=False)["logits"]
+    model.packs = False
+    alone = posterior_predictive(model, guide, [asked], 2, 5, progress=False)["logits"]
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("handler", [None, "example"])
+def test_gradients_do_not_depend_on_packing(handler: Any, program: Any) -> None:
+    model, guide = program
+    batch = packed(questions(4, seed=2))
+    found = []
+    for packs in (True, False):
+        model.packs = packs
+        torch.manual_seed(3)
+        elbo = ReweightedTrace_ELBO(1, num_particles=2, vectorize_particles=True)
+        if handler is None:
+            loss = elbo.differentiable_loss(model, guide, **batch)
+        else:
+            with flipout(per=handler):
+                loss = elbo.differentiable_loss(model, guide, **batch)
+        loss.backward()
+        parameters = [p for p in (*model.parameters(), *guide.parameters()) if p.requires_grad]
+        found.append([p.grad.clone() for p in parameters if p.grad is not None])
+        for parameter in parameters:
+            parameter.grad = None
+    assert len(found[0]) == len(found[1]) > 0
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+    assert all(gradient.isfinite().all() for gradient in found[0])
+
+
+def test_several_draws_share_a_pass(program: Any) -> None:
+    model, guide = program
+    batch = packed(questions(3, seed=3))
+    one, together = (
+        posterior_predictive(model, guide, [batch], 3, 1, parallel=parallel, progress=False)
+        for parallel in (False, True)
+    )
+    torch.testing.assert_close(one, together, rtol=1e-4, atol=1e-5)
+    predictive = Predictive(model, guide=guide, num_samples=3, return_sites=("logits",))
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    assert predictive(**inputs)["logits"].shape == (3, 3, C)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        bloom,  # ALiBi: takes no positions
+        # A window of three: the prompt's start is out of an option's sight.
+        lambda: get_peft_model(
+            MistralForCausalLM(
+                MistralConfig(
+                    vocab_size=60, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+                    num_attention_heads=2, num_key_value_heads=1, sliding_window=3,
+                    initializer_range=0.5,
+                )
+            ),
+            LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"]),
+        ),
+    ],
+)  # fmt: skip
+def test_an_architecture_that_cannot_pack_falls_back_and_says_so(network: Any) -> None:
+    with pytest.warns(UserWarning, match=r"does not keep packed options apart.*row of its own"):
+        model = OptionLikelihood(network(), C, num_data=8).eval()
+    guide = LowRankGaussianGuide(model, init_scale=0.3)
+    asked = questions(5, seed=4)
+    found = posterior_predictive(model, guide, [packed(asked)], 0, progress=False)["logits"][0]
+    wanted = plain_scores(model, guide.mean(), asked)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_the_trial_leaves_noise_and_mode_alone(peft_network: Any) -> None:
+    net = peft_network("llama")
+    net.train()
+    torch.manual_seed(0)
+    wanted = torch.rand(2)
+    torch.manual_seed(0)
+    trace = pyro.poutine.trace(lambda: OptionLikelihood(net, C, num_data=8)).get_trace()
+    assert torch.equal(torch.rand(2), wanted)
+    assert not trace.stochastic_nodes
+    assert net.training
+
+
+def test_a_label_beyond_a_questions_options_is_refused(program: Any) -> None:
+    model, _ = program
+    asked = [([7, 8], [[9], [10, 11]]), ([7], [[9], [10], [12]])]
+    batch = packed(asked)
+    batch["labels"] = torch.tensor([1, 2])
+    model(**batch)
+    batch["labels"] = torch.tensor([2, 2])
+    with pytest.raises(ValueError, match=r"labels\[0\] = 2 but the model has 2 classes there"):
+        model(**batch)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((1,), {}, "num_options=1: a choice needs at least two options"),
+        ((3,), {"normalize": "max"}, "normalize='max' is unknown; use 'mean' or 'sum'"),
+    ],
+)
+def test_impossible_settings_are_refused(
+    arguments: Any, options: Any, message: str, peft_network: Any
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        OptionLikelihood(peft_network("llama"), *arguments, num_data=8, **options)
+
+
+def test_a_network_without_a_causal_head_is_refused(peft_network: Any) -> None:
+    with pytest.raises(ValueError, match="has no argument logits_to_keep"):
+        OptionLikelihood(peft_network("bert", "SEQ_CLS"), C, num_data=8)
+
+
+def test_only_the_options_columns_reach_the_head(program: Any) -> None:
+    model, _ = program
+    seen = []
+    head = model.network.get_base_model().lm_head
+    head.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    batch = packed(questions(4, seed=5))
+    model(**batch)
+    assert seen == [(4, batch["option_ids"].shape[1] + 1, 16)]
+
+
+def test_bfloat16_scores_are_close(program: Any) -> None:
+    model, guide = program
+    batch = packed(questions(4, seed=6))
+    wanted = posterior_predictive(model, guide, [batch], 0, progress=False)["logits"]
+    found = posterior_predictive(model.bfloat16(), guide.bfloat16(), [batch], 0, progress=False)[
+        "logits"
+    ]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.1)
