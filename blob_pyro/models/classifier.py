@@ -113,8 +113,8 @@ class Classifier(BayesianLora):
         if len(wrong):
             row = int(wrong[0])
             raise ValueError(
-                f"labels[{row}] = {int(labels[row])} but the model has {int(offered[row])} classes "
-                f"there; labels are integers from 0 to {int(offered[row]) - 1}"
+                f"labels[{row}] = {int(labels[row])} but the model has {int(offered[row])} "
+                f"classes; labels are integers from 0 to {int(offered[row]) - 1}"
             )
 
 

@@ -188,7 +188,7 @@ def test_a_label_beyond_a_questions_options_is_refused(program: Any) -> None:
     batch["labels"] = torch.tensor([1, 2])
     model(**batch)
     batch["labels"] = torch.tensor([2, 2])
-    with pytest.raises(ValueError, match=r"labels\[0\] = 2 but the model has 2 classes there"):
+    with pytest.raises(ValueError, match=r"labels\[0\] = 2 but the model has 2 classes;"):
         model(**batch)
 
 
