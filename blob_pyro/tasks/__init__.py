@@ -1,17 +1,28 @@
 """Data sets as texts, labels and prompts."""
 
+from blob_pyro.tasks.catalogue import TASKS, mmlu
 from blob_pyro.tasks.helpdesk import helpdesk
 from blob_pyro.tasks.label_tokens import label_token_ids
+from blob_pyro.tasks.multiple_choice import MultipleChoiceTask, Questions
+from blob_pyro.tasks.option_collator import OptionCollator
 from blob_pyro.tasks.prompt_collator import PromptCollator
+from blob_pyro.tasks.question import Question
 from blob_pyro.tasks.table import table
 from blob_pyro.tasks.text_classification import TextClassificationTask
 
 __all__ = [
-    # tasks
+    # texts with a class
     "TextClassificationTask",
     "helpdesk",
     "table",
+    # questions with options
+    "TASKS",
+    "MultipleChoiceTask",
+    "Question",
+    "Questions",
+    "mmlu",
     # from texts to tensors
+    "OptionCollator",
     "PromptCollator",
     "label_token_ids",
 ]

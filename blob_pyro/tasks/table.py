@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict
 
+from blob_pyro.tasks.json_lines import json_lines
 from blob_pyro.tasks.text_classification import TextClassificationTask
 
 Row = tuple[int, dict[str, Any]]
@@ -82,7 +82,7 @@ def _split(path: Path, data: Dataset, test_fraction: float, seed: int) -> Datase
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    readers = {".csv": _csv_rows, ".jsonl": _json_rows, ".json": _json_rows}
+    readers = {".csv": _csv_rows, ".jsonl": json_lines, ".json": json_lines}
     if path.suffix.lower() not in readers:
         raise ValueError(
             f"{path}: the ending {path.suffix!r} is unknown; give a .csv or .jsonl file"
@@ -103,20 +103,6 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                 yield reader.line_num, row
         except csv.Error as error:
             raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-
-
-def _json_rows(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as file:
-        for line, text in enumerate(file, start=1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {line}: is not JSON ({error.msg})") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {line}: is not a JSON object")
-            yield line, row
 
 
 def _cell(path: Path, line: int, row: dict[str, Any], column: str) -> str:

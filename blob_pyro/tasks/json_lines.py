@@ -1,0 +1,39 @@
+"""JSON lines with the number of each line, for errors that say where."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read one JSON object a line, blank lines left out.
+
+    Parameters
+    ----------
+    path
+        UTF-8 text, with or without a byte-order mark.
+
+    Yields
+    ------
+    line, row
+        Number of the line, from 1, and the object.
+
+    Raises
+    ------
+    ValueError
+        If a line is not a JSON object, with file, line and reason.
+    """
+    with path.open(encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {line}: is not JSON ({error.msg})") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {line}: is not a JSON object")
+            yield line, row

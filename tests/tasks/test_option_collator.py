@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+
+from blob_pyro.tasks import OptionCollator
+
+EXAMPLES: list[dict[str, Any]] = [
+    {"prompt": "the printing", "options": ["login", "the password"], "label": 1},
+    {"prompt": "my phone is the", "options": ["printing", "login", "phone"], "label": 0},
+]
+
+
+def words(tokenizer: Any, ids: torch.Tensor) -> list[str]:
+    return [str(token) for token in tokenizer.convert_ids_to_tokens(ids.tolist())]
+
+
+def test_prompts_end_and_options_start_at_the_same_column(tokenizer: Any) -> None:
+    batch = OptionCollator(tokenizer)(EXAMPLES)
+    assert batch["option_ids"].tolist() == [[1, 2, 2], [1, 2, 3]]
+    assert batch["attention_mask"].tolist() == [[0, 0, 1, 1, 1, 1, 1], [1] * 7]
+    assert batch["labels"].tolist() == [1, 0]
+    first, second = (words(tokenizer, ids) for ids in batch["input_ids"])
+    assert first == ["<pad>", "<pad>", "the", "printing", "login", "the", "password"]
+    assert second == ["my", "phone", "is", "the", "printing", "login", "phone"]
+
+
+def test_a_long_prompt_keeps_its_end(tokenizer: Any) -> None:
+    batch = OptionCollator(tokenizer, max_length=2)(EXAMPLES)
+    assert words(tokenizer, batch["input_ids"][1, :2]) == ["is", "the"]
+
+
+def test_the_loader_keeps_the_order(tokenizer: Any) -> None:
+    loader = OptionCollator(tokenizer).loader(Dataset.from_list(EXAMPLES * 2), batch_size=3)
+    assert torch.cat([batch["labels"] for batch in loader]).tolist() == [1, 0, 1, 0]
+
+
+def test_a_tokenizer_without_padding_is_refused(tokenizer: Any) -> None:
+    tokenizer.pad_token = None
+    with pytest.raises(ValueError, match=r"no padding token; set tokenizer\.pad_token"):
+        OptionCollator(tokenizer)
