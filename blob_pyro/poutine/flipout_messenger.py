@@ -41,7 +41,8 @@ class FlipoutMessenger(Messenger):
             raise ValueError(
                 f"flipout: no centre is known for site {msg['name']!r}; flipout flips a draw's "
                 "deviation from its mean, so the guide must sample the site with "
-                "infer={'center': mean} (the guides of blob_pyro do). Predict without flipout."
+                "infer={'center': mean}, as those of blob_pyro with independent entries do. Leave "
+                "flipout out when you predict, or with a guide of correlated entries"
             )
         weight, shape = msg["args"]
         apply = _per_example if self.per == "example" else TokenFlipout

@@ -157,7 +157,7 @@ def test_a_guide_without_a_centre_is_refused(infer: Any) -> None:
     weight = pyro.sample("A", dist.Normal(MEAN, SCALE).to_event(2), infer=infer)
     with (
         FlipoutMessenger(),
-        pytest.raises(ValueError, match=r"no centre is known for site 'A'.*Predict without flip"),
+        pytest.raises(ValueError, match=r"no centre is known for site 'A'.*Leave flipout out when"),
     ):
         apply_weight(weight, torch.Size([1, 1]), name="A")
 
