@@ -26,7 +26,7 @@ from blob_pyro.diagnostics import (
 )
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import posterior_predictive
-from blob_pyro.models import LabelTokenClassifier
+from blob_pyro.models import Classifier
 from blob_pyro.progress import TrainingProgress
 from blob_pyro.recipe import SMALL, Recipe, task_record
 from blob_pyro.tasks import PromptCollator, TextClassificationTask, helpdesk
@@ -65,7 +65,7 @@ class Comparison:
     metrics: dict[str, dict[str, float]]
     test: dict[str, Predictive]
     out_of_scope: dict[str, Predictive]
-    model: LabelTokenClassifier
+    model: Classifier
     guide: LoraGuide
     seconds: float
 
@@ -126,10 +126,12 @@ def _fit(
     tokenizer: PreTrainedTokenizerBase,
     task: TextClassificationTask,
     console: Console,
-) -> tuple[LabelTokenClassifier, LoraGuide]:
+) -> tuple[Classifier, LoraGuide]:
     name = "plain LoRA" if recipe.method == "mle" else "BLoB"
     with TrainingProgress(name, recipe.training.num_steps, console) as on_step:
-        model, guide, _ = recipe.fine_tune(network, tokenizer, task, on_step=on_step)
+        model, guide, _ = recipe.fine_tune(
+            network, tokenizer, task, task.splits["train"], on_step=on_step
+        )
     return model, guide
 
 
@@ -153,9 +155,7 @@ class _Rows:
         self.test: dict[str, Predictive] = {}
         self.out_of_scope: dict[str, Predictive] = {}
 
-    def add(
-        self, draws_by_row: dict[str, int], model: LabelTokenClassifier, guide: LoraGuide
-    ) -> None:
+    def add(self, draws_by_row: dict[str, int], model: Classifier, guide: LoraGuide) -> None:
         for row, num_samples in draws_by_row.items():
             test, outside = (
                 posterior_predictive(

@@ -10,13 +10,13 @@ from typing import Any, Literal
 import pyro
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from blob_pyro.guides import LoraGuide, LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, Schedule, rescaled_num_batches
-from blob_pyro.models import LabelTokenClassifier
-from blob_pyro.tasks import PromptCollator, TextClassificationTask, label_token_ids
+from blob_pyro.models import Classifier, LabelTokenClassifier, OptionLikelihood
+from blob_pyro.tasks import MultipleChoiceTask, Task, collator_for, label_token_ids
 from blob_pyro.training import StepRecord, TrainingConfig, fit
 
 Cycle = Literal["epoch", "rescaled"]
@@ -63,11 +63,12 @@ class Recipe:
         self,
         base_model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        task: TextClassificationTask,
+        task: Task,
+        data: Dataset,
         *,
         on_step: Callable[[StepRecord], None] | None = None,
-    ) -> tuple[LabelTokenClassifier, LoraGuide, list[StepRecord]]:
-        """Add an adapter to a causal LM, make it Bayesian and fit it to a task's training split.
+    ) -> tuple[Classifier, LoraGuide, list[StepRecord]]:
+        """Add an adapter to a causal LM, make it Bayesian and fit it to a task.
 
         Parameters
         ----------
@@ -76,7 +77,9 @@ class Recipe:
         tokenizer
             Its tokenizer.
         task
-            Data with the split ``train``.
+            Texts with a class, which the next token names; or questions, whose options are scored.
+        data
+            The task's training examples.
         on_step
             See :func:`blob_pyro.training.fit`.
 
@@ -92,19 +95,17 @@ class Recipe:
         FloatingPointError
             If training diverges.
         """
-        data: Dataset = task.splits["train"]
         # Adapter, guide, noise and batches all follow from the one seed.
         pyro.set_rng_seed(self.training.seed)
         net = get_peft_model(base_model, self._lora_config())
-        tokens = label_token_ids(tokenizer, task.class_names)
-        model = LabelTokenClassifier(net, tokens, len(data), self.prior_scale)
+        model = self._model(net, tokenizer, task, len(data))
         guide = self._guide(model)
         records = fit(
             model,
             guide,
             self._elbo(len(data)),
             data,
-            PromptCollator(tokenizer, task),
+            collator_for(task, tokenizer),
             self.training,
             on_step=on_step,
         )
@@ -118,7 +119,15 @@ class Recipe:
             target_modules=list(self.target_modules),
         )
 
-    def _guide(self, model: LabelTokenClassifier) -> LoraGuide:
+    def _model(
+        self, net: PeftModel, tokenizer: PreTrainedTokenizerBase, task: Task, num_data: int
+    ) -> Classifier:
+        if isinstance(task, MultipleChoiceTask):
+            return OptionLikelihood(net, task.num_options, num_data, self.prior_scale)
+        tokens = label_token_ids(tokenizer, task.class_names)
+        return LabelTokenClassifier(net, tokens, num_data, self.prior_scale)
+
+    def _guide(self, model: Classifier) -> LoraGuide:
         if self.method == "mle":
             return PointEstimateGuide(model)
         return LowRankGaussianGuide(model, self.init_scale)
@@ -170,6 +179,13 @@ def torch_dtype(name: Literal["float32", "bf16"]) -> torch.dtype:
     return {"float32": torch.float32, "bf16": torch.bfloat16}[name]
 
 
-def task_record(task: TextClassificationTask) -> dict[str, Any]:
+def task_record(task: Task) -> dict[str, Any]:
     """Give what prediction needs to know of a task, as JSON values."""
-    return {"name": task.name, "class_names": list(task.class_names), "prompt": task.prompt}
+    if isinstance(task, MultipleChoiceTask):
+        return {"name": task.name, "kind": "questions"}
+    return {
+        "name": task.name,
+        "kind": "texts",
+        "class_names": list(task.class_names),
+        "prompt": task.prompt,
+    }

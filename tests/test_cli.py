@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from blob_pyro import base_model
 from blob_pyro.cli import app
+from blob_pyro.evaluation import load_evaluation
 
 ROWS = ["no toner,printing", "jam in tray,printing", "locked out,login", "my password,login"]
 
@@ -60,6 +61,76 @@ def test_train_starts_from_a_recipe_and_changes_it(
     assert (adapter["r"], sorted(adapter["target_modules"])) == (3, ["lm_head", "q_proj", "v_proj"])
     posterior = json.loads((folder / "posterior_config.json").read_text())
     assert posterior["guide"]["arguments"]["init_scale"] == 0.05
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> str:
+    """A folder of OpenBookQA- and ARC-like questions, written here."""
+    for place, stem in (("openbookqa/main", "question_stem"), ("ai2_arc/ARC-Easy", "question")):
+        folder = tmp_path / "data" / place
+        folder.mkdir(parents=True)
+        for split in ("train", "test"):
+            rows = [
+                {
+                    "id": f"{split}-{i}",
+                    stem: f"the printing problem {i}",
+                    "choices": {"text": ["login", "the phone", "email"], "label": ["A", "B", "C"]},
+                    "answerKey": "ABC"[i % 3],
+                }
+                for i in range(6)
+            ]
+            (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(tmp_path / "data")
+
+
+@pytest.fixture
+def answering(tmp_path: Path, base_folder: str, questions: str) -> str:
+    folder = str(tmp_path / "answering")
+    result = invoke(
+        "train", "--task", "openbookqa", "--data-dir", questions, "--limit-train", "4",
+        "--model", base_folder, "--output-dir", folder, "--steps", "2", "--rank", "2",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "openbookqa, train: 4 of 6 rows (seed 0)" in result.output
+    return folder
+
+
+def test_questions_are_evaluated_in_and_out_of_distribution(
+    answering: str, questions: str, tmp_path: Path
+) -> None:
+    result = invoke(
+        "evaluate", answering, "--data-dir", questions, "--ood", "ai2_arc_easy", "--limit", "5",
+        "--num-samples", "3", "--output-dir", str(tmp_path / "draws"),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "AUROC" in result.stdout
+    assert "ai2_arc_easy" in result.stdout
+    names = ("openbookqa", "ai2_arc_easy")
+    kept = [load_evaluation(tmp_path / "draws" / f"{name}-draws3-seed0.npz") for name in names]
+    for evaluation in kept:
+        # Three of at most four or five options: the others are -inf.
+        assert evaluation.logits.shape == (3, 5, 4)
+        assert set(evaluation.ids) < {f"test-{i}" for i in range(6)}
+
+
+def test_evaluations_are_kept_beside_the_posterior(posterior: str, tickets: str) -> None:
+    columns = ["--text-column", "body", "--label-column", "queue"]
+    result = invoke("evaluate", posterior, "--data", tickets, *columns, "--num-samples", "2")
+    assert result.exit_code == 0, result.output
+    (kept,) = (Path(posterior) / "evaluations").iterdir()
+    assert kept.name == "tickets-draws2-seed0.npz"
+    assert load_evaluation(kept).logits.shape == (2, 12, 2)
+
+
+def test_a_posterior_of_texts_has_no_questions_and_the_other_way_round(
+    posterior: str, answering: str
+) -> None:
+    result = invoke("evaluate", posterior, "--ood", "ai2_arc_easy")
+    assert result.exit_code == 2
+    assert "do not fit; give texts with --data" in result.stderr
+    result = invoke("predict", answering, "hello")
+    assert result.exit_code == 2
+    assert "answers the questions of openbookqa and classifies no texts" in result.stderr
 
 
 def test_predict_gives_probabilities_and_uncertainties(posterior: str) -> None:

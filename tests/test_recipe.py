@@ -21,6 +21,8 @@ TASK = TextClassificationTask(
     ("login", "printing"),
 )
 
+DATA = TASK.splits["train"]
+
 
 def test_both_methods_see_the_same_adapter_and_batches(base_folder: str) -> None:
     seen = {}
@@ -36,7 +38,7 @@ def test_both_methods_see_the_same_adapter_and_batches(base_folder: str) -> None
             return plain(self, text, **options)  # noqa: B023
 
         tokenizer.__class__ = type("Spy", (tokenizer.__class__,), {"__call__": spy})
-        model, guide, records = recipe.fine_tune(load_causal_lm(base_folder), tokenizer, TASK)
+        model, guide, records = recipe.fine_tune(load_causal_lm(base_folder), tokenizer, TASK, DATA)
         assert isinstance(guide, guide_class)
         initial = {name: site.projection.initial_weight for name, site in model.sites.items()}
         seen[method] = (texts, initial, records)
@@ -64,7 +66,7 @@ def test_the_papers_recipe_is_the_published_one(base_folder: str) -> None:
     assert training.num_warmup_steps == 300
     short = replace(PAPER, training=replace(training, num_steps=2))
     _, guide, records = short.fine_tune(
-        load_causal_lm(base_folder), load_tokenizer(base_folder), TASK
+        load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, DATA
     )
     assert any("lm_head" in name for name in guide.sites)
     for site in guide.sites.values():
@@ -85,6 +87,8 @@ def test_the_papers_recipe_is_the_published_one(base_folder: str) -> None:
 def test_the_length_of_a_cycle(cycle: Any, num_batches: int, base_folder: str) -> None:
     training = TrainingConfig(num_steps=1, batch_size=2)
     recipe = Recipe(cycle=cycle, schedule="blundell", kl_scale=0.1, training=training)
-    _, _, records = recipe.fine_tune(load_causal_lm(base_folder), load_tokenizer(base_folder), TASK)
+    _, _, records = recipe.fine_tune(
+        load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, DATA
+    )
     wanted = 0.1 * num_batches * kl_weight(0, num_batches, "blundell")
     assert records[0].kl_weight == pytest.approx(wanted)

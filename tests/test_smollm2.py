@@ -41,7 +41,9 @@ def test_training_lowers_the_loss_and_the_posterior_survives_the_disk(
 ) -> None:
     task = helpdesk()
     recipe = Recipe(training=TrainingConfig(num_steps=24, batch_size=4, warmup_fraction=0))
-    model, guide, records = recipe.fine_tune(copy.deepcopy(network), smol_tokenizer, task)
+    model, guide, records = recipe.fine_tune(
+        copy.deepcopy(network), smol_tokenizer, task, task.splits["train"]
+    )
     assert len(guide.sites) == 60
     assert sum(scale.numel() for scale in guide.scale().values()) == 276_480
     first, last = (sum(r.nll for r in part) for part in (records[:8], records[-8:]))

@@ -4,9 +4,11 @@ Everything takes the K x N x C logits (and the labels) that
 ``blob_pyro.infer.posterior_predictive`` returns; nothing here needs Pyro or PEFT.
 """
 
+from blob_pyro.diagnostics.bootstrap import bootstrap_interval
 from blob_pyro.diagnostics.calibration import ReliabilityCurve, reliability_curve
 from blob_pyro.diagnostics.inference_data import from_pyro_svi
 from blob_pyro.diagnostics.metrics import (
+    METRICS,
     accuracy,
     brier_score,
     expected_calibration_error,
@@ -29,7 +31,9 @@ __all__ = [
     # the predictive distribution
     "log_probs",
     # metrics
+    "METRICS",
     "accuracy",
+    "bootstrap_interval",
     "brier_score",
     "expected_calibration_error",
     "negative_log_likelihood",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from blob_pyro.diagnostics.arrays import FloatArray, IntArray, Values, check_labels
@@ -169,6 +171,14 @@ def brier_score(logits: Values, labels: Values) -> float:
     return float(np.mean(np.sum((np.exp(log_p) - one_hot) ** 2, axis=1)))
 
 
+METRICS: dict[str, Callable[[Values, Values], float]] = {
+    "accuracy": accuracy,
+    "ece": expected_calibration_error,
+    "nll": negative_log_likelihood,
+    "brier": brier_score,
+}
+
+
 def summarize(logits: Values, labels: Values) -> dict[str, float]:
     """Compute the four metrics of this module, under the names that tables use.
 
@@ -195,9 +205,4 @@ def summarize(logits: Values, labels: Values) -> dict[str, float]:
     >>> {name: round(value, 3) for name, value in summarize([[[0.0, 2.0]]], [1]).items()}
     {'accuracy': 1.0, 'ece': 0.119, 'nll': 0.127, 'brier': 0.028}
     """
-    return {
-        "accuracy": accuracy(logits, labels),
-        "ece": expected_calibration_error(logits, labels),
-        "nll": negative_log_likelihood(logits, labels),
-        "brier": brier_score(logits, labels),
-    }
+    return {name: metric(logits, labels) for name, metric in METRICS.items()}

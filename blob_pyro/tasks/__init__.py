@@ -1,6 +1,7 @@
 """Data sets as texts, labels and prompts."""
 
 from blob_pyro.tasks.catalogue import TASKS, mmlu
+from blob_pyro.tasks.collators import Task, collator_for
 from blob_pyro.tasks.helpdesk import helpdesk
 from blob_pyro.tasks.label_tokens import label_token_ids
 from blob_pyro.tasks.multiple_choice import MultipleChoiceTask, Questions
@@ -22,6 +23,8 @@ __all__ = [
     "Questions",
     "mmlu",
     # from texts to tensors
+    "Task",
+    "collator_for",
     "OptionCollator",
     "PromptCollator",
     "label_token_ids",

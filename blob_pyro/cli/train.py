@@ -1,0 +1,119 @@
+"""``blob-pyro train``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from blob_pyro.base_model import SMOLLM2, load_causal_lm, load_tokenizer
+from blob_pyro.checkpoint import save_posterior
+from blob_pyro.cli.data import questions, questions_task, texts_task
+from blob_pyro.cli.options import (
+    TASK_HELP,
+    DataDir,
+    DataFile,
+    Dtype,
+    LabelColumn,
+    Model,
+    NumSamples,
+    RecipeName,
+    Seed,
+    SkipBadRows,
+    TextColumn,
+)
+from blob_pyro.cli.terminal import console, one_line_errors, print_metrics
+from blob_pyro.diagnostics import summarize
+from blob_pyro.infer import posterior_predictive
+from blob_pyro.progress import TrainingProgress
+from blob_pyro.recipe import RECIPES, Recipe, task_record, torch_dtype
+from blob_pyro.tasks import Task, collator_for
+from blob_pyro.training import TrainingConfig
+
+Settings = TypeVar("Settings", Recipe, TrainingConfig)
+
+
+def train(
+    output_dir: Annotated[Path, typer.Option(help="Folder for the posterior.")],
+    data: DataFile = None,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    test_fraction: Annotated[float, typer.Option(help="Share of the rows kept for testing.")] = 0.2,
+    task: Annotated[str | None, typer.Option(help=TASK_HELP)] = None,
+    data_dir: DataDir = None,
+    limit_train: Annotated[
+        int | None, typer.Option(min=1, help="Train on that many questions of --task.")
+    ] = None,
+    skip_bad_rows: SkipBadRows = False,
+    model: Model = SMOLLM2,
+    recipe: Annotated[
+        RecipeName, typer.Option(help="Settings to start from; the options below change them.")
+    ] = RecipeName.small,
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the adapter.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Layers to adapt, separated by commas.")
+    ] = None,
+    prior_scale: Annotated[float | None, typer.Option(help="Prior sd of A.")] = None,
+    init_scale: Annotated[
+        float | None, typer.Option(help="Root of the initial posterior sd.")
+    ] = None,
+    kl_scale: Annotated[
+        float | None, typer.Option(help="Weight of the KL; 1 is the full ELBO.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate of B and M.")] = None,
+    num_samples: NumSamples = 10,
+    dtype: Annotated[Dtype, typer.Option(help="Weights of the base model.")] = Dtype.float32,
+    seed: Seed = 0,
+) -> None:
+    """Fine-tune a causal LM on labelled texts or questions and save its posterior.
+
+    Example: `blob-pyro train --data tickets.csv --label-column queue --output-dir posterior`
+
+    Example: `blob-pyro train --task openbookqa --limit-train 500 --output-dir posterior`
+    """
+    with one_line_errors():
+        training = _changed(
+            RECIPES[recipe].training,
+            num_steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+        )
+        settings = _changed(
+            RECIPES[recipe],
+            rank=rank,
+            target_modules=None if target is None else tuple(target.split(",")),
+            prior_scale=prior_scale,
+            init_scale=init_scale,
+            kl_scale=kl_scale,
+            training=training,
+        )
+        chosen: Task
+        if task is None:
+            chosen = texts_task(data, text_column, label_column, test_fraction, seed)
+            examples = chosen.splits["train"]
+        else:
+            chosen = questions_task(task)
+            examples = questions(chosen, "train", data_dir, limit_train, seed, skip_bad_rows)
+        tokenizer = load_tokenizer(model)
+        network = load_causal_lm(model, torch_dtype(dtype.value))
+        with TrainingProgress("BLoB", training.num_steps, console) as on_step:
+            fitted, guide, _ = settings.fine_tune(
+                network, tokenizer, chosen, examples, on_step=on_step
+            )
+        save_posterior(output_dir, fitted, guide, task=task_record(chosen))
+        console.print(f"wrote {output_dir}")
+        if task is None and "test" in chosen.splits:
+            loader = collator_for(chosen, tokenizer).loader(chosen.splits["test"])
+            predictive = posterior_predictive(fitted, guide, loader, num_samples, seed)
+            print_metrics(summarize(predictive["logits"], predictive["labels"]))
+
+
+def _changed(settings: Settings, **options: Any) -> Settings:
+    """Put the options that were given in the place of a recipe's own."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return replace(settings, **given)

@@ -1,0 +1,135 @@
+"""What was predicted for a labelled data set, kept so that metrics can be recomputed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset
+from torch.utils.data import DataLoader
+
+from blob_pyro.diagnostics import METRICS, auroc, bootstrap_interval, predictive_entropy
+from blob_pyro.guides import LoraGuide
+from blob_pyro.infer import posterior_predictive
+from blob_pyro.models import Classifier
+
+_ARRAYS = ("logits", "labels", "ids")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions under K draws for N labelled examples.
+
+    Parameters
+    ----------
+    logits
+        ``K x N x C``, float32; ``-inf`` for options that a question lacks.
+    labels
+        ``N``, int64.
+    ids
+        Names of the examples, ``N``, strings.
+    """
+
+    logits: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.str_]
+
+    def metrics(self) -> dict[str, float]:
+        """Compute accuracy, ECE, NLL (nats) and Brier score."""
+        return {name: metric(self.logits, self.labels) for name, metric in METRICS.items()}
+
+    def intervals(self, *, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """Compute 95 % bootstrap intervals of the same metrics, over examples."""
+        return {
+            name: bootstrap_interval(metric, self.logits, self.labels, seed=seed)
+            for name, metric in METRICS.items()
+        }
+
+    def ood_auroc(self, other: Evaluation) -> float:
+        """Tell how well the predictive entropy separates another set of examples from this one."""
+        return auroc(predictive_entropy(self.logits), predictive_entropy(other.logits))
+
+    def save(self, path: str | Path) -> None:
+        """Write a compressed ``.npz`` file that holds no pickle; a crash leaves no half of it."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                np.savez_compressed(file, logits=self.logits, labels=self.labels, ids=self.ids)
+            os.replace(draft, path)
+        except BaseException:
+            os.unlink(draft)
+            raise
+
+
+def load_evaluation(path: str | Path) -> Evaluation:
+    """Read what :meth:`Evaluation.save` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or something else.
+    """
+    try:
+        # Opened here: NumPy leaves a damaged file open.
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return Evaluation(*(file[name] for name in _ARRAYS))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} is not an evaluation that blob_pyro saved, or is damaged ({error}); make it "
+            "again with blob-pyro evaluate"
+        ) from error
+
+
+def evaluate(
+    model: Classifier,
+    guide: LoraGuide,
+    loader: DataLoader[Dataset],
+    ids: Sequence[str],
+    num_samples: int = 10,
+    seed: int = 0,
+    *,
+    progress: bool = True,
+) -> Evaluation:
+    """Predict a labelled data set under draws from the posterior.
+
+    Parameters
+    ----------
+    model, guide
+        The fitted program.
+    loader
+        Batches with labels, in the order of ``ids``.
+    ids
+        Names of the examples.
+    num_samples
+        Posterior draws; 0 for the posterior mean.
+    seed
+        Seed of the draws.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    Evaluation
+        Ready to be saved.
+
+    Raises
+    ------
+    ValueError
+        If the loader is empty, lacks labels or has another number of examples than ``ids``.
+    """
+    predictive = posterior_predictive(model, guide, loader, num_samples, seed, progress=progress)
+    if "labels" not in predictive:
+        raise ValueError("the data have no labels, so nothing can be measured; give labelled data")
+    if len(ids) != len(predictive["labels"]):
+        raise ValueError(f"{len(ids)} ids for {len(predictive['labels'])} examples; give one each")
+    return Evaluation(
+        predictive["logits"].float().numpy(), predictive["labels"].numpy(), np.asarray(ids)
+    )

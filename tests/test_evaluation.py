@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from blob_pyro.diagnostics import auroc, predictive_entropy, summarize
+from blob_pyro.evaluation import Evaluation, evaluate, load_evaluation
+from blob_pyro.guides import LowRankGaussianGuide
+from blob_pyro.infer import posterior_predictive
+
+
+def made_up(seed: int = 0, scale: float = 2.0) -> Evaluation:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(scale=scale, size=(3, 40, 4)).astype(np.float32)
+    logits[:, :5, 3] = -np.inf
+    return Evaluation(logits, rng.integers(3, size=40), np.array([f"é{i}" for i in range(40)]))
+
+
+def test_metrics_can_be_recomputed_from_the_file(tmp_path: Path) -> None:
+    evaluation = made_up()
+    path = tmp_path / "new" / "e.npz"
+    evaluation.save(path)
+    loaded = load_evaluation(path)
+    for name in ("logits", "labels", "ids"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(evaluation, name))
+    assert loaded.metrics() == summarize(evaluation.logits, evaluation.labels)
+    assert [file.name for file in path.parent.iterdir()] == ["e.npz"]
+
+
+def test_intervals_hold_the_metrics_and_follow_the_seed() -> None:
+    evaluation = made_up()
+    intervals = evaluation.intervals(seed=1)
+    for name, value in evaluation.metrics().items():
+        low, high = intervals[name]
+        assert low < high
+        # The ECE's bootstrap is biased upwards: its interval need not hold the value.
+        assert name == "ece" or low < value < high
+    assert intervals == evaluation.intervals(seed=1)
+
+
+def test_the_auroc_is_that_of_the_predictive_entropy() -> None:
+    sure, unsure = made_up(scale=6.0), made_up(1, scale=0.5)
+    wanted = auroc(predictive_entropy(sure.logits), predictive_entropy(unsure.logits))
+    assert sure.ood_auroc(unsure) == wanted > 0.9
+
+
+def test_evaluating_is_predicting(classifier: Any, token_batch: Any) -> None:
+    model = classifier("llama")
+    guide = LowRankGaussianGuide(model, init_scale=0.5)
+    batches: Any = [token_batch(3), token_batch(2, seed=1)]
+    found = evaluate(model, guide, batches, list("abcde"), 4, 7, progress=False)
+    wanted = posterior_predictive(model, guide, batches, 4, 7, progress=False)
+    np.testing.assert_array_equal(found.logits, wanted["logits"])
+    np.testing.assert_array_equal(found.labels, wanted["labels"])
+    assert found.ids.tolist() == list("abcde")
+
+
+def test_impossible_evaluations_are_refused(classifier: Any, token_batch: Any) -> None:
+    model = classifier("llama")
+    guide = LowRankGaussianGuide(model)
+    batch = token_batch(3)
+    with pytest.raises(ValueError, match="2 ids for 3 examples; give one each"):
+        evaluate(model, guide, [batch], ["a", "b"], progress=False)  # type: ignore[arg-type]
+    del batch["labels"]
+    with pytest.raises(ValueError, match="no labels, so nothing can be measured"):
+        evaluate(model, guide, [batch], ["a"] * 3, progress=False)  # type: ignore[arg-type]
+
+
+def test_a_save_that_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "e.npz"
+    made_up().save(path)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numpy.savez_compressed", full)
+    with pytest.raises(OSError, match="No space left"):
+        made_up(1).save(path)
+    np.testing.assert_array_equal(load_evaluation(path).logits, made_up().logits)
+    assert [file.name for file in tmp_path.iterdir()] == ["e.npz"]
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def pickled(path: Path) -> None:
+    arrays: Any = {"logits": np.array([{"a": 1}], dtype=object)}
+    np.savez(path, labels=np.zeros(1), ids=np.zeros(1), **arrays)
+
+
+def another(path: Path) -> None:
+    np.savez(path, other=np.zeros(1))
+
+
+@pytest.mark.parametrize(
+    "damage", [truncated, pickled, another, lambda path: path.write_text("x"), Path.unlink]
+)
+def test_another_file_is_refused(damage: Any, tmp_path: Path) -> None:
+    path = tmp_path / "e.npz"
+    made_up().save(path)
+    damage(path)
+    with pytest.raises(ValueError, match=r"e.npz is not an evaluation that blob_pyro saved, or is"):
+        load_evaluation(path)
+
+
+def test_half_precision_networks_are_saved_in_float32(classifier: Any, token_batch: Any) -> None:
+    model = classifier("llama").to(torch.bfloat16)
+    guide = LowRankGaussianGuide(model)
+    found = evaluate(model, guide, [token_batch(3)], list("abc"), 1, progress=False)  # type: ignore[arg-type]
+    assert found.logits.dtype == np.float32
