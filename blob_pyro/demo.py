@@ -35,7 +35,7 @@ from blob_pyro.training import flush_denormals
 Predictive = dict[str, torch.Tensor]
 
 BLOB = SMALL
-PLAIN_LORA = replace(BLOB, method="mle", training=replace(BLOB.training, flipout=False))
+PLAIN_LORA = replace(BLOB, method="mle")
 
 COLUMNS = {
     "accuracy": "accuracy ↑",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pyro
@@ -29,7 +29,8 @@ class Recipe:
     Parameters
     ----------
     method
-        ``"blob"`` learns mean and variance of each weight; ``"mle"`` is plain LoRA.
+        ``"blob"`` learns mean and variance of each weight; ``"mle"`` is plain LoRA; ``"map"`` is
+        plain LoRA with the prior's penalty, weighted by ``kl_scale``.
     rank, alpha, target_modules
         The adapter, as in ``peft.LoraConfig``.
     prior_scale
@@ -48,7 +49,7 @@ class Recipe:
         Steps, rates, batch size and seed.
     """
 
-    method: Literal["blob", "mle"] = "blob"
+    method: Literal["blob", "map", "mle"] = "blob"
     rank: int = 8
     alpha: int = 16
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
@@ -106,7 +107,8 @@ class Recipe:
             self._elbo(len(data)),
             data,
             collator_for(task, tokenizer),
-            self.training,
+            # A point has no noise whose signs could be flipped.
+            replace(self.training, flipout=self.training.flipout and self.method == "blob"),
             on_step=on_step,
         )
         return model, guide, records
@@ -128,9 +130,9 @@ class Recipe:
         return LabelTokenClassifier(net, tokens, num_data, self.prior_scale)
 
     def _guide(self, model: Classifier) -> LoraGuide:
-        if self.method == "mle":
-            return PointEstimateGuide(model)
-        return LowRankGaussianGuide(model, self.init_scale)
+        if self.method == "blob":
+            return LowRankGaussianGuide(model, self.init_scale)
+        return PointEstimateGuide(model)
 
     def _elbo(self, num_data: int) -> ReweightedTrace_ELBO:
         batch_size = self.training.batch_size

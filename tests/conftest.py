@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,26 @@ def base_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> str:
     LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> str:
+    """A folder of OpenBookQA- and ARC-like questions, written here."""
+    for place, stem in (("openbookqa/main", "question_stem"), ("ai2_arc/ARC-Easy", "question")):
+        folder = tmp_path / "data" / place
+        folder.mkdir(parents=True)
+        for split in ("train", "test"):
+            rows = [
+                {
+                    "id": f"{split}-{i}",
+                    stem: f"the printing problem {i}",
+                    "choices": {"text": ["login", "the phone", "email"], "label": ["A", "B", "C"]},
+                    "answerKey": "ABC"[i % 3],
+                }
+                for i in range(6)
+            ]
+            (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(tmp_path / "data")
 
 
 @pytest.fixture

@@ -64,26 +64,6 @@ def test_train_starts_from_a_recipe_and_changes_it(
 
 
 @pytest.fixture
-def questions(tmp_path: Path) -> str:
-    """A folder of OpenBookQA- and ARC-like questions, written here."""
-    for place, stem in (("openbookqa/main", "question_stem"), ("ai2_arc/ARC-Easy", "question")):
-        folder = tmp_path / "data" / place
-        folder.mkdir(parents=True)
-        for split in ("train", "test"):
-            rows = [
-                {
-                    "id": f"{split}-{i}",
-                    stem: f"the printing problem {i}",
-                    "choices": {"text": ["login", "the phone", "email"], "label": ["A", "B", "C"]},
-                    "answerKey": "ABC"[i % 3],
-                }
-                for i in range(6)
-            ]
-            (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return str(tmp_path / "data")
-
-
-@pytest.fixture
 def answering(tmp_path: Path, base_folder: str, questions: str) -> str:
     folder = str(tmp_path / "answering")
     result = invoke(
@@ -120,6 +100,21 @@ def test_evaluations_are_kept_beside_the_posterior(posterior: str, tickets: str)
     (kept,) = (Path(posterior) / "evaluations").iterdir()
     assert kept.name == "tickets-draws2-seed0.npz"
     assert load_evaluation(kept).logits.shape == (2, 12, 2)
+
+
+def test_a_benchmark_prints_its_tables(tmp_path: Path, base_folder: str, questions: str) -> None:
+    path = tmp_path / "b.yaml"
+    path.write_text(
+        f"model: {base_folder}\nseeds: [0]\ntasks: {{openbookqa: {{train: 2}}}}\n"
+        "methods: {mle: {method: mle, num_steps: 1, rank: 2, num_samples: [0]}}\n"
+    )
+    out = str(tmp_path / "out")
+    result = invoke("benchmark", str(path), "--data-dir", questions, "--output-dir", out)
+    assert result.exit_code == 0, result.output
+    assert "## trained on openbookqa, tested on openbookqa, 1 seeds" in result.stdout
+    result = invoke("benchmark", str(path), "--data-dir", str(tmp_path), "--output-dir", out + "2")
+    assert result.exit_code == 2
+    assert "train.jsonl: is not there" in result.stderr
 
 
 def test_a_posterior_of_texts_has_no_questions_and_the_other_way_round(

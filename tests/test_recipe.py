@@ -49,6 +49,22 @@ def test_both_methods_see_the_same_adapter_and_batches(base_folder: str) -> None
     assert seen["blob"][2][0].kl_weight > 0
 
 
+def test_map_is_mle_with_the_priors_penalty(base_folder: str) -> None:
+    training = TrainingConfig(num_steps=2, batch_size=2)
+    recipe = Recipe(method="map", kl_scale=0.5, training=training)
+    model, guide, records = recipe.fine_tune(
+        load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, DATA
+    )
+    assert isinstance(guide, PointEstimateGuide)
+    assert [record.kl_weight for record in records] == [0.5, 0.5]
+    # A point's "KL" is minus the log density of the prior.
+    density = sum(
+        torch.distributions.Normal(0.0, 0.2).log_prob(site.projection.initial_weight).sum()
+        for site in model.sites.values()
+    )
+    assert records[0].kl == pytest.approx(-float(density), rel=1e-5)
+
+
 def test_a_task_is_recorded_as_json_values() -> None:
     assert task_record(TASK)["class_names"] == ["login", "printing"]
 

@@ -7,6 +7,7 @@ import warnings
 import typer
 from transformers.utils import logging as transformers_logging
 
+from blob_pyro.cli.benchmark import benchmark
 from blob_pyro.cli.demo import demo
 from blob_pyro.cli.evaluate import evaluate
 from blob_pyro.cli.predict import predict
@@ -19,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, evaluate, predict):
+for command in (demo, train, evaluate, predict, benchmark):
     app.command()(command)
 
 

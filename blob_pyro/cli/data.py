@@ -13,15 +13,14 @@ from blob_pyro.cli.terminal import console
 from blob_pyro.guides import LoraGuide
 from blob_pyro.models import Classifier
 from blob_pyro.tasks import (
-    TASKS,
     MultipleChoiceTask,
     OptionCollator,
     PromptCollator,
     Task,
     TextClassificationTask,
     collator_for,
+    find_task,
     helpdesk,
-    mmlu,
     table,
 )
 
@@ -33,15 +32,6 @@ def texts_task(
     if data is None:
         return helpdesk()
     return table(data, text_column, label_column, test_fraction=test_fraction, seed=seed)
-
-
-def questions_task(name: str) -> MultipleChoiceTask:
-    """Find a multiple-choice task by its name."""
-    if name in TASKS:
-        return TASKS[name]
-    if name.startswith("mmlu_"):
-        return mmlu(name.removeprefix("mmlu_"))
-    raise ValueError(f"the task {name!r} is unknown; use {', '.join(TASKS)}, or mmlu_SUBJECT")
 
 
 def questions(
@@ -91,7 +81,7 @@ def load(folder: Path) -> tuple[Classifier, LoraGuide, Task, PromptCollator | Op
     base_model = model.network.peft_config[model.adapter].base_model_name_or_path
     task: Task
     if record["kind"] == "questions":
-        task = questions_task(record["name"])
+        task = find_task(record["name"])
     else:
         names = tuple(record["class_names"])
         task = TextClassificationTask(record["name"], DatasetDict(), names, record["prompt"])

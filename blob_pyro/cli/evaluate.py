@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from blob_pyro.cli.data import labelled_texts, load, questions, questions_task
+from blob_pyro.cli.data import labelled_texts, load, questions
 from blob_pyro.cli.options import (
     TASK_HELP,
     DataDir,
@@ -23,7 +23,7 @@ from blob_pyro.cli.options import (
 from blob_pyro.cli.terminal import console, one_line_errors, print_table
 from blob_pyro.evaluation import Evaluation
 from blob_pyro.evaluation import evaluate as evaluate_examples
-from blob_pyro.tasks import MultipleChoiceTask, Task
+from blob_pyro.tasks import MultipleChoiceTask, Task, find_task
 
 
 def evaluate(
@@ -62,7 +62,7 @@ def evaluate(
         if isinstance(trained, MultipleChoiceTask):
             names = [task or trained.name, *(ood or [])]
             sets = {
-                name: questions(questions_task(name), "test", data_dir, limit, seed, skip_bad_rows)
+                name: questions(find_task(name), "test", data_dir, limit, seed, skip_bad_rows)
                 for name in names
             }
         else:

@@ -10,7 +10,7 @@ import typer
 
 from blob_pyro.base_model import SMOLLM2, load_causal_lm, load_tokenizer
 from blob_pyro.checkpoint import save_posterior
-from blob_pyro.cli.data import questions, questions_task, texts_task
+from blob_pyro.cli.data import questions, texts_task
 from blob_pyro.cli.options import (
     TASK_HELP,
     DataDir,
@@ -29,7 +29,7 @@ from blob_pyro.diagnostics import summarize
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.progress import TrainingProgress
 from blob_pyro.recipe import RECIPES, Recipe, task_record, torch_dtype
-from blob_pyro.tasks import Task, collator_for
+from blob_pyro.tasks import Task, collator_for, find_task
 from blob_pyro.training import TrainingConfig
 
 Settings = TypeVar("Settings", Recipe, TrainingConfig)
@@ -97,7 +97,7 @@ def train(
             chosen = texts_task(data, text_column, label_column, test_fraction, seed)
             examples = chosen.splits["train"]
         else:
-            chosen = questions_task(task)
+            chosen = find_task(task)
             examples = questions(chosen, "train", data_dir, limit_train, seed, skip_bad_rows)
         tokenizer = load_tokenizer(model)
         network = load_causal_lm(model, torch_dtype(dtype.value))

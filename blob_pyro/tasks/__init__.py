@@ -1,6 +1,6 @@
 """Data sets as texts, labels and prompts."""
 
-from blob_pyro.tasks.catalogue import TASKS, mmlu
+from blob_pyro.tasks.catalogue import TASKS, find_task, mmlu
 from blob_pyro.tasks.collators import Task, collator_for
 from blob_pyro.tasks.helpdesk import helpdesk
 from blob_pyro.tasks.label_tokens import label_token_ids
@@ -21,6 +21,7 @@ __all__ = [
     "MultipleChoiceTask",
     "Question",
     "Questions",
+    "find_task",
     "mmlu",
     # from texts to tensors
     "Task",

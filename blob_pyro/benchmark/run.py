@@ -1,0 +1,78 @@
+"""All cells of a benchmark, one after the other, and the tables at the end."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from blob_pyro.base_model import load_causal_lm, load_tokenizer
+from blob_pyro.benchmark.cell import Cell, run_cell
+from blob_pyro.benchmark.config import BenchmarkConfig
+from blob_pyro.benchmark.tables import latex_table, markdown_table, summary
+from blob_pyro.progress import TrainingProgress
+
+
+def run_benchmark(
+    config: BenchmarkConfig,
+    folder: str | Path,
+    data_dir: Path | None = None,
+    *,
+    console: Console | None = None,
+) -> dict[Cell, dict[str, Any]]:
+    """Run the cells that are not finished, and write the tables.
+
+    Parameters
+    ----------
+    config
+        Tasks, methods and seeds.
+    folder
+        Results; an interrupted run goes on where it was, a finished one does nothing but tables:
+        ``tables.md`` and ``tables.tex``.
+    data_dir
+        Folder of the data as JSON lines; None reads the Hub.
+    console
+        Where to show progress; None for silence.
+
+    Returns
+    -------
+    dict
+        Results of every cell.
+
+    Raises
+    ------
+    ValueError
+        If a row or a file is bad, or the folder holds cells of other settings.
+    """
+    folder, console = Path(folder), console or Console(quiet=True)
+    cells = [
+        Cell(method, task, seed)
+        for seed, task, method in product(config.seeds, config.tasks, config.methods)
+    ]
+    tokenizer, network = load_tokenizer(config.model), load_causal_lm(config.model)
+    results = {}
+    for number, cell in enumerate(cells, start=1):
+        console.print(f"{number} of {len(cells)}: {cell}", markup=False)
+        steps = config.methods[cell.method].recipe.training.num_steps
+        with TrainingProgress(str(cell), steps, console) as on_step:
+            results[cell] = run_cell(
+                cell, config, network, tokenizer, folder, data_dir, on_step=on_step
+            )
+    _write_tables(config, results, folder)
+    return results
+
+
+def _write_tables(
+    config: BenchmarkConfig, results: dict[Cell, dict[str, Any]], folder: Path
+) -> None:
+    markdown, latex = [], []
+    for task, task_config in config.tasks.items():
+        for on in (task, *task_config.ood):
+            rows = summary(config, results, task, on)
+            title = f"trained on {task}, tested on {on}, {len(config.seeds)} seeds"
+            markdown.append(f"## {title}\n\n{markdown_table(rows)}")
+            latex.append(f"% {title}\n{latex_table(rows)}")
+    (folder / "tables.md").write_text("\n".join(markdown), encoding="utf-8")
+    (folder / "tables.tex").write_text("\n".join(latex), encoding="utf-8")

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blob_pyro.benchmark import TaskConfig, read_config
+from blob_pyro.recipe import PAPER
+
+
+def test_a_file_becomes_tasks_methods_and_seeds(content: Any, write: Any) -> None:
+    config = read_config(write(content))
+    assert config.seeds == (0, 1)
+    assert config.test_limit == 5
+    assert config.tasks["openbookqa"] == TaskConfig(4, ("ai2_arc_easy",))
+    assert list(config.methods) == ["mle", "blob"]
+    assert config.methods["mle"].num_samples == (0,)
+    recipe = config.methods["blob"].recipe
+    assert (recipe.method, recipe.init_scale, recipe.rank) == ("blob", 0.3, 2)
+    assert (recipe.training.num_steps, recipe.training.batch_size) == (1, 2)
+
+
+def test_a_method_starts_from_a_recipe(content: Any, write: Any) -> None:
+    content["methods"] = {"paper": {"recipe": "paper", "target_modules": ["q_proj"]}}
+    config = read_config(write(content))
+    recipe = config.methods["paper"].recipe
+    assert recipe.schedule == PAPER.schedule == "blob"
+    assert recipe.training.kl_learning_rate == 0.01
+    assert recipe.target_modules == ("q_proj",)
+    assert recipe.training.num_steps == 1
+    assert config.methods["paper"].num_samples == (10,)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": None}, "model is missing; a benchmark has a model, tasks and methods"),
+        ({"tasks": {}}, "tasks is missing"),
+        ({"method": {}}, "the file has the unknown setting 'method'; known are"),
+        ({"tasks": {"trivia": {}}}, "the task 'trivia' is unknown; use openbookqa"),
+        ({"tasks": {"openbookqa": {"ood": ["x"]}}}, "the task 'x' is unknown"),
+        (
+            {"tasks": {"openbookqa": {"size": 3}}},
+            "task 'openbookqa' has the unknown setting 'size'",
+        ),
+        ({"tasks": {"openbookqa": None}}, "task 'openbookqa' is None, which has no 'name: value'"),
+        ({"methods": {"a": {"lr": 1}}}, "method 'a' has the unknown setting 'lr'"),
+        ({"methods": {"a": {"seed": 1}}}, "method 'a' has the unknown setting 'seed'"),
+        ({"methods": {"a": {"recipe": "big"}}}, r"recipe 'big' is none of \['paper', 'small'\]"),
+        ({"methods": {"a": {"num_steps": 0}}}, "num_steps=0 must be at least 1"),
+        ({"training": [1]}, r"training is \[1\], which has no"),
+    ],
+)
+def test_mistakes_are_named_with_their_file(
+    change: Any, message: str, content: Any, write: Any
+) -> None:
+    with pytest.raises(ValueError, match=rf"benchmark.yaml: .*{message}"):
+        read_config(write({**content, **change}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is not YAML"),
+        ("- 1", "the file is"),
+        ("!!python/object:os.system {}", "is not YAML"),
+    ],
+)
+def test_another_file_is_refused(text: str, message: str, write: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_config(write(text))
+
+
+def test_an_absent_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"x.yaml: cannot be read \(No such file"):
+        read_config(tmp_path / "x.yaml")

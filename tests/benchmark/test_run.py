@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blob_pyro.benchmark import Cell, read_config, run_benchmark
+from blob_pyro.diagnostics import METRICS
+from blob_pyro.evaluation import load_evaluation
+from blob_pyro.recipe import Recipe
+
+
+@pytest.fixture
+def config(content: Any, write: Any) -> Any:
+    return read_config(write(content))
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The seeds of all fits."""
+    seeds: list[int] = []
+    fine_tune = Recipe.fine_tune
+
+    def counted(self: Recipe, *args: Any, **options: Any) -> Any:
+        seeds.append(self.training.seed)
+        return fine_tune(self, *args, **options)
+
+    monkeypatch.setattr(Recipe, "fine_tune", counted)
+    return seeds
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_every_cell_is_a_file_and_a_finished_benchmark_does_nothing(
+    config: Any, questions: str, tmp_path: Path, fits: list[int]
+) -> None:
+    folder = tmp_path / "results"
+    results = run_benchmark(config, folder, Path(questions))
+    assert len(results) == len(fits) == 8
+    assert sorted(fits) == [0] * 4 + [1] * 4
+    made = files(folder)
+    assert len([name for name in made if name.startswith("cells/")]) == 8
+    again = run_benchmark(config, folder, Path(questions))
+    assert len(fits) == 8
+    assert again == results
+    assert files(folder) == made
+
+
+def test_metrics_are_those_of_the_draws_that_are_kept(
+    config: Any, questions: str, tmp_path: Path
+) -> None:
+    results = run_benchmark(config, tmp_path, Path(questions))
+    metrics = results[Cell("blob", "openbookqa", 1)]["metrics"]
+    assert set(metrics) == {"0", "2"}
+    kept = [
+        load_evaluation(tmp_path / "draws" / f"blob-openbookqa-seed1-{name}-draws2.npz")
+        for name in ("openbookqa", "ai2_arc_easy")
+    ]
+    assert kept[0].logits.shape == (2, 5, 4)
+    assert metrics["2"]["openbookqa"] == kept[0].metrics()
+    outside = dict(metrics["2"]["ai2_arc_easy"])
+    assert outside.pop("auroc") == kept[0].ood_auroc(kept[1])
+    assert outside == kept[1].metrics()
+    assert set(outside) == set(METRICS)
+
+
+def test_a_killed_benchmark_loses_nothing_and_repeats_nothing(
+    config: Any, questions: str, tmp_path: Path, fits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_benchmark(config, tmp_path / "whole", Path(questions))
+    fits.clear()
+    fine_tune = Recipe.fine_tune
+
+    def killed(self: Recipe, *args: Any, **options: Any) -> Any:
+        if len(fits) == 3:
+            raise KeyboardInterrupt
+        return fine_tune(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recipe, "fine_tune", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_benchmark(config, tmp_path / "killed", Path(questions))
+    assert len(files(tmp_path / "killed" / "cells")) == 3
+    resumed = run_benchmark(config, tmp_path / "killed", Path(questions))
+    assert len(fits) == 8
+    for cell, result in whole.items():
+        assert resumed[cell]["metrics"] == result["metrics"]
+
+
+def test_cells_of_other_settings_are_refused(
+    content: Any, write: Any, questions: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "results"
+    run_benchmark(read_config(write(content)), folder, Path(questions))
+    content["methods"]["blob"]["init_scale"] = 0.4
+    with pytest.raises(
+        ValueError, match=r"blob-openbookqa-seed0.json was made with other settings"
+    ):
+        run_benchmark(read_config(write(content)), folder, Path(questions))
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "{}"])
+def test_a_damaged_cell_is_named(damage: str, config: Any, questions: str, tmp_path: Path) -> None:
+    path = tmp_path / "cells" / "mle-openbookqa-seed0.json"
+    path.parent.mkdir()
+    path.write_text(damage)
+    with pytest.raises(ValueError, match=r"mle-openbookqa-seed0.json is damaged \(.*delete it"):
+        run_benchmark(config, tmp_path, Path(questions))
+
+
+def test_tables_hold_a_row_for_each_number_of_draws(
+    config: Any, questions: str, tmp_path: Path
+) -> None:
+    run_benchmark(config, tmp_path, Path(questions))
+    markdown = (tmp_path / "tables.md").read_text()
+    assert markdown.count("## trained on") == 3
+    assert "## trained on openbookqa, tested on ai2_arc_easy, 2 seeds" in markdown
+    rows = [line.split("|")[1].strip() for line in markdown.splitlines() if line.startswith("| ")]
+    assert rows == ["", "mle", "blob, K = 0", "blob, K = 2"] * 3
+    assert (tmp_path / "tables.tex").read_text().count("\\begin{tabular}") == 3
+    cell = json.loads((tmp_path / "cells" / "mle-openbookqa-seed0.json").read_text())
+    assert cell["train_seconds"] > 0

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from blob_pyro.benchmark import Cell, latex_table, markdown_table, read_config, summary
+
+
+@pytest.fixture
+def rows(content: Any, write: Any) -> Any:
+    """Made-up results: mle is the more accurate one, blob the better calibrated one."""
+    config = read_config(write(content))
+    results: dict[Cell, Any] = {}
+    for seed in config.seeds:
+        values = {"accuracy": 0.6 + 0.02 * seed, "ece": 0.2, "nll": 1.5, "brier": 0.6}
+        better = {**values, "accuracy": 0.5, "ece": 0.1 + 0.01 * seed, "nll": 1.0}
+        results[Cell("mle", "openbookqa", seed)] = {"metrics": {"0": {"openbookqa": values}}}
+        results[Cell("blob", "openbookqa", seed)] = {
+            "metrics": {draws: {"openbookqa": better} for draws in ("0", "2")}
+        }
+    return summary(config, results, "openbookqa", "openbookqa")
+
+
+def test_means_and_deviations_are_in_percent(rows: Any) -> None:
+    # Two seeds: the deviation is the difference over the root of two.
+    assert rows["mle"]["accuracy"] == pytest.approx((61.0, 2 / 2**0.5))
+    assert rows["blob, K = 2"]["ece"] == pytest.approx((10.5, 1 / 2**0.5))
+    assert rows["mle"]["nll"] == (1.5, 0.0)
+    assert "brier" not in rows["mle"]
+
+
+def test_the_best_of_each_column_is_bold(rows: Any) -> None:
+    del rows["blob, K = 0"]
+    assert markdown_table(rows) == (
+        "|  | ACC | ECE | NLL |\n"
+        "|---|---|---|---|\n"
+        "| mle | **61.00 ± 1.41** | 20.00 ± 0.00 | 1.50 ± 0.00 |\n"
+        "| blob, K = 2 | 50.00 ± 0.00 | **10.50 ± 0.71** | **1.00 ± 0.00** |\n"
+    )
+    assert latex_table(rows) == (
+        "\\begin{tabular}{lccc}\n\\toprule\n & ACC & ECE & NLL \\\\\n\\midrule\n"
+        "mle & $\\mathbf{61.00_{\\pm 1.41}}$ & $20.00_{\\pm 0.00}$ & $1.50_{\\pm 0.00}$ \\\\\n"
+        "blob, K = 2 & $50.00_{\\pm 0.00}$ & $\\mathbf{10.50_{\\pm 0.71}}$ & "
+        "$\\mathbf{1.00_{\\pm 0.00}}$ \\\\\n\\bottomrule\n\\end{tabular}\n"
+    )
