@@ -8,6 +8,8 @@ import pytest
 from blob_pyro.benchmark import TaskConfig, read_config
 from blob_pyro.recipe import PAPER
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "benchmarks"
+
 
 def test_a_file_becomes_tasks_methods_and_seeds(content: Any, write: Any) -> None:
     config = read_config(write(content))
@@ -75,3 +77,11 @@ def test_another_file_is_refused(text: str, message: str, write: Any) -> None:
 def test_an_absent_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"x.yaml: cannot be read \(No such file"):
         read_config(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_examples_are_benchmarks(path: Path) -> None:
+    config = read_config(path)
+    assert config.seeds == (0, 1, 2)
+    assert config.methods["mle"].recipe.method == "mle"
+    assert config.methods["blob"].num_samples == (0, 5, 10)
