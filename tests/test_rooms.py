@@ -13,9 +13,20 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "blob_pyro"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Each may import those before it; tasks and diagnostics stand alone.
-STOREYS = ["poutine", "lora", "models", "guides", "infer"]
+STOREYS = ["poutine", "distributions", "lora", "models", "guides", "infer"]
 ALONE = ["tasks", "diagnostics"]
-TOP = ["base_model", "checkpoint", "training", "recipe", "progress", "demo", "cli", "__main__"]
+TOP = [
+    "base_model",
+    "checkpoint",
+    "training",
+    "recipe",
+    "evaluation",
+    "progress",
+    "benchmark",
+    "demo",
+    "cli",
+    "__main__",
+]
 EXEMPT = ["__init__", "version"]
 NOT_ALONE = {"pyro", "peft"}
 

@@ -1,13 +1,19 @@
 """Posterior approximations over LoRA weights, one a file."""
 
+from blob_pyro.guides.full_covariance import FullCovarianceGuide
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.low_rank_gaussian import LowRankGaussianGuide
+from blob_pyro.guides.low_rank_plus_diagonal import LowRankPlusDiagonalGuide
+from blob_pyro.guides.matrix_normal import MatrixNormalGuide
 from blob_pyro.guides.point_estimate import PointEstimateGuide
 
 __all__ = [
     # base
     "LoraGuide",
     # guides
+    "FullCovarianceGuide",
     "LowRankGaussianGuide",
+    "LowRankPlusDiagonalGuide",
+    "MatrixNormalGuide",
     "PointEstimateGuide",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 import torch
 from torch import nn
@@ -29,7 +30,8 @@ class SiteParameters(nn.Module):
 
     def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
-        self._names = tuple(values)
+        # Where each parameter is, since walking its path at every step takes time.
+        self._places: dict[str, tuple[nn.Module, str]] = {}
         for name, value in values.items():
             *path, leaf = name.split(".")
             owner: nn.Module = self
@@ -38,16 +40,18 @@ class SiteParameters(nn.Module):
                     owner.add_module(part, nn.Module())
                 owner = owner.get_submodule(part)
             owner.register_parameter(leaf, nn.Parameter(value.detach().clone()))
+            self._places[name] = (owner, leaf)
 
     def __getitem__(self, name: str) -> nn.Parameter:
-        return self.get_parameter(name)
+        owner, leaf = self._places[name]
+        return cast(nn.Parameter, owner._parameters[leaf])
 
     def items(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Go over site names and parameters."""
         return ((name, self[name]) for name in self)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._places)
 
     def state_param(self, prefix: str, name: str) -> torch.Tensor:
         """State the parameter of a site to Pyro as ``prefix.name`` and return its value."""

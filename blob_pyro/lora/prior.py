@@ -59,9 +59,11 @@ class NormalPrior:
 
     def __call__(self, site: LatentWeight) -> TorchDistributionMixin:
         """Make the distribution on the device and in the dtype of a site's weight."""
-        loc = site.initial_weight.new_zeros(())
-        prior = dist.Normal(loc, loc + self.scale, validate_args=False)
-        return prior.expand(site.initial_weight.shape).to_event(2)
+        weight = site.initial_weight
+        loc, scale = (
+            weight.new_full((), value).expand(weight.shape) for value in (0.0, self.scale)
+        )
+        return dist.Normal(loc, scale, validate_args=False).to_event(2)
 
     def config(self) -> dict[str, Any]:
         """Give the constructor's arguments, as JSON values."""

@@ -42,9 +42,11 @@ def local_param(name: str, parameter: torch.nn.Parameter) -> torch.Tensor:
     value = parameter.view_as(parameter)
     # Pyro's own convention: a param site's value leads back to the tensor that is optimised.
     value.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+    return _statement(
+        name, value, constraint=constraints.real, event_dim=parameter.dim(), name=name
+    )
 
-    def state(*_args: object, **_kwargs: object) -> torch.Tensor:
-        return value
 
-    statement = effectful(state, type="param")
-    return statement(name, constraint=constraints.real, event_dim=parameter.dim(), name=name)
+@effectful(type="param")
+def _statement(name: str, value: torch.Tensor, **_options: object) -> torch.Tensor:
+    return value

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
+import pyro
 import pytest
 import torch
 
 from blob_pyro.guides import LowRankGaussianGuide
+from blob_pyro.guides.low_rank_gaussian import Parameterization
+
+# From G to the scale, each written out.
+SCALES: dict[str, Any] = {
+    "square": lambda G: G * G,
+    "softplus": lambda G: (1 + G.exp()).log(),
+    "exp": lambda G: math.e**G,
+}
 
 
 @pytest.mark.parametrize("init_scale", [0.05, 0.5])
@@ -52,3 +61,64 @@ def test_config_makes_the_same_guide(classifier: Any) -> None:
     guide = LowRankGaussianGuide(model, init_scale=0.1)
     assert guide.config() == {"init_scale": 0.1, "parameterization": "square"}
     assert LowRankGaussianGuide(model, **guide.config()).config() == guide.config()
+
+
+def test_every_parameterization_is_tested() -> None:
+    assert set(SCALES) == set(get_args(Parameterization))
+
+
+@pytest.mark.parametrize("init_scale", [0.05, 0.5])
+def test_the_parameterization_does_not_change_the_start(init_scale: float, classifier: Any) -> None:
+    model = classifier("llama").double()
+    scales = {}
+    for parameterization in SCALES:
+        pyro.set_rng_seed(4)
+        guide = LowRankGaussianGuide(model, init_scale, parameterization)
+        scales[parameterization] = guide.scale()
+    # The roots of the one are uniform (tested above), and the others' scales are the same numbers.
+    torch.testing.assert_close(scales["softplus"], scales["square"])
+    torch.testing.assert_close(scales["exp"], scales["square"])
+
+
+@pytest.mark.parametrize("parameterization", SCALES)
+def test_the_scale_follows_from_its_parameter(parameterization: Any, classifier: Any) -> None:
+    guide = LowRankGaussianGuide(classifier("llama").double(), 0.1, parameterization)
+    for name, G in guide.G.items():
+        G.data.uniform_(-6, 6)
+        scale = guide.scale()[name]
+        assert scale.min() > 0
+        torch.testing.assert_close(scale, SCALES[parameterization](G.detach()))
+        torch.testing.assert_close(guide.site_posterior(name).stddev, scale)
+
+
+@pytest.mark.parametrize("parameterization", SCALES)
+def test_gradients_flow_through_the_parameterization(
+    parameterization: Any, classifier: Any
+) -> None:
+    guide = LowRankGaussianGuide(
+        classifier("llama", prior_scale=0.3).double(), 0.5, parameterization
+    )
+    guide.kl().backward()
+    for _, G in guide.G.items():
+        root = G.detach().clone().requires_grad_()
+        scale = SCALES[parameterization](root)
+        # Of log(sigma_p / Omega) + Omega^2 / (2 sigma_p^2).
+        expected = torch.autograd.grad(scale, root, scale.detach() / 0.3**2 - 1 / scale.detach())
+        torch.testing.assert_close(G.grad, expected[0])
+
+
+@pytest.mark.parametrize("parameterization", SCALES)
+def test_config_keeps_the_parameterization(parameterization: Any, classifier: Any) -> None:
+    model = classifier("llama")
+    guide = LowRankGaussianGuide(model, 0.1, parameterization)
+    again = LowRankGaussianGuide(model, **guide.config())
+    again.load_state_dict(guide.state_dict())
+    assert again.config() == {"init_scale": 0.1, "parameterization": parameterization}
+    torch.testing.assert_close(again.scale(), guide.scale(), rtol=0, atol=0)
+
+
+def test_an_unknown_parameterization_is_refused(classifier: Any) -> None:
+    message = r"parameterization='cube' is unknown; use one of \['square', 'softplus', 'exp'\]"
+    unknown: Any = "cube"
+    with pytest.raises(ValueError, match=message):
+        LowRankGaussianGuide(classifier("llama"), parameterization=unknown)
