@@ -11,6 +11,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from typing_extensions import override
 
+from blob_pyro.guides.init_scale import check_init_scale
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.models import BayesianLora
@@ -76,16 +77,11 @@ class LowRankGaussianGuide(LoraGuide):
         parameterization: Parameterization = "square",
     ) -> None:
         super().__init__(model)
-        if not 0 < init_scale < math.inf:
-            raise ValueError(
-                f"init_scale={init_scale} must be positive and finite (the paper uses 0.05): it is "
-                "the root of the posterior's initial standard deviation"
-            )
         if parameterization not in _SCALES:
             raise ValueError(
                 f"parameterization={parameterization!r} is unknown; use one of {[*_SCALES]}"
             )
-        self.init_scale = init_scale
+        self.init_scale = check_init_scale(init_scale)
         self.parameterization: Parameterization = parameterization
         self._scale, from_root = _SCALES[parameterization]
         self.G = SiteParameters(

@@ -13,6 +13,10 @@ from pyro import poutine
 from blob_pyro.infer.posterior_draws import Batch, Draw
 from blob_pyro.models import Classifier
 
+# A CPU gains by fewer calls, and loses by temporaries that no longer fit its caches and free lists:
+# examples/benchmarks/predictive.py.
+_CPU_TOKENS = 1024
+
 
 class DrawsAtOnce:
     """Runs a model under fixed draws, a group of them in each forward pass.
@@ -26,8 +30,8 @@ class DrawsAtOnce:
     draws
         Site name to value, for each draw.
     parallel
-        Draws a group: False for 1, True for all, or a number.  Where memory runs out, it is halved
-        for good, with a warning.
+        Draws a group: False for 1, a number, or True for as many as pay: all of them, on the CPU
+        up to 1024 tokens a pass.  Where memory runs out, it is halved for good, with a warning.
 
     Raises
     ------
@@ -44,24 +48,29 @@ class DrawsAtOnce:
         self.model = model
         self.draws = draws
         self.size = len(draws) if parallel is True else max(1, int(parallel))
+        self.chooses = parallel is True
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """Give the logits of a batch of B under all K draws, ``K x B x C``, on the CPU."""
         while True:
+            size = self._group_size(batch["input_ids"])
+            groups = [self.draws[i : i + size] for i in range(0, len(self.draws), size)]
             try:
-                return torch.cat([self._run(group, batch).cpu() for group in self._groups()])
+                return torch.cat([self._run(group, batch).cpu() for group in groups])
             except RuntimeError as error:
-                if self.size == 1 or not should_reduce_batch_size(error):
+                if size == 1 or not should_reduce_batch_size(error):
                     raise
-                self._halve()
+                self._halve(size)
 
-    def _groups(self) -> list[Sequence[Draw]]:
-        return [self.draws[i : i + self.size] for i in range(0, len(self.draws), self.size)]
+    def _group_size(self, input_ids: torch.Tensor) -> int:
+        if not (self.chooses and input_ids.device.type == "cpu"):
+            return self.size
+        return max(1, min(self.size, _CPU_TOKENS // input_ids.numel()))
 
-    def _halve(self) -> None:
-        self.size //= 2
+    def _halve(self, size: int) -> None:
+        self.size = size // 2
         warnings.warn(
-            f"memory ran out with {2 * self.size} draws or more in one forward pass; going on with "
+            f"memory ran out with {size} draws in one forward pass; going on with "
             f"{self.size}. Pass parallel={self.size}, or make the batches smaller",
             stacklevel=4,
         )

@@ -46,8 +46,9 @@ def posterior_predictive(
         Seed of the draws; None goes on with the global random state.  The global state is as
         before after a call with a seed.
     parallel
-        How many draws share a forward pass: False for one, True for all, or a number.  Where memory
-        runs out, half as many are tried, with a warning.
+        How many draws share a forward pass: False for one, a number, or True for as many as pay
+        (all of them; on the CPU up to 1024 tokens a pass, beyond which it gets slower).  Where
+        memory runs out, half as many are tried, with a warning.
     return_sites
         Latent sites whose draws are returned too (``K x r x n`` each, under their names).
     progress

@@ -56,10 +56,10 @@ class BayesianLora(PyroModule):
     >>> from peft import LoraConfig, get_peft_model
     >>> class Regression(BayesianLora):
     ...     def forward(self, x, y=None):
-    ...         self.draw(x.shape)
-    ...         mean = self.network(x).squeeze(-1)
+    ...         num_draws = self.draw(x.shape)
+    ...         mean = self.network(x.repeat(num_draws, 1)).reshape(-1, len(x))
     ...         with pyro.plate("data", self.num_data, subsample=x):
-    ...             return pyro.sample("y", dist.Normal(mean, 0.1), obs=y)
+    ...             return pyro.sample("y", dist.Normal(mean.squeeze(0), 0.1), obs=y)
     >>> lora = LoraConfig(r=1, target_modules=["0"])
     >>> model = Regression(get_peft_model(torch.nn.Sequential(torch.nn.Linear(4, 1)), lora), 9)
     >>> model(torch.zeros(9, 4)).shape

@@ -18,16 +18,31 @@ class GroupedWeight:
     weight
         Tensor of shape ``(..., r, n)``; the leading dimensions, flattened, are the groups (draws,
         or draws times examples).  Consecutive rows of the input belong to one group.
+    rows
+        Rows that the input will have, or a divisor of their number (a network may split each into
+        several).
+
+    Raises
+    ------
+    ValueError
+        When it is called, if there are several groups and the input has another number of rows.
     """
 
-    def __init__(self, weight: torch.Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, rows: int) -> None:
         self.weight = weight.reshape(-1, *weight.shape[-2:])
+        self.rows = rows
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Project ``(rows, ..., n)`` to ``(rows, ..., r)``."""
         groups, rank, in_features = self.weight.shape
         if groups == 1:
             return torch.nn.functional.linear(x, self.weight[0])
+        if x.shape[0] % self.rows:
+            raise ValueError(
+                f"a LoRA layer got {x.shape[0]} rows, but {groups} weights were drawn for "
+                f"{self.rows} rows: run the network on the batch repeated once for each draw, as "
+                "many times as draw() says"
+            )
         grouped = x.reshape(groups, -1, in_features)
         return torch.bmm(grouped, self.weight.mT).reshape(*x.shape[:-1], rank)
 
@@ -60,4 +75,4 @@ def apply_weight(weight: torch.Tensor, shape: torch.Size) -> AppliedWeight:
     >>> project(torch.ones(1, 4, 3)).shape
     torch.Size([1, 4, 2])
     """
-    return GroupedWeight(weight)
+    return GroupedWeight(weight, shape[0])

@@ -62,7 +62,7 @@ def _per_example(weight: torch.Tensor, center: torch.Tensor, shape: torch.Size) 
     deviation = (weight - center).reshape(-1, 1, rank, in_features)
     signs = _random_signs(weight, rows, rank, 1) * _random_signs(weight, rows, 1, in_features)
     signs = signs.reshape(deviation.shape[0], -1, rank, in_features)
-    return GroupedWeight(_shared(center) + signs * deviation)
+    return GroupedWeight(_shared(center) + signs * deviation, rows)
 
 
 def _shared(center: torch.Tensor) -> torch.Tensor:
@@ -77,8 +77,8 @@ class TokenFlipout:
     def __init__(self, weight: torch.Tensor, center: torch.Tensor, shape: torch.Size) -> None:
         rank, in_features = weight.shape[-2:]
         self.shape = torch.Size(shape)
-        self.mean = GroupedWeight(_shared(center))
-        self.deviation = GroupedWeight(weight - center)
+        self.mean = GroupedWeight(_shared(center), shape[0])
+        self.deviation = GroupedWeight(weight - center, shape[0])
         # Drawn now, not in the call: gradient checkpointing must meet the same signs twice.
         self.signs_in = _random_signs(weight, *shape, in_features)
         self.signs_out = _random_signs(weight, *shape, rank)

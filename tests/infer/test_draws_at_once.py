@@ -33,6 +33,20 @@ def test_draws_together_take_one_pass_of_the_network(
     assert rows == [8, 8, 4]
 
 
+def test_the_cpu_takes_no_more_tokens_at_once_than_pay(
+    program: Any, token_batch: Any, predicted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, guide = program("bert")
+    rows = rows_seen(model)
+    batch = token_batch(4)
+    monkeypatch.setattr("blob_pyro.infer.draws_at_once._CPU_TOKENS", 3 * batch["input_ids"].numel())
+    predicted(model, guide, [batch], parallel=True)
+    assert rows == [12, 8]
+    rows.clear()
+    predicted(model, guide, [batch], parallel=5)
+    assert rows == [20]
+
+
 @pytest.fixture
 def predicted() -> Any:
     def predict(model: Any, guide: Any, batches: Any, **options: Any) -> dict[str, torch.Tensor]:
