@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import numpy.typing as npt
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
+from blob_pyro.atomic_file import atomic_file
 from blob_pyro.diagnostics import METRICS, auroc, bootstrap_interval, predictive_entropy
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import posterior_predictive
@@ -57,16 +56,8 @@ class Evaluation:
 
     def save(self, path: str | Path) -> None:
         """Write a compressed ``.npz`` file that holds no pickle; a crash leaves no half of it."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                np.savez_compressed(file, logits=self.logits, labels=self.labels, ids=self.ids)
-            os.replace(draft, path)
-        except BaseException:
-            os.unlink(draft)
-            raise
+        with atomic_file(path) as file:
+            np.savez_compressed(file, logits=self.logits, labels=self.labels, ids=self.ids)
 
 
 def load_evaluation(path: str | Path) -> Evaluation:

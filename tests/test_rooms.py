@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 STOREYS = ["poutine", "distributions", "lora", "models", "guides", "infer"]
 ALONE = ["tasks", "diagnostics"]
 TOP = [
+    "atomic_file",
     "base_model",
     "checkpoint",
     "training",

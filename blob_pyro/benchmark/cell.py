@@ -6,8 +6,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +15,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from blob_pyro.atomic_file import atomic_file
 from blob_pyro.benchmark.config import BenchmarkConfig
 from blob_pyro.evaluation import Evaluation, evaluate
 from blob_pyro.tasks import collator_for, find_task
@@ -147,12 +146,5 @@ def _finished(path: Path, settings: str) -> Results:
 
 
 def _write(path: Path, results: Results) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=2)
-        os.replace(draft, path)
-    except BaseException:
-        os.unlink(draft)
-        raise
+    with atomic_file(path) as file:
+        file.write(json.dumps(results, indent=2).encode())
