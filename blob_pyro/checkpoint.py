@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -59,12 +59,15 @@ def save_posterior(
     Raises
     ------
     ValueError
-        If ``folder`` is a file, or a folder that holds something other than a posterior.
+        If ``folder`` is a file, or a folder that holds something other than a posterior, or the
+        guide is not one of :mod:`blob_pyro.guides`.
     """
     folder = Path(folder)
-    if folder.is_file() or (folder.is_dir() and not _may_replace(folder)):
+    check_output(folder)
+    if getattr(guides, type(guide).__name__, None) is not type(guide):
         raise ValueError(
-            f"{folder} exists and is no posterior; give a new folder, so that nothing is lost"
+            f"a {type(guide).__name__} cannot be saved, since load_posterior makes the guides of "
+            "blob_pyro.guides only; save its state_dict() beside the adapter yourself"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -73,6 +76,17 @@ def save_posterior(
         _swap(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def check_output(folder: Path) -> None:
+    """Raise a ``ValueError`` if a posterior cannot be saved there without losing something."""
+    if folder.is_file() or (folder.is_dir() and not _may_replace(folder)):
+        raise ValueError(
+            f"{folder} exists and is no posterior; give a new folder, so that nothing is lost"
+        )
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise ValueError(f"{folder} cannot be made, since {above} is a file")
 
 
 def _swap(draft: Path, folder: Path) -> None:
@@ -101,6 +115,7 @@ def _write(draft: Path, model: Classifier, guide: LoraGuide, task: dict[str, Any
     peft_config = copy.copy(model.network.peft_config[model.adapter])
     peft_config.inference_mode = True
     peft_config.save_pretrained(str(draft))
+    saved = tuple(getattr(peft_config, "modules_to_save", None) or ())
     save_file(_adapter_tensors(model, guide), draft / ADAPTER_FILE, metadata={"format": "pt"})
     save_file(_posterior_tensors(guide), draft / POSTERIOR_FILE, metadata={"format": "pt"})
     config = {
@@ -115,7 +130,11 @@ def _write(draft: Path, model: Classifier, guide: LoraGuide, task: dict[str, Any
         },
         "base_model": {
             "name": peft_config.base_model_name_or_path,
-            **base_identity(model.network.get_base_model()),
+            "saved_modules": sorted(saved),
+            **base_identity(model.network.get_base_model(), saved),
+        },
+        "adapter": {
+            "float32": next(iter(guide.mean().values())).dtype == torch.float32,
         },
         "task": task,
         "versions": {"blob-pyro": __version__, **{name: version(name) for name in _LIBRARIES}},
@@ -175,7 +194,13 @@ def load_posterior(
     config = _read_config(folder)
     network = _base_network(config) if base_model is None else base_model
     _check_base(folder, config, network)
-    net = PeftModel.from_pretrained(network, str(folder), is_trainable=True)
+    net = PeftModel.from_pretrained(
+        network,
+        str(folder),
+        is_trainable=True,
+        # PEFT's default makes a half-precision adapter a float32 one.
+        autocast_adapter_dtype=config["adapter"]["float32"],
+    )
     model_class = _known_class(folder, models, config["model"]["class"], Classifier)
     model = model_class(
         net,
@@ -242,7 +267,8 @@ def _check_base(folder: Path, config: dict[str, Any], network: nn.Module) -> Non
             "base_model is a PeftModel already; give the network without adapter, such as "
             "AutoModelForCausalLM.from_pretrained(...)"
         )
-    wanted, found = config["base_model"], base_identity(network)
+    wanted = config["base_model"]
+    found = base_identity(network, wanted["saved_modules"])
     # Values can only be compared at the precision that they were hashed at.
     same_dtype = found["dtype"] == wanted["dtype"]
     for key in ("shapes", "values") if same_dtype else ("shapes",):
@@ -264,8 +290,10 @@ def _known_class(folder: Path, room: Any, name: str, base: type) -> Any:
 
 
 def _prior_record(prior: Prior) -> dict[str, Any]:
-    if isinstance(prior, NormalPrior | HierarchicalNormalPrior):
-        return {"class": type(prior).__name__, "arguments": prior.config()}
+    # A subclass may do anything else, which its arguments do not tell.
+    if type(prior) in (NormalPrior, HierarchicalNormalPrior):
+        known = cast(NormalPrior, prior)
+        return {"class": type(prior).__name__, "arguments": known.config()}
     return {"class": getattr(prior, "__qualname__", type(prior).__qualname__), "arguments": None}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyro
 import torch
@@ -20,6 +20,7 @@ from blob_pyro.tasks import MultipleChoiceTask, Task, collator_for, label_token_
 from blob_pyro.training import StepRecord, TrainingConfig, fit
 
 Cycle = Literal["epoch", "rescaled"]
+Method = Literal["blob", "map", "mle"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,14 @@ class Recipe:
         code, :func:`blob_pyro.infer.rescaled_num_batches`.
     training
         Steps, rates, batch size and seed.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown or the rank below 1.
     """
 
-    method: Literal["blob", "map", "mle"] = "blob"
+    method: Method = "blob"
     rank: int = 8
     alpha: int = 16
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
@@ -59,6 +65,14 @@ class Recipe:
     schedule: Schedule = "uniform"
     cycle: Cycle = "epoch"
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        for name, known in (("method", Method), ("cycle", Cycle), ("schedule", Schedule)):
+            value = getattr(self, name)
+            if value not in get_args(known):
+                raise ValueError(f"{name}={value!r} is unknown; use one of {[*get_args(known)]}")
+        if self.rank < 1:
+            raise ValueError(f"rank={self.rank} must be at least 1")
 
     def fine_tune(
         self,

@@ -13,7 +13,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from blob_pyro import load_posterior, save_posterior
 from blob_pyro.checkpoint import _sha256, posterior_task
@@ -112,6 +119,102 @@ def test_the_base_model_is_found_by_name(tmp_path: Path) -> None:
     assert torch.equal(
         predicted(loaded, loaded_guide, inputs, 2), predicted(model, guide, inputs, 2)
     )
+
+
+@pytest.mark.parametrize(
+    ("make", "targets", "saved"),
+    [
+        ("distilbert", ["q_lin"], None),  # whose pre_classifier PEFT saves too
+        ("bert", ["query"], ["pooler"]),
+        ("llama", ["q_proj"], ["lm_head"]),
+        ("llama", ["q_proj"], ["embed_tokens"]),
+        ("llama", ["q_proj"], ["norm"]),
+    ],
+)
+def test_parts_that_the_adapter_brings_need_not_be_the_bases(
+    tmp_path: Path, make: str, targets: list[str], saved: list[str] | None
+) -> None:
+    small = DistilBertConfig(vocab_size=60, dim=16, n_layers=1, n_heads=2, hidden_dim=24)
+    network: Any = {
+        "distilbert": lambda: DistilBertForSequenceClassification(small),
+        "bert": bert,
+        "llama": llama,
+    }[make]()
+    base = copy.deepcopy(network)
+    lora = LoraConfig(
+        task_type="CAUSAL_LM" if make == "llama" else "SEQ_CLS",
+        r=2,
+        target_modules=targets,
+        modules_to_save=saved,
+    )
+    net = get_peft_model(network, lora)
+    model = LabelTokenClassifier(net, TOKENS, 7) if make == "llama" else SequenceClassifier(net, 7)
+    guide = LowRankGaussianGuide(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    save_posterior(tmp_path / "p", model.eval(), guide)
+    loaded, loaded_guide = load_posterior(tmp_path / "p", base)
+    inputs = batch()
+    assert torch.equal(
+        predicted(loaded, loaded_guide, inputs, 2), predicted(model, guide, inputs, 2)
+    )
+
+
+def test_a_part_that_was_drawn_anew_is_refused(tmp_path: Path) -> None:
+    network, other = bert(), bert()
+    other.load_state_dict(network.state_dict())
+    torch.nn.init.normal_(other.bert.pooler.dense.weight)
+    model, guide = program(network)
+    save_posterior(tmp_path / "p", model, guide)
+    with pytest.raises(ValueError, match="the values of this BertForSequenceClassification's wei"):
+        load_posterior(tmp_path / "p", other)
+
+
+def test_a_half_precision_adapter_stays_one(tmp_path: Path) -> None:
+    network = llama().to(torch.bfloat16)
+    base = copy.deepcopy(network)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"])
+    net = get_peft_model(network, lora, autocast_adapter_dtype=False)
+    model = LabelTokenClassifier(net, TOKENS, 7).eval()
+    guide = LowRankGaussianGuide(model, init_scale=0.5)
+    save_posterior(tmp_path / "p", model, guide)
+    loaded, loaded_guide = load_posterior(tmp_path / "p", base)
+    assert {parameter.dtype for parameter in loaded_guide.parameters()} == {torch.bfloat16}
+    inputs = batch()
+    assert torch.equal(
+        predicted(loaded, loaded_guide, inputs, 2), predicted(model, guide, inputs, 2)
+    )
+
+
+def test_a_guide_of_ones_own_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    class Own(LowRankGaussianGuide):
+        pass
+
+    model, _ = program(llama())
+    with pytest.raises(ValueError, match="a Own cannot be saved, since load_posterior makes"):
+        save_posterior(tmp_path / "p", model, Own(model))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_subclass_of_a_prior_is_ones_own(tmp_path: Path) -> None:
+    class Own(NormalPrior):
+        pass
+
+    network = llama()
+    base = copy.deepcopy(network)
+    net = get_peft_model(network, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"]))
+    model = LabelTokenClassifier(net, TOKENS, 7, prior=Own(0.3))
+    save_posterior(tmp_path / "p", model, LowRankGaussianGuide(model))
+    loaded, _ = load_posterior(tmp_path / "p", base, prior=Own(0.3))
+    assert loaded.prior == Own(0.3)
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match=r"file/x cannot be made, since .*file is a file"):
+        save_posterior(tmp_path / "file" / "x", *program(llama()))
 
 
 def by_layer(site: Any) -> Any:

@@ -88,8 +88,8 @@ def test_questions_are_evaluated_in_and_out_of_distribution(
     names = ("openbookqa", "ai2_arc_easy")
     kept = [load_evaluation(tmp_path / "draws" / f"{name}-draws3-seed0.npz") for name in names]
     for evaluation in kept:
-        # Three of at most four or five options: the others are -inf.
-        assert evaluation.logits.shape == (3, 5, 4)
+        # Three of at most five options, which is ARC's: the others are -inf.
+        assert evaluation.logits.shape == (3, 5, 5)
         assert set(evaluation.ids) < {f"test-{i}" for i in range(6)}
 
 
@@ -117,12 +117,51 @@ def test_a_benchmark_prints_its_tables(tmp_path: Path, base_folder: str, questio
     assert "train.jsonl: is not there" in result.stderr
 
 
+def test_five_options_are_scored_by_a_posterior_of_four(answering: str, questions: str) -> None:
+    path = Path(questions) / "ai2_arc" / "ARC-Easy" / "test.jsonl"
+    row = json.loads(path.read_text().splitlines()[0])
+    row["choices"] = {"text": ["login", "email", "phone", "the", "is"], "label": [*"ABCDE"]}
+    path.write_text(path.read_text() + "\n" + json.dumps({**row, "id": "five", "answerKey": "E"}))
+    result = invoke(
+        "evaluate", answering, "--data-dir", questions, "--ood", "ai2_arc_easy",
+        "--num-samples", "2",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    kept = load_evaluation(Path(answering) / "evaluations" / "ai2_arc_easy-draws2-seed0.npz")
+    assert kept.logits.shape == (2, 7, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "openbookqa", "--data", "f.csv"], "--task and --data exclude each other"),
+        (["--limit-train", "3"], "--limit-train and --data-dir belong to --task"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    result = invoke("train", *arguments, "--output-dir", str(tmp_path / "x"))
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_an_output_folder_that_is_taken_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    result = invoke("train", "--model", "absent", "--output-dir", str(tmp_path))
+    assert result.exit_code == 2
+    assert "exists and is no posterior" in result.stderr
+
+
 def test_a_posterior_of_texts_has_no_questions_and_the_other_way_round(
     posterior: str, answering: str
 ) -> None:
     result = invoke("evaluate", posterior, "--ood", "ai2_arc_easy")
     assert result.exit_code == 2
     assert "do not fit; give texts with --data" in result.stderr
+    result = invoke("evaluate", answering, "--data", "x.csv")
+    assert result.exit_code == 2
+    assert "answers questions, so --data, which holds texts, does not fit" in result.stderr
     result = invoke("predict", answering, "hello")
     assert result.exit_code == 2
     assert "answers the questions of openbookqa and classifies no texts" in result.stderr

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from blob_pyro.atomic_file import atomic_file
 from blob_pyro.benchmark.config import BenchmarkConfig
 from blob_pyro.evaluation import Evaluation, evaluate
+from blob_pyro.models import OptionLikelihood
 from blob_pyro.tasks import collator_for, find_task
 from blob_pyro.training import StepRecord
 
@@ -95,10 +96,12 @@ def run_cell(
     recipe = replace(method.recipe, training=replace(method.recipe.training, seed=cell.seed))
     task, task_config = find_task(cell.task), config.tasks[cell.task]
     train = task.load("train", data_dir=data_dir, limit=task_config.train, seed=cell.seed).data
+    tests = {name: _test(name, config, data_dir) for name in (cell.task, *task_config.ood)}
     started = time.monotonic()
     program = recipe.fine_tune(copy.deepcopy(network), tokenizer, task, train, on_step=on_step)
     seconds = time.monotonic() - started
-    tests = {name: _test(name, config, data_dir) for name in (cell.task, *task_config.ood)}
+    # Room for the data set with most options; those that a question lacks are -inf.
+    cast(OptionLikelihood, program[0]).num_options = max(find_task(n).num_options for n in tests)
     metrics = {}
     for num_samples in method.num_samples:
         evaluations = {}

@@ -118,14 +118,19 @@ def _config(content: dict[str, Any]) -> BenchmarkConfig:
         name: _method(name, {**training, **_mapping(f"method {name!r}", entry)})
         for name, entry in _mapping("methods", content["methods"]).items()
     }
-    seeds = tuple(content.get("seeds", BenchmarkConfig.seeds))
-    return BenchmarkConfig(content["model"], tasks, methods, seeds, content.get("test_limit"))
+    seeds = _numbers("seeds", content.get("seeds", list(BenchmarkConfig.seeds)))
+    test_limit = content.get("test_limit")
+    _check_type("test_limit", 0 if test_limit is None else test_limit, 0)
+    return BenchmarkConfig(content["model"], tasks, methods, seeds, test_limit)
 
 
 def _task(name: str, entry: Any) -> TaskConfig:
     entry = _mapping(f"task {name!r}", entry)
     _check_keys(f"task {name!r}", entry, _names(TaskConfig))
-    config = TaskConfig(entry.get("train"), tuple(entry.get("ood", ())))
+    train, ood = entry.get("train"), entry.get("ood", [])
+    _check_type(f"task {name!r}: train", 0 if train is None else train, 0)
+    _check_type(f"task {name!r}: ood", ood, ())
+    config = TaskConfig(train, tuple(ood))
     for known in (name, *config.ood):
         find_task(known)
     return config
@@ -138,13 +143,17 @@ def _method(name: str, entry: dict[str, Any]) -> MethodConfig:
     start = entry.get("recipe", "small")
     if start not in RECIPES:
         raise ValueError(f"method {name!r}: recipe {start!r} is none of {sorted(RECIPES)}")
+    defaults = {**vars(RECIPES[start]), **vars(RECIPES[start].training)}
+    for key in (of_recipe | of_training) & entry.keys():
+        _check_type(f"method {name!r}: {key}", entry[key], defaults[key])
     chosen = {key: entry[key] for key in of_recipe & entry.keys()}
     if "target_modules" in chosen:
         chosen["target_modules"] = tuple(chosen["target_modules"])
     training = {key: entry[key] for key in of_training & entry.keys()}
     recipe = RECIPES[start]
     recipe = replace(recipe, **chosen, training=replace(recipe.training, **training))
-    return MethodConfig(recipe, tuple(entry.get("num_samples", MethodConfig.num_samples)))
+    num_samples = entry.get("num_samples", list(MethodConfig.num_samples))
+    return MethodConfig(recipe, _numbers(f"method {name!r}: num_samples", num_samples))
 
 
 def _names(settings: type[Any]) -> set[str]:
@@ -155,6 +164,27 @@ def _mapping(what: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{what} is {value!r}, which has no 'name: value' entries")
     return value
+
+
+def _numbers(what: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value or not all(type(item) is int for item in value):
+        raise ValueError(f"{what} is {value!r}; give a list of whole numbers, such as [0, 10]")
+    return tuple(value)
+
+
+def _check_type(what: str, value: Any, default: Any) -> None:
+    """Raise if a value is not of a setting's kind, which its default tells."""
+    if isinstance(default, bool | str):
+        right, wanted = isinstance(value, type(default)), type(default).__name__
+    elif isinstance(default, int):
+        right, wanted = type(value) is int, "a whole number"
+    elif isinstance(default, tuple):
+        right, wanted = isinstance(value, list), "a list, such as [q_proj, v_proj]"
+    else:
+        right = isinstance(value, int | float) or value is None
+        wanted = "a number (YAML needs the point of 1.0e-3)"
+    if not right:
+        raise ValueError(f"{what} is {value!r}; give {wanted}")
 
 
 def _check_keys(what: str, entry: Mapping[str, Any], known: set[str]) -> None:

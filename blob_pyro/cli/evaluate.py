@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -23,6 +23,7 @@ from blob_pyro.cli.options import (
 from blob_pyro.cli.terminal import console, one_line_errors, print_table
 from blob_pyro.evaluation import Evaluation
 from blob_pyro.evaluation import evaluate as evaluate_examples
+from blob_pyro.models import OptionLikelihood
 from blob_pyro.tasks import MultipleChoiceTask, Task, find_task
 
 
@@ -60,13 +61,22 @@ def evaluate(
     with one_line_errors():
         model, guide, trained, collator = load(posterior)
         if isinstance(trained, MultipleChoiceTask):
+            if data is not None:
+                raise ValueError(
+                    f"{posterior} answers questions, so --data, which holds texts, does not fit; "
+                    "use --task and --data-dir"
+                )
             names = [task or trained.name, *(ood or [])]
+            # Room for the data set with most options; those that a question lacks are -inf.
+            cast(OptionLikelihood, model).num_options = max(
+                find_task(name).num_options for name in names
+            )
             sets = {
                 name: questions(find_task(name), "test", data_dir, limit, seed, skip_bad_rows)
                 for name in names
             }
         else:
-            _refuse_questions(posterior, trained, task, ood)
+            _refuse_questions(posterior, trained, task, ood, limit)
             texts = labelled_texts(trained, data, text_column, label_column)
             ids = [str(index) for index in range(len(texts))]
             sets = {trained.name: texts.add_column("id", ids)}
@@ -82,12 +92,16 @@ def evaluate(
 
 
 def _refuse_questions(
-    posterior: Path, trained: Task, task: str | None, ood: Sequence[str] | None
+    posterior: Path,
+    trained: Task,
+    task: str | None,
+    ood: Sequence[str] | None,
+    limit: int | None,
 ) -> None:
-    if task is not None or ood:
+    if task is not None or ood or limit is not None:
         raise ValueError(
-            f"{posterior} classifies texts ({trained.name}), so --task and --ood, which are "
-            "questions, do not fit; give texts with --data"
+            f"{posterior} classifies texts ({trained.name}), so --task, --ood and --limit, which "
+            "are for questions, do not fit; give texts with --data"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from blob_pyro.base_model import SMOLLM2, load_causal_lm, load_tokenizer
-from blob_pyro.checkpoint import save_posterior
+from blob_pyro.checkpoint import check_output, save_posterior
 from blob_pyro.cli.data import questions, texts_task
 from blob_pyro.cli.options import (
     TASK_HELP,
@@ -76,6 +76,11 @@ def train(
     Example: `blob-pyro train --task openbookqa --limit-train 500 --output-dir posterior`
     """
     with one_line_errors():
+        check_output(output_dir)
+        if task is not None and data is not None:
+            raise ValueError("--task and --data exclude each other; give one of them")
+        if task is None and (limit_train is not None or data_dir is not None):
+            raise ValueError("--limit-train and --data-dir belong to --task; name a task too")
         training = _changed(
             RECIPES[recipe].training,
             num_steps=steps,
@@ -86,7 +91,9 @@ def train(
         settings = _changed(
             RECIPES[recipe],
             rank=rank,
-            target_modules=None if target is None else tuple(target.split(",")),
+            target_modules=None
+            if target is None
+            else tuple(part.strip() for part in target.split(",")),
             prior_scale=prior_scale,
             init_scale=init_scale,
             kl_scale=kl_scale,
@@ -111,6 +118,10 @@ def train(
             loader = collator_for(chosen, tokenizer).loader(chosen.splits["test"])
             predictive = posterior_predictive(fitted, guide, loader, num_samples, seed)
             print_metrics(summarize(predictive["logits"], predictive["labels"]))
+
+
+def _names(target: str | None) -> tuple[str, ...] | None:
+    return None if target is None else tuple(name.strip() for name in target.split(","))
 
 
 def _changed(settings: Settings, **options: Any) -> Settings:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from typing import Any, Literal, get_args
 
 import torch
 from peft import PeftModel
 from pyro import poutine
+from pyro.infer.util import is_validation_enabled
 from typing_extensions import override
 
 from blob_pyro.lora import Prior, check_peft_model
@@ -36,7 +38,7 @@ class OptionLikelihood(Classifier):
     net
         PEFT model of a causal LM.
     num_options
-        Most options of a question, C.
+        Most options of a question, C; may be changed at any time, since no weight depends on it.
     num_data
         Number of training questions.
     prior_scale
@@ -102,6 +104,7 @@ class OptionLikelihood(Classifier):
         self.num_options = num_options
         self.normalize: Normalize = normalize
         self._takes_positions = "position_ids" in signature
+        self._window = getattr(net.config, "sliding_window", None) or sys.maxsize
         self.packs = self._takes_positions and self._packing_is_right()
         if not self.packs:
             warnings.warn(
@@ -119,7 +122,9 @@ class OptionLikelihood(Classifier):
     @override
     def class_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         packed = PackedOptions(batch["input_ids"], batch["attention_mask"], batch["option_ids"])
-        if self.packs:
+        self._check_options(packed.option_ids)
+        # The mask of packed rows knows no sliding window: longer rows go one by one.
+        if self.packs and packed.input_ids.shape[1] <= self._window:
             return self._scores(packed, self.num_options, packed.visibility())
         rows = packed.one_by_one(self.num_options)
         return self._scores(rows, 1, rows.attention_mask).reshape(-1, self.num_options)
@@ -131,6 +136,13 @@ class OptionLikelihood(Classifier):
     @override
     def likelihood_config(self) -> dict[str, Any]:
         return {"num_options": self.num_options, "normalize": self.normalize}
+
+    def _check_options(self, option_ids: torch.Tensor) -> None:
+        if is_validation_enabled() and int(option_ids.max()) > self.num_options:
+            raise ValueError(
+                f"a question has {int(option_ids.max())} options but the model has num_options="
+                f"{self.num_options}; set model.num_options, which no weight depends on"
+            )
 
     def _scores(
         self, packed: PackedOptions, num_options: int, attention_mask: torch.Tensor

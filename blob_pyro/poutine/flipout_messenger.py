@@ -42,7 +42,8 @@ class FlipoutMessenger(Messenger):
                 f"flipout: no centre is known for site {msg['name']!r}; flipout flips a draw's "
                 "deviation from its mean, so the guide must sample the site with "
                 "infer={'center': mean}, as those of blob_pyro with independent entries do. Leave "
-                "flipout out when you predict, or with a guide of correlated entries"
+                "flipout out when you predict, or with a guide of correlated entries "
+                "(TrainingConfig(flipout=False))"
             )
         weight, shape = msg["args"]
         apply = _per_example if self.per == "example" else TokenFlipout

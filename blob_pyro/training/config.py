@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 from blob_pyro.infer import SpreadUpdates
 
@@ -62,6 +63,11 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}={value} must be positive and finite")
+        if self.spread_updates not in get_args(SpreadUpdates):
+            raise ValueError(
+                f"spread_updates={self.spread_updates!r} is unknown; use one of "
+                f"{[*get_args(SpreadUpdates)]}"
+            )
         if not 0 <= self.warmup_fraction <= 1:
             raise ValueError(f"warmup_fraction={self.warmup_fraction} must lie between 0 and 1")
 

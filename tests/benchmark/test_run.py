@@ -60,7 +60,7 @@ def test_metrics_are_those_of_the_draws_that_are_kept(
         load_evaluation(tmp_path / "draws" / f"blob-openbookqa-seed1-{name}-draws2.npz")
         for name in ("openbookqa", "ai2_arc_easy")
     ]
-    assert kept[0].logits.shape == (2, 5, 4)
+    assert kept[0].logits.shape == (2, 5, 5)
     assert metrics["2"]["openbookqa"] == kept[0].metrics()
     outside = dict(metrics["2"]["ai2_arc_easy"])
     assert outside.pop("auroc") == kept[0].ood_auroc(kept[1])

@@ -169,6 +169,34 @@ def test_an_architecture_that_cannot_pack_falls_back_and_says_so(network: Any) -
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
 
 
+def test_rows_longer_than_a_sliding_window_are_not_packed() -> None:
+    config = MistralConfig(
+        vocab_size=60, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, sliding_window=12, initializer_range=0.5,
+    )  # fmt: skip
+    lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"])
+    model = OptionLikelihood(get_peft_model(MistralForCausalLM(config), lora), C, num_data=8)
+    assert model.packs
+    guide = LowRankGaussianGuide(model.eval(), init_scale=0.3)
+    asked = questions(6, seed=7)
+    asked = [(prompt * 3, options) for prompt, options in asked]
+    found = posterior_predictive(model, guide, [packed(asked)], 0, progress=False)["logits"][0]
+    torch.testing.assert_close(
+        found, plain_scores(model, guide.mean(), asked), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_more_options_than_there_is_room_for_are_refused(program: Any) -> None:
+    model, _ = program
+    batch = packed([([7, 8], [[9], [10], [11], [12], [13], [14]])])
+    with pytest.raises(
+        ValueError, match="a question has 6 options but the model has num_options=5"
+    ):
+        model(**batch)
+    model.num_options = 6
+    assert model(**batch).shape == (1, 6)
+
+
 def test_the_trial_leaves_noise_and_mode_alone(peft_network: Any) -> None:
     net = peft_network("llama")
     net.train()

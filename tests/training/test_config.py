@@ -15,6 +15,7 @@ from blob_pyro.training import TrainingConfig
         ({"learning_rate": -1.0}, "learning_rate=-1.0 must be positive"),
         ({"scale_learning_rate": float("inf")}, "scale_learning_rate=inf must be positive"),
         ({"kl_learning_rate": 0.0}, "kl_learning_rate=0.0 must be positive"),
+        ({"spread_updates": "adam"}, "spread_updates='adam' is unknown"),
         ({"max_grad_norm": 0.0}, "max_grad_norm=0.0 must be positive"),
         ({"warmup_fraction": 2.0}, "warmup_fraction=2.0 must lie between 0 and 1"),
     ],
