@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from blob_pyro.lora import Prior, check_peft_model
 from blob_pyro.models.classifier import Classifier
+from blob_pyro.models.kept_columns import last_columns
 from blob_pyro.models.padding import align_padding
 
 
@@ -105,7 +106,8 @@ class LabelTokenClassifier(Classifier):
         batch = align_padding(batch, "left")
         if self._takes_positions and "position_ids" not in batch:
             batch["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        logits: torch.Tensor = self.network(**batch, logits_to_keep=1, use_cache=False).logits
+        kept = last_columns(batch["input_ids"], 1)
+        logits: torch.Tensor = self.network(**batch, logits_to_keep=kept, use_cache=False).logits
         return logits[:, -1, list(self.label_token_ids)]
 
     @override

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from blob_pyro.lora import Prior, check_peft_model
 from blob_pyro.models.classifier import Classifier
+from blob_pyro.models.kept_columns import last_columns
 from blob_pyro.models.packed_options import PackedOptions
 
 Normalize = Literal["mean", "sum"]
@@ -154,7 +155,7 @@ class OptionLikelihood(Classifier):
         logits = self.network(
             input_ids=packed.input_ids,
             attention_mask=attention_mask,
-            logits_to_keep=packed.option_ids.shape[1] + 1,
+            logits_to_keep=last_columns(packed.input_ids, packed.option_ids.shape[1] + 1),
             use_cache=False,
             **options,
         ).logits
