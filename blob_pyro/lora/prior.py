@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule, PyroSample
+from torch.utils.weak import WeakTensorKeyDictionary
 
 Share = Literal["model", "site"]
 
@@ -30,6 +31,9 @@ class LatentWeight(Protocol):
     name: str
     initial_weight: torch.Tensor
 
+
+# Made once a weight, since that takes longer than the step's arithmetic on it; by scale.
+_NORMALS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 Prior = Callable[[LatentWeight], TorchDistributionMixin]
 
@@ -60,6 +64,15 @@ class NormalPrior:
     def __call__(self, site: LatentWeight) -> TorchDistributionMixin:
         """Make the distribution on the device and in the dtype of a site's weight."""
         weight = site.initial_weight
+        # An inference tensor could not serve in a later call that takes gradients.
+        if torch.is_inference_mode_enabled():
+            return self._normal(weight)
+        known = _NORMALS.setdefault(weight, {})
+        if self.scale not in known:
+            known[self.scale] = self._normal(weight)
+        return known[self.scale]
+
+    def _normal(self, weight: torch.Tensor) -> TorchDistributionMixin:
         loc, scale = (
             weight.new_full((), value).expand(weight.shape) for value in (0.0, self.scale)
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pyro
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule, PyroSample
-from pyro.nn.module import pyro_method
+from torch import nn
 
 from blob_pyro.lora.prior import Prior
 from blob_pyro.poutine import AppliedWeight, apply_weight
@@ -64,11 +65,11 @@ class LoraProjection(PyroModule):
     def _prior_distribution(self) -> TorchDistributionMixin:
         return self.prior(self)
 
-    @pyro_method
     def sample(self) -> torch.Tensor:
         """Draw the weight: the sample statement of this site."""
         self._keep(None, None)
-        return cast(torch.Tensor, self.weight)
+        # That of the PyroSample, without the search for it among the module's attributes.
+        return pyro.sample(self.name, self._prior_distribution())
 
     def install(self, weight: torch.Tensor, shape: torch.Size) -> None:
         """Make the network use a draw, applied as the handlers in scope say."""
@@ -77,6 +78,12 @@ class LoraProjection(PyroModule):
     def _keep(self, draw: torch.Tensor | None, applied: AppliedWeight | None) -> None:
         # Past PyroModule's own assignment, which takes longer than the product with the weight.
         self.__dict__.update(_draw=draw, _applied=applied)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run :meth:`forward`; without Pyro's context where no statement can be made."""
+        if self._applied is None:
+            return super().__call__(*args, **kwargs)
+        return nn.Module.__call__(self, *args, **kwargs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Project ``(rows, ..., n)`` to ``(rows, ..., r)`` with the draw, or with a new one."""

@@ -86,6 +86,12 @@ class BayesianLora(PyroModule):
         self.adapter = adapter
         self.net = net
         self.sites: dict[str, LoraSite] = lora_sites(net, adapter)
+        # Where each parameter is, since walking the network at every step takes time.
+        self._places = [
+            (f"{path}.{leaf}" if path else leaf, module, leaf)
+            for path, module in net.named_modules()
+            for leaf in module._parameters
+        ]
         self._check_prior(prior)
         if isinstance(prior, torch.nn.Module):
             like = next(iter(self.sites.values())).projection.initial_weight
@@ -138,8 +144,9 @@ class BayesianLora(PyroModule):
         return num_draws
 
     def _state_point_estimates(self) -> None:
-        for name, parameter in self.network.named_parameters():
-            if parameter.requires_grad:
+        for name, module, leaf in self._places:
+            parameter = module._parameters[leaf]
+            if parameter is not None and parameter.requires_grad:
                 local_param(name, parameter)
 
     def gradient_checkpointing_enable(self) -> None:

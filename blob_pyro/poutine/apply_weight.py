@@ -29,7 +29,7 @@ class GroupedWeight:
     """
 
     def __init__(self, weight: torch.Tensor, rows: int) -> None:
-        self.weight = weight.reshape(-1, *weight.shape[-2:])
+        self.weight = weight if weight.dim() == 3 else weight.reshape(-1, *weight.shape[-2:])
         self.rows = rows
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

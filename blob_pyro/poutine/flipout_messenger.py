@@ -59,17 +59,20 @@ def _per_example(weight: torch.Tensor, center: torch.Tensor, shape: torch.Size) 
     # ((x * s) D^T) * t = x (D * t s^T)^T: signs shared by all tokens of an example make a weight
     # per example, so one batched product does the work of two products and two masks.
     rank, in_features = weight.shape[-2:]
-    rows = shape[0]
-    deviation = (weight - center).reshape(-1, 1, rank, in_features)
-    signs = _random_signs(weight, rows, rank, 1) * _random_signs(weight, rows, 1, in_features)
-    signs = signs.reshape(deviation.shape[0], -1, rank, in_features)
-    return GroupedWeight(_shared(center) + signs * deviation, rows)
+    signs = _random_signs(weight, shape[0], rank + in_features)
+    signs_out, signs_in = signs[:, :rank, None], signs[:, None, rank:]
+    if weight.dim() == 2:
+        drawn, flips = weight, signs_out * signs_in
+    else:
+        drawn = weight.reshape(-1, 1, rank, in_features)
+        flips = (signs_out * signs_in).unflatten(0, (drawn.shape[0], -1))
+    # M + flips * (A - M), in one operation.
+    return GroupedWeight(torch.lerp(_shared(center), drawn, flips), shape[0])
 
 
 def _shared(center: torch.Tensor) -> torch.Tensor:
     # A plate over draws expands the guide's centre, but the centre is the same for each draw.
-    rank, in_features = center.shape[-2:]
-    return center.reshape(-1, rank, in_features)[0]
+    return center if center.dim() == 2 else center.flatten(0, -3)[0]
 
 
 class TokenFlipout:

@@ -10,6 +10,8 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from torch.distributions import kl_divergence
 
+from blob_pyro.poutine.pooled_normals import PooledNormals
+
 Site = dict[str, Any]
 
 
@@ -23,14 +25,18 @@ def kl_terms(model_trace: Trace, guide_trace: Trace) -> list[torch.Tensor]:
     """List summands of the KL divergence: closed forms, and the draw's log densities elsewhere."""
     priors = dict(sample_sites(model_trace))
     mean_field = _mean_field_sites(model_trace, guide_trace)
-    terms, sampled = [], []
+    terms, sampled, pool = [], [], PooledNormals()
     for name, site in sample_sites(guide_trace):
         _check_reparametrized(name, site)
-        analytic = analytic_kl(site, priors[name]) if name in mean_field else None
+        prior = priors[name] if name in mean_field else None
+        if prior is not None and _is_plain(site, prior) and pool.take(site["fn"], prior["fn"]):
+            continue
+        analytic = None if prior is None else analytic_kl(site, prior)
         if analytic is None:
             sampled.append(name)
         else:
             terms.append(analytic)
+    terms += pool.kl()
     if sampled:
         guide_trace.compute_log_prob(lambda name, site: name in sampled)
         model_trace.compute_log_prob(lambda name, site: name in sampled)
@@ -55,6 +61,14 @@ def analytic_kl(guide_site: Site, model_site: Site) -> torch.Tensor | None:
         return None
     kl = scale_and_mask(kl, scale=guide_site["scale"], mask=guide_site["mask"])
     return kl.sum()
+
+
+def _is_plain(*sites: Site) -> bool:
+    """Tell whether nothing weights the entries of sites, so that they can stand in one sum."""
+    return all(
+        site["mask"] is None and isinstance(site["scale"], int | float) and site["scale"] == 1
+        for site in sites
+    )
 
 
 def _mean_field_sites(model_trace: Trace, guide_trace: Trace) -> set[str]:

@@ -108,7 +108,9 @@ def _adamw(module: nn.Module) -> torch.optim.Optimizer:
 
 def _plain_loss(net: PeftModel, batch: Batch) -> torch.Tensor:
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    logits = net(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1, LABEL_TOKENS]
+    # The same head: one product for the last column of all rows.
+    kept = torch.tensor([batch["input_ids"].shape[1] - 1])
+    logits = net(**inputs, logits_to_keep=kept, use_cache=False).logits[:, -1, LABEL_TOKENS]
     return functional.cross_entropy(logits, batch["labels"])
 
 

@@ -157,3 +157,18 @@ def test_configurations_make_the_same_priors() -> None:
     assert NormalPrior(**NormalPrior(0.3).config()) == NormalPrior(0.3)
     prior = HierarchicalNormalPrior(0.3, "site")
     assert HierarchicalNormalPrior(**prior.config()).config() == prior.config()
+
+
+def test_the_prior_of_a_weight_is_made_once_but_never_in_inference_mode() -> None:
+    class Site:
+        name = "a"
+        initial_weight = torch.zeros(2, 3)
+
+    prior = NormalPrior(0.3)
+    with torch.inference_mode():
+        inferred = prior(Site())
+    first = prior(Site())
+    assert prior(Site()) is first is not inferred
+    assert NormalPrior(0.4)(Site()) is not first
+    # An inference tensor would fail here.
+    first.log_prob(torch.zeros(2, 3, requires_grad=True)).backward()
