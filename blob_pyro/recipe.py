@@ -81,6 +81,7 @@ class Recipe:
         task: Task,
         data: Dataset,
         *,
+        validation: Dataset | None = None,
         on_step: Callable[[StepRecord], None] | None = None,
     ) -> tuple[Classifier, LoraGuide, list[StepRecord]]:
         """Add an adapter to a causal LM, make it Bayesian and fit it to a task.
@@ -95,6 +96,8 @@ class Recipe:
             Texts with a class, which the next token names; or questions, whose options are scored.
         data
             The task's training examples.
+        validation
+            Other examples of the task, for early stopping; see :func:`blob_pyro.training.fit`.
         on_step
             See :func:`blob_pyro.training.fit`.
 
@@ -123,6 +126,7 @@ class Recipe:
             collator_for(task, tokenizer),
             # A point has no noise whose signs could be flipped.
             replace(self.training, flipout=self.training.flipout and self.method == "blob"),
+            validation=validation,
             on_step=on_step,
         )
         return model, guide, records

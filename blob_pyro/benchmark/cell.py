@@ -12,15 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from blob_pyro.atomic_file import atomic_file
 from blob_pyro.benchmark.config import BenchmarkConfig
+from blob_pyro.benchmark.questions import (
+    test_questions,
+    training_and_validation_questions,
+    training_questions,
+)
 from blob_pyro.evaluation import Evaluation, evaluate
 from blob_pyro.models import OptionLikelihood
 from blob_pyro.tasks import collator_for, find_task
-from blob_pyro.training import StepRecord
+from blob_pyro.training import StepRecord, best_step
 
 Results = dict[str, Any]
 
@@ -81,8 +85,8 @@ def run_cell(
     Returns
     -------
     dict
-        ``metrics`` (number of draws, then data set, then metric), ``train_seconds`` and
-        ``settings``.
+        ``metrics`` (number of draws, then data set, then metric), ``train_seconds``,
+        ``best_step`` (the one that early stopping kept, or None) and ``settings``.
 
     Raises
     ------
@@ -95,10 +99,21 @@ def run_cell(
     method = config.methods[cell.method]
     recipe = replace(method.recipe, training=replace(method.recipe.training, seed=cell.seed))
     task, task_config = find_task(cell.task), config.tasks[cell.task]
-    train = task.load("train", data_dir=data_dir, limit=task_config.train, seed=cell.seed).data
-    tests = {name: _test(name, config, data_dir) for name in (cell.task, *task_config.ood)}
+    validation = None
+    if recipe.training.validate_every is None:
+        train = training_questions(task, task_config, data_dir, cell.seed)
+    else:
+        train, validation = training_and_validation_questions(
+            task, task_config, data_dir, cell.seed
+        )
+    tests = {
+        name: test_questions(find_task(name), config.test_limit, data_dir)
+        for name in (cell.task, *task_config.ood)
+    }
     started = time.monotonic()
-    program = recipe.fine_tune(copy.deepcopy(network), tokenizer, task, train, on_step=on_step)
+    program = recipe.fine_tune(
+        copy.deepcopy(network), tokenizer, task, train, validation=validation, on_step=on_step
+    )
     seconds = time.monotonic() - started
     # Room for the data set with most options; those that a question lacks are -inf.
     cast(OptionLikelihood, program[0]).num_options = max(find_task(n).num_options for n in tests)
@@ -112,16 +127,14 @@ def run_cell(
             )
             evaluations[name].save(folder / "draws" / f"{cell}-{name}-draws{num_samples}.npz")
         metrics[str(num_samples)] = _metrics(evaluations)
-    results = {"metrics": metrics, "train_seconds": seconds, "settings": settings}
+    results = {
+        "metrics": metrics,
+        "train_seconds": seconds,
+        "best_step": best_step(program[2]),
+        "settings": settings,
+    }
     _write(path, results)
     return results
-
-
-def _test(name: str, config: BenchmarkConfig, data_dir: Path | None) -> Dataset:
-    # The same questions for every seed, shortest first so that little goes into padding.
-    data = find_task(name).load("test", data_dir=data_dir, limit=config.test_limit).data
-    order = sorted(range(len(data)), key=lambda index: len(data[index]["prompt"]))
-    return data.select(order)
 
 
 def _metrics(evaluations: dict[str, Evaluation]) -> dict[str, dict[str, float]]:

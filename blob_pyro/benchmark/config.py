@@ -24,10 +24,15 @@ class TaskConfig:
         Training questions, chosen by the seed; None for all.
     ood
         Names of other tasks.
+    validation
+        Validation questions for the methods with ``validate_every``, chosen by the seed; None for
+        all of the task's validation split.  A task that has none, or tests on it, gives training
+        questions that are not trained on.
     """
 
     train: int | None = None
     ood: tuple[str, ...] = ()
+    validation: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,10 +132,12 @@ def _config(content: dict[str, Any]) -> BenchmarkConfig:
 def _task(name: str, entry: Any) -> TaskConfig:
     entry = _mapping(f"task {name!r}", entry)
     _check_keys(f"task {name!r}", entry, _names(TaskConfig))
-    train, ood = entry.get("train"), entry.get("ood", [])
-    _check_type(f"task {name!r}: train", 0 if train is None else train, 0)
+    for key in ("train", "validation"):
+        if entry.get(key) is not None:
+            _check_type(f"task {name!r}: {key}", entry[key], 0)
+    ood = entry.get("ood", [])
     _check_type(f"task {name!r}: ood", ood, ())
-    config = TaskConfig(train, tuple(ood))
+    config = TaskConfig(entry.get("train"), tuple(ood), entry.get("validation"))
     for known in (name, *config.ood):
         find_task(known)
     return config

@@ -124,6 +124,14 @@ class MultipleChoiceTask:
             data = self._sample(data, split, limit, seed)
         return Questions(data, len(questions) + num_bad, num_bad)
 
+    def has(self, split: str, data_dir: str | Path | None = None) -> bool:
+        """Tell whether a split has answers and, with ``data_dir``, is there."""
+        return split in self.splits and (data_dir is None or self._file(split, data_dir).is_file())
+
+    def _file(self, split: str, data_dir: str | Path) -> Path:
+        name = f"{self.splits[split]}.jsonl"
+        return Path(data_dir) / self.path.rpartition("/")[2] / self.config / name
+
     def _sample(self, data: Dataset, split: str, limit: int, seed: int) -> Dataset:
         if not 1 <= limit <= len(data):
             raise ValueError(
@@ -137,13 +145,13 @@ class MultipleChoiceTask:
             raise ValueError(
                 f"{self.name} has no split {split!r} with answers but {sorted(self.splits)}"
             )
-        theirs = self.splits[split]
         if data_dir is None:
+            theirs = self.splits[split]
             place = f"{self.path}/{self.config}/{theirs}"
             rows = load_dataset(self.path, self.config, split=theirs)
             yield from ((f"{place}, row {index}", row) for index, row in enumerate(rows))
             return
-        file = Path(data_dir) / self.path.rpartition("/")[2] / self.config / f"{theirs}.jsonl"
+        file = self._file(split, data_dir)
         if not file.is_file():
             raise ValueError(
                 f"{file}: is not there; give a folder with {self.name}'s rows as JSON lines, or "

@@ -3,10 +3,11 @@
 from blob_pyro.training.config import TrainingConfig
 from blob_pyro.training.denormals import flush_denormals
 from blob_pyro.training.fit import fit
-from blob_pyro.training.step_record import StepRecord
+from blob_pyro.training.step_record import StepRecord, best_step
 
 __all__ = [
     # verbs
+    "best_step",
     "fit",
     "flush_denormals",
     # classes

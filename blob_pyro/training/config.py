@@ -37,6 +37,9 @@ class TrainingConfig:
         Whether examples get decorrelated noise (see :func:`blob_pyro.poutine.flipout`).
     seed
         Seed of the order of the data.
+    validate_every
+        Steps between two looks at validation data, whose best state is the one that is kept; None
+        for none.
 
     Raises
     ------
@@ -54,11 +57,13 @@ class TrainingConfig:
     max_grad_norm: float | None = 1.0
     flipout: bool = True
     seed: int = 0
+    validate_every: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("num_steps", "batch_size", "validate_every"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"{name}={count} must be at least 1")
         for name in ("learning_rate", "scale_learning_rate", "kl_learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

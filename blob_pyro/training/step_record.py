@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blob_pyro.infer import ReweightedTrace_ELBO
@@ -25,6 +26,9 @@ class StepRecord:
         Rate of ``B`` and ``M`` in this step.
     grad_norm
         Norm of the gradients before clipping (with a KL step of its own: of the likelihood's).
+    validation_nll
+        Mean NLL of the validation data under the posterior mean after this step, in nats; None
+        where it was not computed.
     """
 
     step: int
@@ -34,6 +38,21 @@ class StepRecord:
     kl_weight: float
     lr: float
     grad_norm: float
+    validation_nll: float | None = None
+
+
+def best_step(records: Sequence[StepRecord]) -> int | None:
+    """Find the step whose state early stopping kept; None without validation.
+
+    Examples
+    --------
+    >>> records = [StepRecord(step, 1.2, 300.0, 5e4, 1e-3, 2e-3, 0.7, nll)
+    ...            for step, nll in enumerate([None, 0.9, None, 0.8, None, 1.1])]
+    >>> best_step(records)
+    3
+    """
+    scores = {r.step: r.validation_nll for r in records if r.validation_nll is not None}
+    return min(scores, key=scores.__getitem__, default=None)
 
 
 def record_of(elbo: ReweightedTrace_ELBO, step: int, lr: float, grad_norm: float) -> StepRecord:

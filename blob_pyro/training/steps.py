@@ -12,9 +12,8 @@ from transformers import get_linear_schedule_with_warmup
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import DecoupledSVI, ReweightedTrace_ELBO, check_gradient
 from blob_pyro.models import Classifier
+from blob_pyro.training.batches import Batch
 from blob_pyro.training.config import TrainingConfig
-
-Batch = dict[str, torch.Tensor]
 
 
 class Steps(Protocol):

@@ -62,6 +62,7 @@ def test_a_method_starts_from_a_recipe(content: Any, write: Any) -> None:
         ({"seeds": []}, r"seeds is \[\]; give a list of whole numbers"),
         ({"test_limit": "ten"}, "test_limit is 'ten'; give a whole number"),
         ({"tasks": {"openbookqa": {"train": "many"}}}, "train is 'many'; give a whole number"),
+        ({"tasks": {"openbookqa": {"validation": 0.1}}}, "validation is 0.1; give a whole number"),
         ({"tasks": {"openbookqa": {"ood": "boolq"}}}, "ood is 'boolq'; give a list"),
         ({"training": [1]}, r"training is \[1\], which has no"),
     ],

@@ -12,6 +12,7 @@ from blob_pyro.training import TrainingConfig
     [
         ({"num_steps": 0}, "num_steps=0 must be at least 1"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"validate_every": 0}, "validate_every=0 must be at least 1"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0 must be positive"),
         ({"scale_learning_rate": float("inf")}, "scale_learning_rate=inf must be positive"),
         ({"kl_learning_rate": 0.0}, "kl_learning_rate=0.0 must be positive"),

@@ -1,0 +1,77 @@
+"""Early stopping: the posterior mean on held-out data, and the best state so far."""
+
+from __future__ import annotations
+
+import torch
+from datasets import Dataset
+
+from blob_pyro.guides import LoraGuide
+from blob_pyro.infer import posterior_predictive
+from blob_pyro.models import Classifier
+from blob_pyro.training.batches import Collator, sorted_loader
+from blob_pyro.training.config import TrainingConfig
+from blob_pyro.training.learned import copy_learned, restore_learned
+
+
+class Validation:
+    """Scores the posterior mean on held-out data, and keeps the state that scored best.
+
+    Parameters
+    ----------
+    model, guide
+        The program that is trained.
+    data
+        Labelled examples that are not trained on.
+    collator
+        As in :func:`blob_pyro.training.fit`.
+    config
+        Says how often, and how many examples a forward pass.
+
+    Raises
+    ------
+    ValueError
+        If there are no data, or none of ``config.validate_every``; when it scores, if the examples
+        have no labels.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        guide: LoraGuide,
+        data: Dataset,
+        collator: Collator,
+        config: TrainingConfig,
+    ) -> None:
+        if config.validate_every is None:
+            raise ValueError(
+                "validation data were given, but validate_every is None; say with "
+                "TrainingConfig(validate_every=...) how often to look at them"
+            )
+        if len(data) == 0:
+            raise ValueError("the validation data are empty; give at least one labelled example")
+        self.model, self.guide = model, guide
+        self.every, self.last = config.validate_every, config.num_steps - 1
+        self.best_nll = float("inf")
+        self.best: dict[str, torch.Tensor] = {}
+        self._loader = sorted_loader(data, collator, config.batch_size)
+
+    def due(self, step: int) -> bool:
+        """Tell whether to score after a step (from 0): every so many, and after the last."""
+        return (step + 1) % self.every == 0 or step == self.last
+
+    def score(self) -> float:
+        """Give the mean NLL (nats) of the posterior mean, and keep the state if it is the best."""
+        # A seed of its own: training goes on with the noise that it would have had anyway.
+        predictive = posterior_predictive(
+            self.model, self.guide, self._loader, num_samples=0, seed=0, progress=False
+        )
+        if "log_likelihood" not in predictive:
+            raise ValueError("the validation data have no labels; give labelled examples")
+        nll = -float(predictive["log_likelihood"].double().mean())
+        if nll < self.best_nll:
+            self.best_nll, self.best = nll, copy_learned(self.model, self.guide)
+        return nll
+
+    def restore_best(self) -> None:
+        """Put the best state in the place of the last one."""
+        restore_learned(self.model, self.guide, self.best)
