@@ -127,6 +127,7 @@ def _write(draft: Path, model: Classifier, guide: LoraGuide, task: dict[str, Any
             "num_data": model.num_data,
             "num_classes": model.num_classes,
             "prior": _prior_record(model.prior),
+            "latent": list(model.latent),
         },
         "base_model": {
             "name": peft_config.base_model_name_or_path,
@@ -206,6 +207,7 @@ def load_posterior(
         net,
         num_data=config["model"]["num_data"],
         prior=_prior(folder, config["model"]["prior"], prior),
+        latent=tuple(config["model"]["latent"]),
         **config["model"]["arguments"],
     )
     guide_class = _known_class(folder, guides, config["guide"]["class"], LoraGuide)
