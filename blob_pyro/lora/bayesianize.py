@@ -31,8 +31,8 @@ def bayesianize(
     r"""Make the LoRA ``A`` matrices of a PEFT model latent, in place.
 
     Each ``lora_A[adapter]`` becomes a ``PyroModule`` whose ``weight`` is a ``PyroSample`` with
-    prior :math:`A_{ij} \sim N(0, \sigma_p^2)`; ``lora_B[adapter]`` too, if asked for.  Nothing else of
-    the model changes.
+    prior :math:`A_{ij} \sim N(0, \sigma_p^2)`; ``lora_B[adapter]`` too, if asked for.  Nothing else
+    of the model changes.
 
     Parameters
     ----------

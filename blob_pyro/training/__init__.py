@@ -2,7 +2,7 @@
 
 from blob_pyro.training.config import TrainingConfig
 from blob_pyro.training.denormals import flush_denormals
-from blob_pyro.training.fit import fit
+from blob_pyro.training.fit import Collator, fit
 from blob_pyro.training.step_record import StepRecord
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "fit",
     "flush_denormals",
     # classes
+    "Collator",
     "StepRecord",
     "TrainingConfig",
 ]
