@@ -104,6 +104,19 @@ class Recipe:
         """The method's settings by name, defaults included."""
         return find_method(self.method).chosen_options(self.options)
 
+    @property
+    def takes_held_out(self) -> bool:
+        """Whether the method needs examples that the fit has not seen."""
+        return find_method(self.method).held_out
+
+    @property
+    def num_steps(self) -> int:
+        """Gradient steps in all, those of the fits that it starts from included."""
+        if starts := self.start_recipes():
+            return sum(start.num_steps for start in starts)
+        trained = find_method(self.method).objective != "none"
+        return self.training.num_steps if trained else 0
+
     def start_recipes(self) -> list[Recipe]:
         """Give the recipes of the fits that this one starts from; empty if it trains its own.
 
@@ -114,8 +127,12 @@ class Recipe:
             return []
         start = replace(self, method=self.start or method.starts_from, start=None, options={})
         num_members = self.method_options["num_members"] if method.combine else 1
-        seeds = [self.training.seed + _MEMBER_STRIDE * member for member in range(num_members)]
-        return [replace(start, training=replace(self.training, seed=seed)) for seed in seeds]
+        return [start.member(number) for number in range(num_members)]
+
+    def member(self, number: int) -> Recipe:
+        """Give the same recipe with the seed of another member of an ensemble; 0 is this one."""
+        seed = self.training.seed + _MEMBER_STRIDE * number
+        return replace(self, training=replace(self.training, seed=seed))
 
     def fine_tune(
         self,

@@ -10,11 +10,13 @@ from blob_pyro.methods.method import (
     Settings,
     point_estimate,
 )
+from blob_pyro.methods.plain_lora import ZERO_SHOT
 from blob_pyro.methods.registry import METHODS, find_method
 
 __all__ = [
     # by name
     "METHODS",
+    "ZERO_SHOT",
     "find_method",
     # what a method is
     "Combine",

@@ -33,7 +33,7 @@ def test_wrong_options_are_named(given: Any, message: str) -> None:
 
 def test_methods_are_found_by_their_name() -> None:
     assert all(find_method(name).name == name for name in METHODS)
-    with pytest.raises(ValueError, match="method='BLoB' is unknown; use one of .*'blob'"):
+    with pytest.raises(ValueError, match=r"method='BLoB' is unknown; use one of .*'blob'"):
         find_method("BLoB")
 
 
