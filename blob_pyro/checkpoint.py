@@ -128,6 +128,7 @@ def _write(draft: Path, model: Classifier, guide: LoraGuide, task: dict[str, Any
             "num_classes": model.num_classes,
             "prior": _prior_record(model.prior),
             "latent": list(model.latent),
+            "temperature": model.temperature.tolist(),
         },
         "base_model": {
             "name": peft_config.base_model_name_or_path,
@@ -210,6 +211,7 @@ def load_posterior(
         latent=tuple(config["model"]["latent"]),
         **config["model"]["arguments"],
     )
+    model.set_temperature(torch.tensor(config["model"]["temperature"], dtype=torch.float64))
     guide_class = _known_class(folder, guides, config["guide"]["class"], LoraGuide)
     guide = guide_class(model, **config["guide"]["arguments"])
     _load_guide(folder, guide)

@@ -192,7 +192,7 @@ def _with_start(name: str, methods: Mapping[str, MethodConfig]) -> MethodConfig:
 def _comes_from(methods: Mapping[str, MethodConfig], name: str | None, origin: str) -> bool:
     """Tell whether following what methods start from leads to one of them, or nowhere."""
     for _ in methods:
-        if name not in methods or name == origin:
+        if name is None or name not in methods or name == origin:
             return name == origin
         name = methods[name].start
     return True

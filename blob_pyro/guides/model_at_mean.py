@@ -29,7 +29,8 @@ def model_at_mean(model: Model, guide: LoraGuide, latent: Latent = ("A", "B")) -
     -------
     BayesianLora
         Of the class of ``model``, with its network, data size, prior and settings, and in the same
-        mode of training or evaluation.
+        mode of training or evaluation.  A temperature, which belongs to the old posterior, is left
+        behind.
 
     Examples
     --------
