@@ -213,7 +213,7 @@ def load_posterior(
     )
     model.set_temperature(torch.tensor(config["model"]["temperature"], dtype=torch.float64))
     guide_class = _known_class(folder, guides, config["guide"]["class"], LoraGuide)
-    guide = guide_class(model, **config["guide"]["arguments"])
+    guide = guide_class.from_config(model, config["guide"]["arguments"])
     _load_guide(folder, guide)
     model.eval()
     return model, guide

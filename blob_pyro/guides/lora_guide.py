@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import pyro
 import torch
@@ -169,6 +169,11 @@ class LoraGuide(nn.Module, ABC):
         return [
             parameter for name, parameter in self.named_parameters() if not name.startswith("M.")
         ]
+
+    @classmethod
+    def from_config(cls, model: BayesianLora, config: dict[str, Any]) -> Self:
+        """Make a guide with the arguments that :meth:`config` gave, at the model's own weights."""
+        return cls(model, **config)
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
