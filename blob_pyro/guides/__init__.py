@@ -3,6 +3,7 @@
 from blob_pyro.guides.dropout import DropoutGuide
 from blob_pyro.guides.ensemble_guide import EnsembleGuide, ensemble
 from blob_pyro.guides.full_covariance import FullCovarianceGuide
+from blob_pyro.guides.laplace import LaplaceGuide
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.low_rank_gaussian import LowRankGaussianGuide
 from blob_pyro.guides.low_rank_plus_diagonal import LowRankPlusDiagonalGuide
@@ -20,6 +21,7 @@ __all__ = [
     "DropoutGuide",
     "EnsembleGuide",
     "FullCovarianceGuide",
+    "LaplaceGuide",
     "LowRankGaussianGuide",
     "LowRankPlusDiagonalGuide",
     "MatrixNormalGuide",

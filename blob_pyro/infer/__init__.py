@@ -1,8 +1,14 @@
-"""Objectives, schedules and prediction."""
+"""Objectives, schedules, posteriors without training, and prediction."""
 
 from blob_pyro.infer.decoupled_svi import DecoupledSVI, SpreadUpdates
 from blob_pyro.infer.elbo_terms import ELBOTerms, check_gradient
 from blob_pyro.infer.kl_weight import Schedule, kl_weight, rescaled_num_batches
+from blob_pyro.infer.laplace import laplace
+from blob_pyro.infer.linearised_predictive import (
+    Link,
+    linearised_logits,
+    linearised_predictive,
+)
 from blob_pyro.infer.posterior_draws import posterior_draws
 from blob_pyro.infer.posterior_predictive import posterior_predictive
 from blob_pyro.infer.reweighted_trace_elbo import ReweightedTrace_ELBO
@@ -12,6 +18,7 @@ __all__ = [
     # inference
     "DecoupledSVI",
     "SpreadUpdates",
+    "laplace",
     # objectives
     "ELBOTerms",
     "ReweightedTrace_ELBO",
@@ -21,6 +28,9 @@ __all__ = [
     "kl_weight",
     "rescaled_num_batches",
     # prediction
+    "Link",
+    "linearised_logits",
+    "linearised_predictive",
     "posterior_draws",
     "posterior_predictive",
     # calibration
