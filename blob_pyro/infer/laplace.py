@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from scipy.optimize import brentq
 
-from blob_pyro.guides import LaplaceGuide, LoraGuide
+from blob_pyro.guides import LaplaceGuide
 from blob_pyro.infer.data_pass import evaluation_mode, log_likelihood, on_device, tracked
 from blob_pyro.infer.posterior_draws import Batch
 from blob_pyro.infer.second_moment import SecondMoment
@@ -17,14 +17,13 @@ from blob_pyro.models import Classifier
 
 def laplace(
     model: Classifier,
-    guide: LoraGuide,
     loader: Iterable[Batch],
     *,
     prior_precision: float | None = None,
     max_rank: int = 10,
     progress: bool = True,
 ) -> LaplaceGuide:
-    r"""Make the Laplace approximation around a fitted guide's mean.
+    r"""Make the Laplace approximation around a trained adapter.
 
     The Fisher information of each site is that of the categorical likelihood under the model's own
     predictions (which is the generalised Gauss-Newton matrix), summed over classes and examples and
@@ -38,10 +37,9 @@ def laplace(
     Parameters
     ----------
     model
-        The Pyro model.  What it has made latent gets a posterior.
-    guide
-        Its fitted guide, of which the mean counts; ``PointEstimateGuide(model)`` stands for the
-        adapter as it was loaded.
+        A model over the trained adapter, whether PEFT loaded it or
+        :func:`blob_pyro.guides.model_at_mean` took it from a fitted guide.  Both ``A`` and ``B``
+        get a posterior if both are latent, as in the paper.
     loader
         Labelled batches of the training data; a part of them counts for all ``model.num_data``.
     prior_precision
@@ -66,16 +64,15 @@ def laplace(
     --------
     >>> from peft import LoraConfig, get_peft_model
     >>> from transformers import BertConfig, BertForSequenceClassification
-    >>> from blob_pyro.guides import PointEstimateGuide
     >>> from blob_pyro.models import SequenceClassifier
     >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
     ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
     >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"],
     ...                   init_lora_weights=False)
     >>> model = SequenceClassifier(
-    ...     get_peft_model(BertForSequenceClassification(config), lora), num_data=2)
+    ...     get_peft_model(BertForSequenceClassification(config), lora), 2, latent=("A", "B"))
     >>> batch = {"input_ids": torch.tensor([[5, 6], [7, 8]]), "labels": torch.tensor([0, 2])}
-    >>> posterior = laplace(model, PointEstimateGuide(model), [batch], progress=False)
+    >>> posterior = laplace(model, [batch], progress=False)
     >>> posterior.prior_precision > 0
     True
 
@@ -86,10 +83,8 @@ def laplace(
     Curvature for Modern Neural Network Architectures", NeurIPS 2023 ("expand").
     """
     posterior = LaplaceGuide(model, 1.0 if prior_precision is None else prior_precision, max_rank)
-    curvatures = {
-        name: _SiteCurvature(mean.shape, max_rank) for name, mean in posterior.mean().items()
-    }
-    weights = guide.mean()
+    weights = posterior.mean()
+    curvatures = {name: _SiteCurvature(weight.shape, max_rank) for name, weight in weights.items()}
     device = next(model.parameters()).device
     total, num_seen = torch.zeros((), device=device), 0
     with evaluation_mode(model):
@@ -107,7 +102,6 @@ def laplace(
     with torch.no_grad():
         posterior.log_likelihood.copy_(factor * total)
         for name, curvature in curvatures.items():
-            posterior.M[name].copy_(weights[name])
             curvature.write(posterior, name, factor)
     if prior_precision is None:
         posterior.prior_precision = _best_prior_precision(posterior)
@@ -160,9 +154,9 @@ def _fisher_root(logits: torch.Tensor) -> torch.Tensor:
 def _best_prior_precision(posterior: LaplaceGuide) -> float:
     r"""Maximise the marginal likelihood.
 
-    There :math:`\lambda \|\theta\|^2 = \sum_i e_i / (e_i + \lambda)` for the curvature's eigenvalues.
-    The difference falls in :math:`\lambda` all the way, so it has one root; both ends of the bracket
-    follow from bounds on the sum.
+    There :math:`\lambda \|\theta\|^2 = \sum_i e_i / (e_i + \lambda)`, with the curvature's
+    eigenvalues.  The difference falls in :math:`\lambda` all the way, so it has one root; both ends
+    of the bracket follow from bounds on the sum.
     """
     with torch.no_grad():
         eigenvalues = torch.cat(

@@ -61,8 +61,9 @@ def linearised_predictive(
     Returns
     -------
     dict
-        As :func:`posterior_predictive`'s: ``logits`` (``K x N x C``, K = 1 for ``"probit"``) and, if there are labels, ``labels`` (``N``) and
-        ``log_likelihood`` (``K x N``, nats), on the CPU.
+        As from :func:`posterior_predictive`: ``logits`` (``K x N x C``, K = 1 for ``"probit"``)
+        and, if there are labels, ``labels`` (``N``) and ``log_likelihood`` (``K x N``, nats), on
+        the CPU.
 
     Raises
     ------
