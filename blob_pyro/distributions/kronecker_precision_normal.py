@@ -47,7 +47,7 @@ class KroneckerPrecisionNormal(TorchDistribution):
     References
     ----------
     Ritter, Botev and Barber, "A Scalable Laplace Approximation for Neural Networks", ICLR 2018;
-    Yang et al., "Bayesian Low-rank Adaptation for Large Language Models", ICLR 2024, appendix E
+    Yang et al., "Bayesian Low-rank Adaptation for Large Language Models", ICLR 2024
     (factors of low rank).
     """
 

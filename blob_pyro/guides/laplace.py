@@ -34,7 +34,7 @@ class LaplaceGuide(LoraGuide):
         :math:`\lambda`, in the units of one over the weight's square.  It takes the place of the
         model's prior, as :math:`1 / \sigma_p^2` would; :meth:`kl` still is that from the model's.
     max_rank
-        Eigenpairs of a factor; 10 in the paper.
+        Eigenpairs of a factor.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class LaplaceGuide(LoraGuide):
     References
     ----------
     Yang et al., "Bayesian Low-rank Adaptation for Large Language Models" (Laplace-LoRA), ICLR 2024,
-    arXiv 2308.13111, equations 11 to 16 and appendix E.
+    arXiv 2308.13111.
     """
 
     independent_entries: ClassVar[bool] = False

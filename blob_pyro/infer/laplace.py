@@ -79,7 +79,7 @@ def laplace(
     References
     ----------
     Yang et al., "Bayesian Low-rank Adaptation for Large Language Models" (Laplace-LoRA), ICLR 2024,
-    arXiv 2308.13111, equations 9 to 16; Eschenhagen et al., "Kronecker-Factored Approximate
+    arXiv 2308.13111; Eschenhagen et al., "Kronecker-Factored Approximate
     Curvature for Modern Neural Network Architectures", NeurIPS 2023 ("expand").
     """
     posterior = LaplaceGuide(model, 1.0 if prior_precision is None else prior_precision, max_rank)

@@ -89,8 +89,8 @@ def linearised_predictive(
 
     References
     ----------
-    Yang et al., "Bayesian Low-rank Adaptation for Large Language Models", ICLR 2024, equations 17
-    to 19; Immer, Korzepa and Bauer, "Improving predictions of Bayesian neural nets via local
+    Yang et al., "Bayesian Low-rank Adaptation for Large Language Models", ICLR 2024
+    (Laplace-LoRA); Immer, Korzepa and Bauer, "Improving predictions of Bayesian neural nets via local
     linearization", AISTATS 2021; Gibbs, "Bayesian Gaussian Processes for Regression and
     Classification", 1997 (probit for several classes).
     """

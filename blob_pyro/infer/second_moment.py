@@ -29,7 +29,8 @@ class SecondMoment:
 
     References
     ----------
-    Yang et al., "Bayesian Low-rank Adaptation for Large Language Models", ICLR 2024, appendix E.
+    Yang et al., "Bayesian Low-rank Adaptation for Large Language Models", ICLR 2024
+    (factors of low rank).
     """
 
     def __init__(self, size: int, max_rank: int) -> None:
