@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from typing_extensions import override
@@ -12,6 +12,8 @@ from blob_pyro.distributions import KroneckerPrecisionNormal
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.models import BayesianLora
+
+LaplacePredictive = Literal["linearised", "probit", "network"]
 
 
 class LaplaceGuide(LoraGuide):
@@ -35,6 +37,11 @@ class LaplaceGuide(LoraGuide):
         model's prior, as :math:`1 / \sigma_p^2` would; :meth:`kl` still is that from the model's.
     max_rank
         Eigenpairs of a factor.
+    predictive
+        How :func:`blob_pyro.infer.posterior_predictive` predicts: by draws from the model
+        linearised at ``M``, which is what the curvature belongs to; in closed form, by the
+        ``"probit"`` approximation of their mean; or by draws that go through the ``"network"``, as
+        with every other guide (and with Pyro's ``Predictive``).
 
     Attributes
     ----------
@@ -44,7 +51,8 @@ class LaplaceGuide(LoraGuide):
     Raises
     ------
     ValueError
-        If ``max_rank`` is below 1, or ``prior_precision`` not positive and finite.
+        If ``max_rank`` is below 1, ``prior_precision`` not positive and finite, or ``predictive``
+        unknown.
 
     Examples
     --------
@@ -69,7 +77,11 @@ class LaplaceGuide(LoraGuide):
     log_likelihood: torch.Tensor
 
     def __init__(
-        self, model: BayesianLora, prior_precision: float = 1.0, max_rank: int = 10
+        self,
+        model: BayesianLora,
+        prior_precision: float = 1.0,
+        max_rank: int = 10,
+        predictive: LaplacePredictive = "linearised",
     ) -> None:
         super().__init__(model)
         if max_rank < 1:
@@ -78,12 +90,19 @@ class LaplaceGuide(LoraGuide):
             raise ValueError(
                 f"prior_precision={prior_precision} must be positive and finite, as 1 / 0.2 ** 2 is"
             )
+        if predictive not in get_args(LaplacePredictive):
+            raise ValueError(
+                f"predictive={predictive!r} is unknown; use one of {[*get_args(LaplacePredictive)]}"
+            )
         self.prior_precision = prior_precision
         self.max_rank = max_rank
+        self.predictive: LaplacePredictive = predictive
         # Of G, along the rows of a weight, and of H, along its columns.
         self.row_basis, self.row_values = self._no_curvature(0)
         self.col_basis, self.col_values = self._no_curvature(1)
-        self.register_buffer("log_likelihood", torch.zeros(()))
+        like = next(iter(self.mean().values()))
+        wide = torch.promote_types(like.dtype, torch.float32)
+        self.register_buffer("log_likelihood", like.new_zeros((), dtype=wide))
 
     def _no_curvature(self, side: int) -> tuple[SiteParameters, SiteParameters]:
         axes = {
@@ -142,4 +161,8 @@ class LaplaceGuide(LoraGuide):
 
     @override
     def config(self) -> dict[str, Any]:
-        return {"prior_precision": self.prior_precision, "max_rank": self.max_rank}
+        return {
+            "prior_precision": self.prior_precision,
+            "max_rank": self.max_rank,
+            "predictive": self.predictive,
+        }

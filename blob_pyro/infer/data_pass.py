@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from rich.console import Console
@@ -11,12 +12,14 @@ from rich.progress import track
 
 from blob_pyro.infer.posterior_draws import Batch
 
+Item = TypeVar("Item")
 
-def tracked(loader: Iterable[Batch], progress: bool, doing: str = "predicting") -> Iterator[Batch]:
-    """Go over the batches with a progress bar."""
+
+def tracked(items: Iterable[Item], progress: bool, doing: str = "predicting") -> Iterator[Item]:
+    """Go over batches, or whatever takes time, with a progress bar."""
     # On stderr, so that a program's results can be piped.
     console = Console(stderr=True)
-    return iter(track(loader, doing, disable=not progress, transient=True, console=console))
+    return iter(track(items, doing, disable=not progress, transient=True, console=console))
 
 
 def on_device(device: torch.device, batch: Batch) -> dict[str, torch.Tensor]:

@@ -52,7 +52,8 @@ def laplace(
     Returns
     -------
     LaplaceGuide
-        For :func:`posterior_predictive`, :func:`linearised_predictive` and ``save_posterior``.
+        For :func:`posterior_predictive`, by the linearised model or, with another
+        ``guide.predictive``, in closed form or by the network.
 
     Raises
     ------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain
 
 import torch
 
+from blob_pyro.guides import LaplaceGuide
 from blob_pyro.infer.data_pass import (
     evaluation_mode,
     log_likelihood,
@@ -15,6 +17,7 @@ from blob_pyro.infer.data_pass import (
     tracked,
 )
 from blob_pyro.infer.draws_at_once import DrawsAtOnce
+from blob_pyro.infer.linearised_model import LinearisedModel
 from blob_pyro.infer.posterior_draws import Batch, Draw, Guide, posterior_draws
 from blob_pyro.models import Classifier
 
@@ -41,7 +44,8 @@ def posterior_predictive(
     model
         The Pyro model.
     guide
-        Its fitted guide.
+        Its fitted guide.  A :class:`blob_pyro.guides.LaplaceGuide` also says whether the draws go
+        through the network or through the model linearised at its mean.
     loader
         Batches of keywords for the model, with or without ``labels``; a fixed order.
     num_samples
@@ -61,8 +65,8 @@ def posterior_predictive(
     Returns
     -------
     dict
-        ``logits`` (``K x N x C``) and, if the batches have labels, ``labels`` (``N``) and
-        ``log_likelihood`` (``K x N``, nats), on the CPU.
+        ``logits`` (``K x N x C``; K = 1 in closed form) and, if the batches have labels, ``labels``
+        (``N``) and ``log_likelihood`` (``K x N``, nats), on the CPU.
 
     Raises
     ------
@@ -100,10 +104,10 @@ def posterior_predictive(
             raise ValueError("the loader gave no batch; there is nothing to predict")
         draws = _seeded_draws(guide, num_samples, on_device(device, first), seed)
         chosen = _chosen(draws, return_sites)
-        runner = DrawsAtOnce(model, draws, parallel)
+        run = _runner(model, guide, draws, num_samples, parallel)
         for batch in chain([first], batches):
             _check_labelled_alike(first, batch)
-            logits.append(runner.logits(on_device(device, batch)))
+            logits.append(run(on_device(device, batch)).cpu())
             labels += [batch["labels"].cpu()] if "labels" in batch else []
     predictive = {"logits": torch.cat(logits, dim=1)}
     if labels:
@@ -122,6 +126,18 @@ def _seeded_draws(guide: Guide, num_samples: int, batch: Batch, seed: int | None
     if seed is not None:
         torch.manual_seed(seed)
     return posterior_draws(guide, num_samples, batch)
+
+
+def _runner(
+    model: Classifier, guide: Guide, draws: list[Draw], num_samples: int, parallel: bool | int
+) -> Callable[[Batch], torch.Tensor]:
+    """Give the function from a batch to its logits under all draws."""
+    if not isinstance(guide, LaplaceGuide) or guide.predictive == "network" or num_samples == 0:
+        return DrawsAtOnce(model, draws, parallel).logits
+    linearised = LinearisedModel(model, guide)
+    if guide.predictive == "probit":
+        return lambda batch: linearised.probit_logits(batch)[None]
+    return partial(linearised.drawn_logits, draws)
 
 
 def _chosen(draws: list[Draw], sites: Sequence[str]) -> dict[str, torch.Tensor]:
