@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from scipy.optimize import brentq
 
-from blob_pyro.guides import LaplaceGuide
+from blob_pyro.guides import LaplaceGuide, LaplacePredictive
 from blob_pyro.infer.data_pass import evaluation_mode, log_likelihood, on_device, tracked
 from blob_pyro.infer.posterior_draws import Batch
 from blob_pyro.infer.second_moment import SecondMoment
@@ -21,6 +21,7 @@ def laplace(
     *,
     prior_precision: float | None = None,
     max_rank: int = 10,
+    predictive: LaplacePredictive = "linearised",
     progress: bool = True,
 ) -> LaplaceGuide:
     r"""Make the Laplace approximation around a trained adapter.
@@ -44,22 +45,23 @@ def laplace(
         Labelled batches of the training data; a part of them counts for all ``model.num_data``.
     prior_precision
         :math:`\lambda`; None takes the one that maximises the marginal likelihood.
-    max_rank
-        Eigenpairs kept of each factor, see :class:`blob_pyro.guides.LaplaceGuide`.
+    max_rank, predictive
+        Eigenpairs kept of each factor, and how to predict: see
+        :class:`blob_pyro.guides.LaplaceGuide`.
     progress
         Show a progress bar on the terminal.
 
     Returns
     -------
     LaplaceGuide
-        For :func:`posterior_predictive`, by the linearised model or, with another
-        ``guide.predictive``, in closed form or by the network.
+        With the model's point estimates as they are; nothing is trained.
 
     Raises
     ------
     ValueError
-        If the loader is empty or has no labels, or no prior precision is best, since no logit
-        depends on the latent weights.
+        If the loader is empty or has no labels, an argument is one that
+        :class:`blob_pyro.guides.LaplaceGuide` refuses, or no prior precision is best, since no
+        logit depends on the latent weights.
 
     Examples
     --------
@@ -83,7 +85,8 @@ def laplace(
     arXiv 2308.13111; Eschenhagen et al., "Kronecker-Factored Approximate
     Curvature for Modern Neural Network Architectures", NeurIPS 2023 ("expand").
     """
-    posterior = LaplaceGuide(model, 1.0 if prior_precision is None else prior_precision, max_rank)
+    precision = 1.0 if prior_precision is None else prior_precision
+    posterior = LaplaceGuide(model, precision, max_rank, predictive)
     weights = posterior.mean()
     curvatures = {name: _SiteCurvature(weight.shape, max_rank) for name, weight in weights.items()}
     device = next(model.parameters()).device

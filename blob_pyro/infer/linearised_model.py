@@ -38,17 +38,21 @@ class LinearisedModel:
         self._guide = guide
         self._mean = guide.mean()
 
-    def drawn_logits(self, draws: Sequence[Draw], batch: Batch) -> torch.Tensor:
-        """Give the logits of a batch of B under K draws of the weights, ``K x B x C``."""
+    def deviations(self, draws: Sequence[Draw]) -> Draw:
+        """Give how far K draws lie from the mean, ``K x r x n`` for each site."""
+        return {
+            name: torch.stack([draw[name] - mean for draw in draws])
+            for name, mean in self._mean.items()
+        }
+
+    def moved_logits(self, deviations: Draw, batch: Batch) -> torch.Tensor:
+        """Give the logits of a batch of B under K deviations from the mean, ``K x B x C``."""
         logits, jacobians = self._linearised(batch)
-        moved = [
-            sum(
-                torch.einsum("cbij,ij->bc", jacobian, (draw[name] - self._mean[name]).to(jacobian))
-                for name, jacobian in jacobians.items()
-            )
-            for draw in draws
+        moves = [
+            torch.einsum("cbij,kij->kbc", jacobian, deviations[name].to(jacobian))
+            for name, jacobian in jacobians.items()
         ]
-        return torch.stack([logits + move for move in moved])
+        return logits + torch.stack(moves).sum(0)
 
     def moments(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         r"""Give the logits' means, ``B x C``, and :math:`J \Sigma J^\top`, ``B x C x C``."""

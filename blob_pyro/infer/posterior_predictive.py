@@ -137,7 +137,7 @@ def _runner(
     linearised = LinearisedModel(model, guide)
     if guide.predictive == "probit":
         return lambda batch: linearised.probit_logits(batch)[None]
-    return partial(linearised.drawn_logits, draws)
+    return partial(linearised.moved_logits, linearised.deviations(draws))
 
 
 def _chosen(draws: list[Draw], sites: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -18,8 +18,13 @@ def _laplace(
     options = settings.method_options
     model = model_at_mean(model, guide)
     loader = DataLoader(data, settings.training.batch_size, collate_fn=collator)
-    posterior = laplace(model, loader, max_rank=options["max_rank"], progress=False)
-    posterior.predictive = options["predictive"]
+    posterior = laplace(
+        model,
+        loader,
+        max_rank=options["max_rank"],
+        predictive=options["predictive"],
+        progress=False,
+    )
     return model, posterior
 
 

@@ -31,6 +31,4 @@ def _tfb(
 
 # Shi et al., "Training-Free Bayesianization for Low-Rank Adapters of Large Language Models",
 # NeurIPS 2025; the training examples are the anchors.
-TFB = Method(
-    "tfb", starts_from="map", finish=_tfb, options={"tolerance": 0.01, "num_samples": 10}
-)
+TFB = Method("tfb", starts_from="map", finish=_tfb, options={"tolerance": 0.01, "num_samples": 10})
