@@ -9,11 +9,9 @@ from blob_pyro.methods.laplace import LAP
 from blob_pyro.methods.method import Method
 from blob_pyro.methods.plain_lora import MAP, MLE, ZERO_SHOT
 from blob_pyro.methods.temperature import TEMPERATURE
-
-_ALL = (ZERO_SHOT, MLE, MAP, MCD, ENS, BBB, BLOB, TEMPERATURE)
 from blob_pyro.methods.tfb import TFB
 
-_ALL = (ZERO_SHOT, MLE, MAP, BBB, BLOB, LAP, TFB)
+_ALL = (ZERO_SHOT, MLE, MAP, MCD, ENS, BBB, BLOB, LAP, TFB, TEMPERATURE)
 
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 

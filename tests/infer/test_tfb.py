@@ -57,8 +57,8 @@ def test_it_is_the_largest_scale_that_keeps_the_loss(
 def test_a_larger_tolerance_gives_a_larger_scale(model: Any, token_batch: Any) -> None:
     batch = token_batch(4)
     scales = [
-        tfb(model, [batch], tolerance=tolerance, num_samples=3, progress=False).update_scale
-        for tolerance in (0.001, 0.01, 0.05)
+        tfb(model, [batch], tolerance=tolerance, num_samples=1, progress=False).update_scale
+        for tolerance in (0.002, 0.05)
     ]
     assert scales == sorted(set(scales))
 
@@ -67,10 +67,10 @@ def test_without_labels_the_most_likely_classes_serve(model: Any, token_batch: A
     batch = token_batch(4)
     at_mean = posterior_predictive(model, PointEstimateGuide(model), [batch], 0, progress=False)
     batch["labels"] = at_mean["logits"][0].argmax(-1)
-    found = tfb(copy.deepcopy(model), [batch], num_samples=3, progress=False).update_scale
+    found = tfb(copy.deepcopy(model), [batch], num_samples=1, progress=False).update_scale
     del batch["labels"]
     # An iterator will do, though it is gone over many times.
-    assert tfb(model, iter([batch]), num_samples=3, progress=False).update_scale == found
+    assert tfb(model, iter([batch]), num_samples=1, progress=False).update_scale == found
 
 
 def test_a_stock_adapter_from_a_folder(peft_network: Any, token_batch: Any, tmp_path: Any) -> None:
@@ -101,8 +101,11 @@ def test_the_random_state_and_the_mode_are_left_alone(classifier: Any, token_bat
         ({"tolerance": 0.0}, "tolerance=0.0 must be positive; the authors' code takes 0.01"),
         ({"tolerance": math.nan}, "tolerance=nan must be positive"),
         ({"num_samples": 0}, "num_samples=0: give the number of draws, 1 or more"),
-        ({"tolerance": 1e9}, "no scale between is the largest that keeps it to a tolerance of 1e"),
-        ({"tolerance": 1e-14}, "no scale between is the largest that keeps it to a tolerance of"),
+        ({"tolerance": 1e9}, r"without variance, .* keeps it to a tolerance of 1e\+09; give"),
+        (
+            {"tolerance": 1e-14},
+            "no scale between is the largest that keeps it to a tolerance of 1e",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(
