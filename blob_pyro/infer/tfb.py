@@ -110,8 +110,9 @@ def tfb(
         raise ValueError(
             f"the anchor loss is {anchors.reference:.6g} without variance, "
             f"{anchors.loss(low):.6g} at an update_scale of {low} and {anchors.loss(high):.6g} at "
-            f"{high}: no scale between is the largest that keeps it to a tolerance of {tolerance:g}; "
-            "give another tolerance, other anchors, or an adapter that has been trained"
+            f"{high}: no scale between is the largest that keeps it to a tolerance of "
+            f"{tolerance:g}; give another tolerance, other anchors, or an adapter that has been "
+            "trained"
         )
     for _ in tracked(range(_NUM_HALVINGS), progress, "searching for a scale"):
         middle = math.sqrt(low * high)
