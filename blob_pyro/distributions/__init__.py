@@ -2,12 +2,14 @@
 
 from blob_pyro.distributions.column_dropout import ColumnDropout
 from blob_pyro.distributions.gaussian_kl import kl_from_factorised_normal
+from blob_pyro.distributions.kronecker_precision_normal import KroneckerPrecisionNormal
 from blob_pyro.distributions.matrix_normal import MatrixNormal
 from blob_pyro.distributions.matrix_shaped import MatrixShaped
 
 __all__ = [
     # distributions
     "ColumnDropout",
+    "KroneckerPrecisionNormal",
     "MatrixNormal",
     "MatrixShaped",
     # KL

@@ -7,14 +7,16 @@ import math
 import torch
 from torch.distributions import Independent, Normal, register_kl
 
+from blob_pyro.distributions.kronecker_precision_normal import KroneckerPrecisionNormal
 from blob_pyro.distributions.matrix_normal import MatrixNormal
 from blob_pyro.distributions.matrix_shaped import MatrixShaped
 
 
+@register_kl(KroneckerPrecisionNormal, Independent)
 @register_kl(MatrixNormal, Independent)
 @register_kl(MatrixShaped, Independent)
 def kl_from_factorised_normal(
-    posterior: MatrixNormal | MatrixShaped, prior: Independent[Normal]
+    posterior: KroneckerPrecisionNormal | MatrixNormal | MatrixShaped, prior: Independent[Normal]
 ) -> torch.Tensor:
     r"""KL divergence of a Gaussian over matrices from independent normal entries.
 

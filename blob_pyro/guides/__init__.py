@@ -3,8 +3,10 @@
 from blob_pyro.guides.dropout import DropoutGuide
 from blob_pyro.guides.ensemble_guide import EnsembleGuide, ensemble
 from blob_pyro.guides.full_covariance import FullCovarianceGuide
+from blob_pyro.guides.laplace import LaplaceGuide, LaplacePredictive
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.low_rank_gaussian import LowRankGaussianGuide
+from blob_pyro.guides.low_rank_isotropic import LowRankIsotropicGuide
 from blob_pyro.guides.low_rank_plus_diagonal import LowRankPlusDiagonalGuide
 from blob_pyro.guides.matrix_normal import MatrixNormalGuide
 from blob_pyro.guides.model_at_mean import model_at_mean
@@ -20,7 +22,10 @@ __all__ = [
     "DropoutGuide",
     "EnsembleGuide",
     "FullCovarianceGuide",
+    "LaplaceGuide",
+    "LaplacePredictive",
     "LowRankGaussianGuide",
+    "LowRankIsotropicGuide",
     "LowRankPlusDiagonalGuide",
     "MatrixNormalGuide",
     "PointEstimateGuide",

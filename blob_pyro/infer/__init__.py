@@ -1,17 +1,22 @@
-"""Objectives, schedules and prediction."""
+"""Objectives, schedules, posteriors without training, and prediction."""
 
 from blob_pyro.infer.decoupled_svi import DecoupledSVI, SpreadUpdates
 from blob_pyro.infer.elbo_terms import ELBOTerms, check_gradient
 from blob_pyro.infer.kl_weight import Schedule, kl_weight, rescaled_num_batches
+from blob_pyro.infer.laplace import laplace
+from blob_pyro.infer.linearised_model import linearised_logits
 from blob_pyro.infer.posterior_draws import posterior_draws
 from blob_pyro.infer.posterior_predictive import posterior_predictive
 from blob_pyro.infer.reweighted_trace_elbo import ReweightedTrace_ELBO
 from blob_pyro.infer.temperature import calibrate, fit_temperature
+from blob_pyro.infer.tfb import tfb
 
 __all__ = [
     # inference
     "DecoupledSVI",
     "SpreadUpdates",
+    "laplace",
+    "tfb",
     # objectives
     "ELBOTerms",
     "ReweightedTrace_ELBO",
@@ -21,6 +26,7 @@ __all__ = [
     "kl_weight",
     "rescaled_num_batches",
     # prediction
+    "linearised_logits",
     "posterior_draws",
     "posterior_predictive",
     # calibration

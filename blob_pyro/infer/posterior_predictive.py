@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
+from blob_pyro.guides import LaplaceGuide
+from blob_pyro.infer.data_pass import (
+    evaluation_mode,
+    log_likelihood,
+    on_device,
+    own_random_state,
+    tracked,
+)
 from blob_pyro.infer.draws_at_once import DrawsAtOnce
+from blob_pyro.infer.linearised_model import LinearisedModel
 from blob_pyro.infer.posterior_draws import Batch, Draw, Guide, posterior_draws
 from blob_pyro.models import Classifier
 
@@ -37,7 +44,8 @@ def posterior_predictive(
     model
         The Pyro model.
     guide
-        Its fitted guide.
+        Its fitted guide.  A :class:`blob_pyro.guides.LaplaceGuide` also says whether the draws go
+        through the network or through the model linearised at its mean.
     loader
         Batches of keywords for the model, with or without ``labels``; a fixed order.
     num_samples
@@ -57,8 +65,8 @@ def posterior_predictive(
     Returns
     -------
     dict
-        ``logits`` (``K x N x C``) and, if the batches have labels, ``labels`` (``N``) and
-        ``log_likelihood`` (``K x N``, nats), on the CPU.
+        ``logits`` (``K x N x C``; K = 1 in closed form) and, if the batches have labels, ``labels``
+        (``N``) and ``log_likelihood`` (``K x N``, nats), on the CPU.
 
     Raises
     ------
@@ -89,34 +97,28 @@ def posterior_predictive(
     """
     device = next(model.parameters()).device
     logits, labels = [], []
-    with torch.no_grad(), _evaluation_mode(model), _own_random_state(seed):
-        batches = _tracked(loader, progress)
+    with torch.no_grad(), evaluation_mode(model), own_random_state(seed):
+        batches = tracked(loader, progress)
         first = next(batches, None)
         if first is None:
             raise ValueError("the loader gave no batch; there is nothing to predict")
-        draws = _seeded_draws(guide, num_samples, _on(device, first), seed)
+        draws = _seeded_draws(guide, num_samples, on_device(device, first), seed)
         chosen = _chosen(draws, return_sites)
-        runner = DrawsAtOnce(model, draws, parallel)
+        run = _runner(model, guide, draws, num_samples, parallel)
         for batch in chain([first], batches):
             _check_labelled_alike(first, batch)
-            logits.append(runner.logits(_on(device, batch)))
+            logits.append(run(on_device(device, batch)).cpu())
             labels += [batch["labels"].cpu()] if "labels" in batch else []
     predictive = {"logits": torch.cat(logits, dim=1)}
     if labels:
         predictive["labels"] = torch.cat(labels)
-        predictive["log_likelihood"] = _log_likelihood(predictive["logits"], predictive["labels"])
+        predictive["log_likelihood"] = log_likelihood(predictive["logits"], predictive["labels"])
     return predictive | chosen
 
 
 def _check_labelled_alike(first: Batch, batch: Batch) -> None:
     if ("labels" in first) != ("labels" in batch):
         raise ValueError("only some batches have labels; give labels for all examples or for none")
-
-
-def _tracked(loader: Iterable[Batch], progress: bool) -> Iterator[Batch]:
-    # On stderr, so that a program's results can be piped.
-    console = Console(stderr=True)
-    return iter(track(loader, "predicting", disable=not progress, transient=True, console=console))
 
 
 def _seeded_draws(guide: Guide, num_samples: int, batch: Batch, seed: int | None) -> list[Draw]:
@@ -126,34 +128,20 @@ def _seeded_draws(guide: Guide, num_samples: int, batch: Batch, seed: int | None
     return posterior_draws(guide, num_samples, batch)
 
 
+def _runner(
+    model: Classifier, guide: Guide, draws: list[Draw], num_samples: int, parallel: bool | int
+) -> Callable[[Batch], torch.Tensor]:
+    """Give the function from a batch to its logits under all draws."""
+    if not isinstance(guide, LaplaceGuide) or guide.predictive == "network" or num_samples == 0:
+        return DrawsAtOnce(model, draws, parallel).logits
+    linearised = LinearisedModel(model, guide)
+    if guide.predictive == "probit":
+        return lambda batch: linearised.probit_logits(batch)[None]
+    return partial(linearised.moved_logits, linearised.deviations(draws))
+
+
 def _chosen(draws: list[Draw], sites: Sequence[str]) -> dict[str, torch.Tensor]:
     for site in sites:
         if site not in draws[0]:
             raise ValueError(f"return_sites: the guide has no site {site!r} but {[*draws[0]]}")
     return {site: torch.stack([draw[site].cpu() for draw in draws]) for site in sites}
-
-
-def _log_likelihood(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    index = labels.expand(logits.shape[0], -1)[..., None]
-    return logits.log_softmax(dim=-1).gather(-1, index).squeeze(-1)
-
-
-def _on(device: torch.device, batch: Batch) -> dict[str, torch.Tensor]:
-    return {name: value.to(device) for name, value in batch.items()}
-
-
-@contextmanager
-def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-@contextmanager
-def _own_random_state(seed: int | None) -> Iterator[None]:
-    with torch.random.fork_rng(enabled=seed is not None):
-        yield

@@ -5,11 +5,13 @@ from __future__ import annotations
 from blob_pyro.methods.deep_ensemble import ENS
 from blob_pyro.methods.dropout import MCD
 from blob_pyro.methods.gaussian import BBB, BLOB
+from blob_pyro.methods.laplace import LAP
 from blob_pyro.methods.method import Method
 from blob_pyro.methods.plain_lora import MAP, MLE, ZERO_SHOT
 from blob_pyro.methods.temperature import TEMPERATURE
+from blob_pyro.methods.tfb import TFB
 
-_ALL = (ZERO_SHOT, MLE, MAP, MCD, ENS, BBB, BLOB, TEMPERATURE)
+_ALL = (ZERO_SHOT, MLE, MAP, MCD, ENS, BBB, BLOB, LAP, TFB, TEMPERATURE)
 
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 

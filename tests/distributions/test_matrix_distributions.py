@@ -9,8 +9,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from blob_pyro.distributions import MatrixNormal, MatrixShaped
+from blob_pyro.distributions import KroneckerPrecisionNormal, MatrixNormal, MatrixShaped
 
+_FACTORS = ("row_basis", "row_values", "col_basis", "col_values")
 BATCHES: list[tuple[int, ...]] = [(), (5,), (2, 1)]
 
 
@@ -53,11 +54,13 @@ def test_draws_have_the_dense_gaussians_moments(kind: str, gaussian: Any, z_scor
 
 def test_gradients_flow_through_draws_to_every_parameter(kind: str, gaussian: Any) -> None:
     found, _ = gaussian(kind)
-    base = found if kind == "matrix normal" else found.base_dist
+    base = getattr(found, "base_dist", found)
     names = {
         "matrix normal": ("loc", "row_tril", "col_tril"),
         "full": ("loc", "_unbroadcasted_scale_tril"),
         "low rank": ("loc", "_unbroadcasted_cov_factor", "_unbroadcasted_cov_diag"),
+        "kronecker precision": ("loc", *_FACTORS),
+        "its low rank": ("loc", *_FACTORS),
     }[kind]
     for name in names:
         setattr(base, name, getattr(base, name).clone().requires_grad_())
@@ -102,6 +105,25 @@ def test_factors_of_another_size_are_refused() -> None:
         MatrixNormal(torch.zeros(2, 3), torch.eye(3), torch.eye(3))
     with pytest.raises(ValueError, match=r"col_tril has shape \(2, 3\) but a mean.*\.\.\., 3, 3\)"):
         MatrixNormal(torch.zeros(2, 3), torch.eye(2), torch.eye(2, 3))
+
+
+def test_bases_of_another_size_are_refused() -> None:
+    rows, columns = torch.eye(2), torch.eye(3)
+    ones = torch.ones(2), torch.ones(3)
+    loc = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=r"row_basis has shape \(3, 3\) .*\(2, 3\) needs 2 rows"):
+        KroneckerPrecisionNormal(loc, columns, ones[1], columns, ones[1], 1.0)
+    with pytest.raises(ValueError, match=r"col_basis has shape \(2, 2\) .*\(2, 3\) needs 3 rows"):
+        KroneckerPrecisionNormal(loc, rows, ones[0], rows, ones[0], 1.0)
+
+
+def test_the_root_of_the_covariance_is_its_root(gaussian: Any) -> None:
+    for kind in ("kronecker precision", "its low rank"):
+        found, dense = gaussian(kind)
+        unit = torch.eye(12, dtype=torch.float64).reshape(12, 3, 4)
+        root = found.scaled(unit).flatten(1)
+        torch.testing.assert_close(root @ root, dense.covariance_matrix)
+        torch.testing.assert_close(root, root.mT)
 
 
 def test_parameters_and_values_are_validated() -> None:

@@ -1,0 +1,52 @@
+"""Going over a data set without training: modes, devices, random state and progress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from blob_pyro.infer.posterior_draws import Batch
+
+Item = TypeVar("Item")
+
+
+def tracked(items: Iterable[Item], progress: bool, doing: str = "predicting") -> Iterator[Item]:
+    """Go over batches, or whatever takes time, with a progress bar."""
+    # On stderr, so that a program's results can be piped.
+    console = Console(stderr=True)
+    return iter(track(items, doing, disable=not progress, transient=True, console=console))
+
+
+def on_device(device: torch.device, batch: Batch) -> dict[str, torch.Tensor]:
+    """Move the tensors of a batch."""
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def log_likelihood(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Log probabilities of the labels, nats: ``K x N`` from logits ``K x N x C``."""
+    index = labels.expand(logits.shape[0], -1)[..., None]
+    return logits.log_softmax(dim=-1).gather(-1, index).squeeze(-1)
+
+
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Switch dropout off for a while."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def own_random_state(seed: int | None) -> Iterator[None]:
+    """Leave the global random state as it was, if there is a seed."""
+    with torch.random.fork_rng(enabled=seed is not None):
+        yield

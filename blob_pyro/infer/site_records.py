@@ -1,0 +1,140 @@
+"""What goes into each latent weight in one forward pass, and the gradients at what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro import poutine
+
+from blob_pyro.infer.posterior_draws import Batch
+from blob_pyro.models import Classifier
+
+
+class SiteRecords:
+    """A forward pass of a model with given weights, its latent layers observed.
+
+    A weight acts on each token, so the Jacobian of a logit in it is a sum over tokens of gradient
+    times input; neither is ever built for the whole batch.
+
+    Parameters
+    ----------
+    model
+        The Pyro model, in evaluation mode.
+    weights
+        Site name to weight, one draw.
+    batch
+        Keywords for the model, B examples.
+
+    Attributes
+    ----------
+    logits
+        ``B x C``, with the graph that the gradients need.
+
+    Raises
+    ------
+    ValueError
+        If a layer's rows are no multiple of the examples.
+
+    Examples
+    --------
+    >>> from peft import LoraConfig, get_peft_model
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> from blob_pyro.guides import PointEstimateGuide
+    >>> from blob_pyro.models import SequenceClassifier
+    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
+    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
+    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
+    >>> model = SequenceClassifier(
+    ...     get_peft_model(BertForSequenceClassification(config), lora), num_data=1).eval()
+    >>> batch = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
+    >>> records = SiteRecords(model, PointEstimateGuide(model).mean(), batch)
+    >>> (inputs,) = records.inputs.values()
+    >>> (gradients,) = records.gradients(torch.eye(3)[:1]).values()
+    >>> tuple(inputs.shape), tuple(gradients.shape)  # examples, tokens, features in and out
+    ((1, 4, 8), (1, 4, 2))
+    """
+
+    def __init__(
+        self, model: Classifier, weights: Mapping[str, torch.Tensor], batch: Batch
+    ) -> None:
+        self._calls: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {
+            name: [] for name in model.sites
+        }
+        self._rows = len(batch["input_ids"])
+        # So that every layer's output is part of the graph, whatever else is frozen.
+        leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
+        with torch.enable_grad(), self._observed(model), poutine.block():
+            self.logits: torch.Tensor = poutine.condition(model, leaves)(**batch)
+
+    @contextmanager
+    def _observed(self, model: Classifier) -> Iterator[None]:
+        handles = [
+            site.projection.register_forward_hook(self._recorder(name))
+            for name, site in model.sites.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _recorder(self, name: str) -> Any:
+        def record(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            self._calls[name].append((inputs[0].detach(), output))
+
+        return record
+
+    @property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """What each weight was applied to: site name to ``B x T x inputs``, float32 or wider."""
+        return {
+            name: self._by_example(name, [given for given, _ in calls])
+            for name, calls in self._calls.items()
+            if calls
+        }
+
+    def gradients(self, directions: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Gradients of ``(directions * logits).sum()`` at what each weight put out.
+
+        Parameters
+        ----------
+        directions
+            ``B x C``, one direction for each example.
+
+        Returns
+        -------
+        dict
+            Site name to ``B x T x outputs``, float32 or wider, exactly 0 at tokens that no logit
+            depends on, such as padding.
+        """
+        outputs = [output for calls in self._calls.values() for _, output in calls]
+        found = torch.autograd.grad(
+            self.logits, outputs, directions.to(self.logits), retain_graph=True, allow_unused=True
+        )
+        gradients = iter(found)
+        return {
+            name: self._by_example(
+                name, [_or_zeros(next(gradients), output) for _, output in calls]
+            )
+            for name, calls in self._calls.items()
+            if calls
+        }
+
+    def _by_example(self, name: str, tensors: list[torch.Tensor]) -> torch.Tensor:
+        """Put all that a layer saw of one example, in however many rows or calls, together."""
+        for tensor in tensors:
+            if tensor.shape[0] % self._rows:
+                raise ValueError(
+                    f"site {name!r}: its layer saw {tensor.shape[0]} rows in a batch of "
+                    f"{self._rows} examples, so they cannot be told apart; leave the layer out of "
+                    "target_modules"
+                )
+        joined = torch.cat([t.reshape(self._rows, -1, t.shape[-1]) for t in tensors], dim=1)
+        return joined.to(torch.promote_types(joined.dtype, torch.float32))
+
+
+def _or_zeros(gradient: torch.Tensor | None, output: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(output) if gradient is None else gradient
