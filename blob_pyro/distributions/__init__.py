@@ -2,6 +2,7 @@
 
 from blob_pyro.distributions.column_dropout import ColumnDropout
 from blob_pyro.distributions.gaussian_kl import kl_from_factorised_normal
+from blob_pyro.distributions.low_rank_normal import LowRankNormal
 from blob_pyro.distributions.matrix_normal import MatrixNormal
 from blob_pyro.distributions.matrix_shaped import MatrixShaped
 from blob_pyro.distributions.subspace_normal import SubspaceNormal, kl_from_normal_on_subspace
@@ -9,6 +10,7 @@ from blob_pyro.distributions.subspace_normal import SubspaceNormal, kl_from_norm
 __all__ = [
     # distributions
     "ColumnDropout",
+    "LowRankNormal",
     "MatrixNormal",
     "MatrixShaped",
     "SubspaceNormal",

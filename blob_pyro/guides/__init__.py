@@ -10,6 +10,7 @@ from blob_pyro.guides.matrix_normal import MatrixNormalGuide
 from blob_pyro.guides.model_at_mean import model_at_mean
 from blob_pyro.guides.point_estimate import PointEstimateGuide
 from blob_pyro.guides.stochastic_subspace import StochasticSubspaceGuide
+from blob_pyro.guides.swag import SWAGGuide
 
 __all__ = [
     # verbs
@@ -26,4 +27,5 @@ __all__ = [
     "MatrixNormalGuide",
     "PointEstimateGuide",
     "StochasticSubspaceGuide",
+    "SWAGGuide",
 ]

@@ -7,9 +7,11 @@ from blob_pyro.methods.dropout import MCD
 from blob_pyro.methods.gaussian import BBB, BLOB
 from blob_pyro.methods.method import Method
 from blob_pyro.methods.plain_lora import MAP, MLE, ZERO_SHOT
+from blob_pyro.methods.scalabl import SCALABL
+from blob_pyro.methods.swag import SWAG
 from blob_pyro.methods.temperature import TEMPERATURE
 
-_ALL = (ZERO_SHOT, MLE, MAP, MCD, ENS, BBB, BLOB, TEMPERATURE)
+_ALL = (ZERO_SHOT, MLE, MAP, MCD, ENS, BBB, BLOB, TEMPERATURE, SCALABL, SWAG)
 
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
