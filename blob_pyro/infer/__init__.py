@@ -2,6 +2,7 @@
 
 from blob_pyro.infer.decoupled_svi import DecoupledSVI, SpreadUpdates
 from blob_pyro.infer.elbo_terms import ELBOTerms, check_gradient
+from blob_pyro.infer.ivon import ivon
 from blob_pyro.infer.kl_weight import Schedule, kl_weight, rescaled_num_batches
 from blob_pyro.infer.path_moments import PathMoments
 from blob_pyro.infer.posterior_draws import posterior_draws
@@ -15,6 +16,7 @@ __all__ = [
     "DecoupledSVI",
     "PathMoments",
     "SpreadUpdates",
+    "ivon",
     "swag",
     # objectives
     "ELBOTerms",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 
 import torch
-from torch import nn
+from torch.nn.utils import get_total_norm
 
 from blob_pyro.guides import PointEstimateGuide, SWAGGuide
+from blob_pyro.infer.batches import again_and_again
 from blob_pyro.infer.elbo_terms import check_gradient
 from blob_pyro.infer.path_moments import PathMoments
 from blob_pyro.infer.reweighted_trace_elbo import ReweightedTrace_ELBO
@@ -103,14 +104,14 @@ def swag(
     posterior = SWAGGuide(model, num_deviations)
     points = {name: value for name, value in model.named_parameters() if value.requires_grad}
     latent, others = PathMoments(num_deviations), PathMoments(0)
-    optimizer = torch.optim.SGD(
-        [*points.values(), *guide.M.parameters()], lr=learning_rate, momentum=momentum
-    )
+    parameters = [*points.values(), *guide.M.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum)
     module = elbo(model.train(), guide)
-    for step, batch in enumerate(islice(_again_and_again(batches), num_steps), start=1):
+    for step, batch in enumerate(islice(again_and_again(batches), num_steps), start=1):
         optimizer.zero_grad()
         module(**batch).backward()
-        check_gradient(_norm(optimizer), step - 1)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        check_gradient(get_total_norm(gradients), step - 1)
         optimizer.step()
         if step % collect_every == 0:
             latent.collect(dict(guide.M.items()))
@@ -133,23 +134,3 @@ def _check_path(num_steps: int, collect_every: int, num_deviations: int) -> None
             f"weights but num_deviations={num_deviations}; take at least "
             f"{num_deviations * collect_every} steps, or fewer deviations"
         )
-
-
-def _again_and_again(batches: Iterable[Batch]) -> Iterator[Batch]:
-    is_empty = True
-    while True:
-        for batch in batches:
-            is_empty = False
-            yield batch
-        if is_empty:
-            raise ValueError("there is no batch to go on with; give the training data")
-
-
-def _norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
-    gradients = [
-        parameter.grad
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter.grad is not None
-    ]
-    return nn.utils.get_total_norm(gradients)

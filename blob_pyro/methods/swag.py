@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from datasets import Dataset
-from torch.utils.data import DataLoader
 
 from blob_pyro.guides import LoraGuide, PointEstimateGuide, model_at_mean
 from blob_pyro.infer import swag
+from blob_pyro.methods.batches import training_batches
 from blob_pyro.methods.method import Method, Program, Settings
 from blob_pyro.models import Classifier
 from blob_pyro.training import Collator
@@ -17,17 +16,10 @@ def _walk(
     model: Classifier, guide: LoraGuide, data: Dataset, collator: Collator, settings: Settings
 ) -> Program:
     model = model_at_mean(model, guide)
-    device = next(model.parameters()).device
-    loader = DataLoader(
-        data,
-        batch_size=settings.training.batch_size,
-        shuffle=True,
-        collate_fn=lambda rows: {name: value.to(device) for name, value in collator(rows).items()},
-        generator=torch.Generator().manual_seed(settings.training.seed),
-    )
+    batches = training_batches(model, data, collator, settings)
     elbo = settings.elbo(len(data), "posterior")
     point = PointEstimateGuide(model)
-    return model, swag(model, point, elbo, loader, **settings.method_options)
+    return model, swag(model, point, elbo, batches, **settings.method_options)
 
 
 # Onal et al., "Gaussian Stochastic Weight Averaging for Bayesian Low-Rank Adaptation of Large
