@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, Schedule, rescaled_num_batches
 from blob_pyro.lora import Latent
-from blob_pyro.methods import Method, Program, find_method
+from blob_pyro.methods import Method, Objective, Program, find_method
 from blob_pyro.models import Classifier, LabelTokenClassifier, OptionLikelihood
 from blob_pyro.tasks import MultipleChoiceTask, Task, collator_for, label_token_ids
 from blob_pyro.training import StepRecord, TrainingConfig, fit
@@ -265,7 +265,7 @@ class Recipe:
         records += fit(
             model,
             guide,
-            self._elbo(len(data), method),
+            self.elbo(len(data), method.objective),
             data,
             collator_for(task, tokenizer),
             replace(self.training, flipout=self.training.flipout and method.flipout),
@@ -298,7 +298,21 @@ class Recipe:
         tokens = label_token_ids(tokenizer, task.class_names)
         return LabelTokenClassifier(net, tokens, num_data, self.prior_scale, latent=latent)
 
-    def _elbo(self, num_data: int, method: Method) -> ReweightedTrace_ELBO:
+    def elbo(self, num_data: int, objective: Objective) -> ReweightedTrace_ELBO:
+        """Make the objective of training.
+
+        Parameters
+        ----------
+        num_data
+            Number of training examples.
+        objective
+            See :class:`blob_pyro.methods.Method`.
+
+        Returns
+        -------
+        ReweightedTrace_ELBO
+            Per datum; ``"likelihood"`` leaves the KL out.
+        """
         batch_size = self.training.batch_size
         if self.cycle == "epoch":
             num_batches = math.ceil(num_data / batch_size)
@@ -308,7 +322,7 @@ class Recipe:
         return ReweightedTrace_ELBO(
             num_batches,
             self.schedule,
-            kl_scale=0.0 if method.objective == "likelihood" else kl_scale,
+            kl_scale=0.0 if objective == "likelihood" else kl_scale,
             per_datum=True,
         )
 

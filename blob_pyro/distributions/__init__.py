@@ -3,15 +3,20 @@
 from blob_pyro.distributions.column_dropout import ColumnDropout
 from blob_pyro.distributions.gaussian_kl import kl_from_factorised_normal
 from blob_pyro.distributions.kronecker_precision_normal import KroneckerPrecisionNormal
+from blob_pyro.distributions.low_rank_normal import LowRankNormal
 from blob_pyro.distributions.matrix_normal import MatrixNormal
 from blob_pyro.distributions.matrix_shaped import MatrixShaped
+from blob_pyro.distributions.subspace_normal import SubspaceNormal, kl_from_normal_on_subspace
 
 __all__ = [
     # distributions
     "ColumnDropout",
     "KroneckerPrecisionNormal",
+    "LowRankNormal",
     "MatrixNormal",
     "MatrixShaped",
+    "SubspaceNormal",
     # KL
     "kl_from_factorised_normal",
+    "kl_from_normal_on_subspace",
 ]

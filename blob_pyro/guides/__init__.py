@@ -11,6 +11,8 @@ from blob_pyro.guides.low_rank_plus_diagonal import LowRankPlusDiagonalGuide
 from blob_pyro.guides.matrix_normal import MatrixNormalGuide
 from blob_pyro.guides.model_at_mean import model_at_mean
 from blob_pyro.guides.point_estimate import PointEstimateGuide
+from blob_pyro.guides.stochastic_subspace import StochasticSubspaceGuide
+from blob_pyro.guides.swag import SWAGGuide
 
 __all__ = [
     # verbs
@@ -29,4 +31,6 @@ __all__ = [
     "LowRankPlusDiagonalGuide",
     "MatrixNormalGuide",
     "PointEstimateGuide",
+    "StochasticSubspaceGuide",
+    "SWAGGuide",
 ]

@@ -165,9 +165,11 @@ class LoraGuide(nn.Module, ABC):
         return torch.stack(kl_terms(prior_trace, guide_trace)).sum()
 
     def spread_parameters(self) -> list[nn.Parameter]:
-        """List the parameters beside ``M``: those that say how far draws lie from the mean."""
+        """List what is learned beside ``M``: how far draws lie from the mean, and in which way."""
         return [
-            parameter for name, parameter in self.named_parameters() if not name.startswith("M.")
+            parameter
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad and not name.startswith("M.")
         ]
 
     @classmethod

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from datasets import Dataset
 
 from blob_pyro.guides import LoraGuide, PointEstimateGuide
+from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.lora import Latent
 from blob_pyro.models import Classifier
 from blob_pyro.training import Collator, TrainingConfig
@@ -31,6 +32,9 @@ class Settings(Protocol):
     @property
     def method_options(self) -> Mapping[str, Any]:
         """The method's own settings: all of :attr:`Method.options`, changed as the user said."""
+
+    def elbo(self, num_data: int, objective: Objective) -> ReweightedTrace_ELBO:
+        """Make the objective of training, for a method that descends it in its ``finish``."""
 
 
 MakeGuide = Callable[[Classifier, Settings], LoraGuide]

@@ -5,13 +5,16 @@ from __future__ import annotations
 from blob_pyro.methods.deep_ensemble import ENS
 from blob_pyro.methods.dropout import MCD
 from blob_pyro.methods.gaussian import BBB, BLOB
+from blob_pyro.methods.ivon import IVON
 from blob_pyro.methods.laplace import LAP
 from blob_pyro.methods.method import Method
 from blob_pyro.methods.plain_lora import MAP, MLE, ZERO_SHOT
+from blob_pyro.methods.scalabl import SCALABL
+from blob_pyro.methods.swag import SWAG
 from blob_pyro.methods.temperature import TEMPERATURE
 from blob_pyro.methods.tfb import TFB
 
-_ALL = (ZERO_SHOT, MLE, MAP, MCD, ENS, BBB, BLOB, LAP, TFB, TEMPERATURE)
+_ALL = (ZERO_SHOT, MLE, MAP, MCD, ENS, BBB, BLOB, LAP, TFB, TEMPERATURE, SCALABL, SWAG, IVON)
 
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 

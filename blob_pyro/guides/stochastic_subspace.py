@@ -1,0 +1,130 @@
+"""ScalaBL's posterior: a few random scales a layer, each along a direction that is learned."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from typing_extensions import override
+
+from blob_pyro.distributions import SubspaceNormal
+from blob_pyro.guides.init_scale import check_init_scale
+from blob_pyro.guides.lora_guide import LoraGuide
+from blob_pyro.guides.site_parameters import SiteParameters
+from blob_pyro.models import BayesianLora
+
+
+class StochasticSubspaceGuide(LoraGuide):
+    r"""ScalaBL: :math:`A = U diag(s) V^\top` with r random scales, :math:`s_i \sim N(m_i, g_i^4)`.
+
+    :math:`U S V^\top` is the singular value decomposition of the adapter's own ``lora_A``: the mean
+    of :math:`s` starts at :math:`S`, :math:`U` stays, and :math:`V` is learned with unit rows, as
+    the rows of :math:`U^\top M` (whose lengths are :math:`m`).  So ``M`` is what it is in the other
+    guides, and the posterior adds r numbers ``G`` a layer to it.
+
+    The KL divergence is :math:`\sum_i KL(N(m_i, g_i^4), N(0, \sigma_p^2))`: the directions are
+    orthonormal, so on their subspace the prior over :math:`A` is a normal one over :math:`s`.
+
+    The paper drops :math:`U`, which a fresh ``B`` of zeros does not notice; kept here, it lets the
+    guide start from a trained adapter too.  The paper's code learns a :math:`V` of any length, by
+    which the scales could escape their prior, gives :math:`s` the prior :math:`N(0, 1)`, and
+    computes KL(prior, posterior) in place of KL(posterior, prior).
+
+    The entries of a row vary together, so ``flipout`` refuses this guide.
+
+    Parameters
+    ----------
+    model
+        A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own weights.
+    init_scale
+        :math:`\epsilon`: at the start :math:`G \sim U(\epsilon / \sqrt 2, \epsilon)`, so the
+        standard deviation of a scale :math:`s_i` (the length of a direction, not an entry of
+        :math:`A`) lies between half of ``init_scale ** 2`` and all of it.  The default is about the
+        paper's, 0.035 to 0.05.
+
+    Raises
+    ------
+    ValueError
+        If ``init_scale`` is not positive and finite, or a matrix of the adapter does not have full
+        rank.
+
+    Examples
+    --------
+    >>> from peft import LoraConfig, get_peft_model
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> from blob_pyro.models import SequenceClassifier
+    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
+    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
+    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
+    >>> net = get_peft_model(BertForSequenceClassification(config), lora)
+    >>> guide = StochasticSubspaceGuide(SequenceClassifier(net, num_data=10))
+    >>> [tuple(root.shape) for _, root in guide.G.items()]
+    [(2,)]
+    >>> bool(guide.kl() > 0)
+    True
+
+    References
+    ----------
+    Samplawski et al., "Scalable Bayesian Low-Rank Adaptation of Large Language Models via
+    Stochastic Variational Subspace Inference", UAI 2025, arXiv 2506.21408.
+    """
+
+    independent_entries: ClassVar[bool] = False
+
+    def __init__(self, model: BayesianLora, init_scale: float = 0.22) -> None:
+        super().__init__(model)
+        self.init_scale = check_init_scale(init_scale)
+        # Fixed, but part of the state: after training it is no longer that of the mean.
+        self.U = SiteParameters({name: _left_vectors(name, mean) for name, mean in self.M.items()})
+        self.U.requires_grad_(False)
+        self.G = SiteParameters(
+            {name: self._initial_root(left[0]) for name, left in self.U.items()}
+        )
+
+    def _initial_root(self, like: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(like).uniform_(self.init_scale / math.sqrt(2), self.init_scale)
+
+    @override
+    def site_posterior(self, name: str) -> TorchDistributionMixin:
+        loc = self.M.state_param("M", name)
+        scale = self.G.state_param("G", name).square()
+        right = _directions(self.U[name], loc)
+        return SubspaceNormal(loc, self.U[name], scale, right, validate_args=False)
+
+    @override
+    def scale(self) -> dict[str, torch.Tensor]:
+        return {
+            name: self.update_variance(name, torch.eye(len(mean)).to(mean)).sqrt()
+            for name, mean in self.mean().items()
+        }
+
+    @override
+    def update_variance(self, name: str, left: torch.Tensor) -> torch.Tensor:
+        variance = self.G[name].detach().square().square()
+        right = _directions(self.U[name], self.M[name].detach())
+        return ((left @ self.U[name]).square() * variance) @ right.square()
+
+    @override
+    def config(self) -> dict[str, Any]:
+        return {"init_scale": self.init_scale}
+
+
+def _left_vectors(name: str, mean: torch.Tensor) -> torch.Tensor:
+    # Half precision has no decomposition.
+    wide = mean.detach().to(torch.promote_types(mean.dtype, torch.float32))
+    left, singular_values, _ = torch.linalg.svd(wide, full_matrices=False)
+    smallest, largest = singular_values[[-1, 0]].tolist()
+    if smallest <= max(mean.shape) * torch.finfo(wide.dtype).eps * largest:
+        raise ValueError(
+            f"site {name!r}: the adapter's matrix has singular values from {smallest:.2g} to "
+            f"{largest:.2g}, so it has no {len(singular_values)} directions to scale; start from "
+            "an adapter of full rank (PEFT's own initial lora_A is one), with A latent alone"
+        )
+    return left.to(mean.dtype)
+
+
+def _directions(left: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Give the unit rows of ``U^T M``."""
+    return torch.nn.functional.normalize(left.mT @ mean, dim=-1)

@@ -1,0 +1,38 @@
+"""SWAG: the Gaussian of the weights that SGD visits when it goes on from a point estimate."""
+
+from __future__ import annotations
+
+from datasets import Dataset
+
+from blob_pyro.guides import LoraGuide, PointEstimateGuide, model_at_mean
+from blob_pyro.infer import swag
+from blob_pyro.methods.batches import training_batches
+from blob_pyro.methods.method import Method, Program, Settings
+from blob_pyro.models import Classifier
+from blob_pyro.training import Collator
+
+
+def _walk(
+    model: Classifier, guide: LoraGuide, data: Dataset, collator: Collator, settings: Settings
+) -> Program:
+    model = model_at_mean(model, guide)
+    batches = training_batches(model, data, collator, settings)
+    elbo = settings.elbo(len(data), "posterior")
+    point = PointEstimateGuide(model)
+    return model, swag(model, point, elbo, batches, **settings.method_options)
+
+
+# Onal et al., "Gaussian Stochastic Weight Averaging for Bayesian Low-Rank Adaptation of Large
+# Language Models", 2024, over A and B as there.
+SWAG = Method(
+    "swag",
+    starts_from="map",
+    finish=_walk,
+    options={
+        "learning_rate": 0.02,
+        "num_steps": 200,
+        "momentum": 0.9,
+        "collect_every": 4,
+        "num_deviations": 20,
+    },
+)
