@@ -44,7 +44,7 @@ class SomeLatents:
 
     def sample_latents(self) -> dict[str, torch.Tensor]:
         """Make the covered sites' sample statements under the prior."""
-        return {name: site.projection.sample() for name, site in self.sites.items()}
+        return self.model.sample_latents(self.sites)
 
 
 class EnsembleMember(nn.Module):

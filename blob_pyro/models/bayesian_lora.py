@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -123,15 +124,21 @@ class BayesianLora(PyroModule):
         return cast(PeftModel, self._modules["net"])
 
     @pyro_method
-    def sample_latents(self) -> dict[str, torch.Tensor]:
-        """Make the sample statements of all latent sites, and nothing else.
+    def sample_latents(self, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
+        """Make the sample statements of latent sites, and nothing else.
+
+        Parameters
+        ----------
+        names
+            Of which sites; None for all.
 
         Returns
         -------
         dict
             Site name to weight, ``r x n`` (``K x 1 x r x n`` under a plate of K draws).
         """
-        return {name: site.projection.sample() for name, site in self.sites.items()}
+        names = self.sites if names is None else names
+        return {name: self.sites[name].projection.sample() for name in names}
 
     def draw(self, shape: torch.Size) -> int:
         """Draw every latent weight and hand it to its projection; state the point estimates.
