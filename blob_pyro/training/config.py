@@ -31,6 +31,8 @@ class TrainingConfig:
         With ``kl_learning_rate``: what moves ``G``, see :class:`blob_pyro.infer.DecoupledSVI`.
     warmup_fraction
         Share of the steps in which the rates rise linearly; then they fall linearly to zero.
+    weight_decay
+        AdamW's decay of ``B``, which has no prior unless it is latent; nothing else decays.
     max_grad_norm
         Gradients are clipped to this norm; None for no clipping.
     flipout
@@ -54,6 +56,7 @@ class TrainingConfig:
     kl_learning_rate: float | None = None
     spread_updates: SpreadUpdates = "kl_optim"
     warmup_fraction: float = 0.06
+    weight_decay: float = 0.0
     max_grad_norm: float | None = 1.0
     flipout: bool = True
     seed: int = 0
@@ -73,6 +76,8 @@ class TrainingConfig:
                 f"spread_updates={self.spread_updates!r} is unknown; use one of "
                 f"{[*get_args(SpreadUpdates)]}"
             )
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay={self.weight_decay} must be finite and not negative")
         if not 0 <= self.warmup_fraction <= 1:
             raise ValueError(f"warmup_fraction={self.warmup_fraction} must lie between 0 and 1")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
 from blob_pyro.guides import LoraGuide
@@ -77,7 +79,11 @@ class DecoupledSteps:
         self._svi = DecoupledSVI(
             model.to(accelerator.device),
             guide.to(accelerator.device),
-            partial(torch.optim.AdamW, lr=config.learning_rate, weight_decay=0.0),
+            lambda parameters: torch.optim.AdamW(
+                _by_decay(parameters, model, guide, config),
+                lr=config.learning_rate,
+                weight_decay=0.0,
+            ),
             partial(torch.optim.SGD, lr=cast(float, config.kl_learning_rate)),
             elbo,
             spread_updates=config.spread_updates,
@@ -107,10 +113,22 @@ def _schedule(config: TrainingConfig) -> Any:
 
 def _adamw(model: Classifier, guide: LoraGuide, config: TrainingConfig) -> torch.optim.Optimizer:
     points = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [*points, *guide.M.parameters()], "lr": config.learning_rate}
-    ]
+    groups = _by_decay([*points, *guide.M.parameters()], model, guide, config)
     if spread := guide.spread_parameters():
         groups.append({"params": spread, "lr": config.scale_learning_rate})
-    # The prior is the regulariser: weight decay would be a second one.
-    return torch.optim.AdamW(groups, weight_decay=0.0)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
+
+
+def _by_decay(
+    parameters: Iterable[nn.Parameter], model: Classifier, guide: LoraGuide, config: TrainingConfig
+) -> list[dict[str, Any]]:
+    """Put ``B`` into a group of its own; of ``A``, the prior is the regulariser."""
+    named = (*model.named_parameters(), *guide.M.items())
+    ups = {id(parameter) for name, parameter in named if "lora_B" in name}
+    groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    for parameter in parameters:
+        groups[id(parameter) in ups].append(parameter)
+    return [
+        {"params": groups[False]},
+        {"params": groups[True], "weight_decay": config.weight_decay},
+    ]

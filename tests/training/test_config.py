@@ -18,6 +18,7 @@ from blob_pyro.training import TrainingConfig
         ({"kl_learning_rate": 0.0}, "kl_learning_rate=0.0 must be positive"),
         ({"spread_updates": "adam"}, "spread_updates='adam' is unknown"),
         ({"max_grad_norm": 0.0}, "max_grad_norm=0.0 must be positive"),
+        ({"weight_decay": -0.1}, "weight_decay=-0.1 must be finite and not negative"),
         ({"warmup_fraction": 2.0}, "warmup_fraction=2.0 must lie between 0 and 1"),
     ],
 )
