@@ -63,6 +63,49 @@ def test_train_starts_from_a_recipe_and_changes_it(
     assert posterior["guide"]["arguments"]["init_scale"] == 0.05
 
 
+def trained(tickets: str, base_folder: str, folder: Path, *options: str) -> Any:
+    return invoke(
+        "train", "--data", tickets, "--text-column", "body", "--label-column", "queue",
+        "--model", base_folder, "--output-dir", str(folder), "--num-samples", "2",
+        "--steps", "1", "--rank", "2", *options,
+    )  # fmt: skip
+
+
+def test_a_method_is_trained_by_its_name(tmp_path: Path, tickets: str, base_folder: str) -> None:
+    result = trained(
+        tickets, base_folder, tmp_path / "ens", "--method", "ens", "--option", "num_members=2"
+    )
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "ens" / "posterior_config.json").read_text())
+    assert config["guide"]["class"] == "EnsembleGuide"
+    assert len(config["guide"]["arguments"]["members"]) == 2
+    result = trained(
+        tickets, base_folder, tmp_path / "t", "--method", "temperature", "--start", "mle",
+        "--option", "per_class=true",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "t" / "posterior_config.json").read_text())
+    assert len(config["model"]["temperature"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--option", "members"], "--option members has no '='; give it as NAME=VALUE"),
+        (["--option", "rate=1"], "method 'blob' has no option 'rate'"),
+        (["--method", "BLoB"], "method='BLoB' is unknown; use one of"),
+        (["--start", "mle"], "the method 'blob' is trained from the base model"),
+    ],
+)
+def test_unknown_methods_and_options_end_in_one_line(
+    options: list[str], message: str, tmp_path: Path, tickets: str, base_folder: str
+) -> None:
+    result = trained(tickets, base_folder, tmp_path / "p", *options)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "p").exists()
+
+
 @pytest.fixture
 def answering(tmp_path: Path, base_folder: str, questions: str) -> str:
     folder = str(tmp_path / "answering")

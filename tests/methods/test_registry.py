@@ -59,6 +59,11 @@ def test_a_method_is_fitted_saved_loaded_and_predicts(
     assert "log_likelihood" in data.groups()
 
 
+def test_the_docs_have_a_row_for_each() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    assert [name for name in METHODS if f"\n| `{name}` | " not in page] == []
+
+
 def test_zero_shot_is_the_base_model(base_folder: str) -> None:
     model, guide, records = fitted(base_folder, method="zero_shot")
     assert (records, type(guide)) == ([], PointEstimateGuide)
