@@ -127,6 +127,8 @@ def _write(draft: Path, model: Classifier, guide: LoraGuide, task: dict[str, Any
             "num_data": model.num_data,
             "num_classes": model.num_classes,
             "prior": _prior_record(model.prior),
+            "latent": list(model.latent),
+            "temperature": model.temperature.tolist(),
         },
         "base_model": {
             "name": peft_config.base_model_name_or_path,
@@ -206,10 +208,12 @@ def load_posterior(
         net,
         num_data=config["model"]["num_data"],
         prior=_prior(folder, config["model"]["prior"], prior),
+        latent=tuple(config["model"]["latent"]),
         **config["model"]["arguments"],
     )
+    model.set_temperature(torch.tensor(config["model"]["temperature"], dtype=torch.float64))
     guide_class = _known_class(folder, guides, config["guide"]["class"], LoraGuide)
-    guide = guide_class(model, **config["guide"]["arguments"])
+    guide = guide_class.from_config(model, config["guide"]["arguments"])
     _load_guide(folder, guide)
     model.eval()
     return model, guide

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import pyro
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from blob_pyro.guides import LoraGuide, LowRankGaussianGuide, PointEstimateGuide
+from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, Schedule, rescaled_num_batches
+from blob_pyro.lora import Latent
+from blob_pyro.methods import Method, Program, find_method
 from blob_pyro.models import Classifier, LabelTokenClassifier, OptionLikelihood
 from blob_pyro.tasks import MultipleChoiceTask, Task, collator_for, label_token_ids
 from blob_pyro.training import StepRecord, TrainingConfig, fit
 
 Cycle = Literal["epoch", "rescaled"]
-Method = Literal["blob", "map", "mle"]
+# Far from the seeds that a person gives, one after the other.
+_MEMBER_STRIDE = 1000
+_HELD_OUT = 0.2
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,18 @@ class Recipe:
     Parameters
     ----------
     method
-        ``"blob"`` learns mean and variance of each weight; ``"mle"`` is plain LoRA; ``"map"`` is
-        plain LoRA with the prior's penalty, weighted by ``kl_scale``.
+        Name of one of :data:`blob_pyro.methods.METHODS`: ``"blob"`` learns mean and variance of
+        each weight; ``"mle"`` is plain LoRA; ``"map"`` is plain LoRA with the prior's penalty,
+        weighted by ``kl_scale``; and so on.
+    start
+        Name of the method whose fit it starts from, for a method that starts from a fit; None for
+        its usual one.
+    options
+        The method's own settings, see ``METHODS[method].options``.
     rank, alpha, target_modules
         The adapter, as in ``peft.LoraConfig``.
+    dropout
+        ``lora_dropout`` of the adapter; None for the method's own, which is 0 but for dropout.
     prior_scale
         Standard deviation of the prior over ``A``.
     init_scale
@@ -55,10 +68,13 @@ class Recipe:
         If a name is unknown or the rank below 1.
     """
 
-    method: Method = "blob"
+    method: str = "blob"
+    start: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     rank: int = 8
     alpha: int = 16
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    dropout: float | None = None
     prior_scale: float = 0.2
     init_scale: float = 0.35
     kl_scale: float | None = 1e-3
@@ -67,12 +83,56 @@ class Recipe:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        for name, known in (("method", Method), ("cycle", Cycle), ("schedule", Schedule)):
+        method = find_method(self.method)
+        method.chosen_options(self.options)
+        if self.start is not None:
+            find_method(self.start)
+            if method.starts_from is None:
+                raise ValueError(
+                    f"start={self.start!r}: the method {self.method!r} is trained from the base "
+                    "model; leave start out"
+                )
+        for name, known in (("cycle", Cycle), ("schedule", Schedule)):
             value = getattr(self, name)
             if value not in get_args(known):
                 raise ValueError(f"{name}={value!r} is unknown; use one of {[*get_args(known)]}")
         if self.rank < 1:
             raise ValueError(f"rank={self.rank} must be at least 1")
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """The method's settings by name, defaults included."""
+        return find_method(self.method).chosen_options(self.options)
+
+    @property
+    def takes_validation(self) -> bool:
+        """Whether it needs examples that the fit has not seen: to stop by, or to calibrate on."""
+        return self.training.validate_every is not None or find_method(self.method).held_out
+
+    @property
+    def num_steps(self) -> int:
+        """Gradient steps in all, those of the fits that it starts from included."""
+        if starts := self.start_recipes():
+            return sum(start.num_steps for start in starts)
+        trained = find_method(self.method).objective != "none"
+        return self.training.num_steps if trained else 0
+
+    def start_recipes(self) -> list[Recipe]:
+        """Give the recipes of the fits that this one starts from; empty if it trains its own.
+
+        They have this recipe's settings and seed, but for the further members of an ensemble.
+        """
+        method = find_method(self.method)
+        if method.starts_from is None:
+            return []
+        start = replace(self, method=self.start or method.starts_from, start=None, options={})
+        num_members = self.method_options["num_members"] if method.combine else 1
+        return [start.member(number) for number in range(num_members)]
+
+    def member(self, number: int) -> Recipe:
+        """Give the same recipe with the seed of another member of an ensemble; 0 is this one."""
+        seed = self.training.seed + _MEMBER_STRIDE * number
+        return replace(self, training=replace(self.training, seed=seed))
 
     def fine_tune(
         self,
@@ -97,14 +157,15 @@ class Recipe:
         data
             The task's training examples.
         validation
-            Other examples of the task, for early stopping; see :func:`blob_pyro.training.fit`.
+            Examples that the fit has not seen, for early stopping and for methods that calibrate
+            on them; None takes a fifth of ``data`` where some are needed.
         on_step
             See :func:`blob_pyro.training.fit`.
 
         Returns
         -------
         model, guide, records
-            The fitted program and one record a step.
+            The fitted program and one record a step, those of the fits that it starts from first.
 
         Raises
         ------
@@ -113,46 +174,131 @@ class Recipe:
         FloatingPointError
             If training diverges.
         """
+        method = find_method(self.method)
+        if self.takes_validation and validation is None:
+            parts = data.train_test_split(test_size=_HELD_OUT, seed=self.training.seed)
+            data, validation = parts["train"], parts["test"]
+        last = validation if method.held_out and validation is not None else data
+        records: list[StepRecord] = []
+        if method.starts_from is None:
+            program = self._train(base_model, tokenizer, task, data, validation, records, on_step)
+            if method.finish is not None:
+                program = self.finish([program], tokenizer, task, last)
+        else:
+            starts = self._fit_starts(
+                base_model, tokenizer, task, data, validation, records, on_step
+            )
+            program = self.finish(starts, tokenizer, task, last)
+        return *program, records
+
+    def finish(
+        self,
+        starts: Iterable[Program],
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        data: Dataset,
+    ) -> Program:
+        """Make this method's posterior from fitted programs, without the fits.
+
+        Parameters
+        ----------
+        starts
+            The programs of :meth:`start_recipes`, one by one; they are changed in place.
+        tokenizer, task
+            As in :meth:`fine_tune`.
+        data
+            Training examples, or held-out ones if the method takes those.
+
+        Returns
+        -------
+        model, guide
+            The program that predicts.
+        """
+        method = find_method(self.method)
+        pyro.set_rng_seed(self.training.seed)
+        on_device = map(_on_device, starts)
+        if method.combine is not None:
+            return method.combine(on_device)
+        if method.finish is None:
+            raise ValueError(f"method {self.method!r} has nothing to finish; call fine_tune")
+        return method.finish(*next(on_device), data, collator_for(task, tokenizer), self)
+
+    def _fit_starts(
+        self,
+        base_model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        data: Dataset,
+        validation: Dataset | None,
+        records: list[StepRecord],
+        on_step: Callable[[StepRecord], None] | None,
+    ) -> Iterator[Program]:
+        """Fit the programs to start from, one after the other in the same network."""
+        net: PeftModel | None = None
+        for recipe in self.start_recipes():
+            network = base_model if net is None else net.unload()
+            model, guide, steps = recipe.fine_tune(
+                network, tokenizer, task, data, validation=validation, on_step=on_step
+            )
+            records += steps
+            yield model, guide
+            net = model.network
+
+    def _train(
+        self,
+        base_model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        data: Dataset,
+        validation: Dataset | None,
+        records: list[StepRecord],
+        on_step: Callable[[StepRecord], None] | None,
+    ) -> Program:
+        method = find_method(self.method)
         # Adapter, guide, noise and batches all follow from the one seed.
         pyro.set_rng_seed(self.training.seed)
-        net = get_peft_model(base_model, self._lora_config())
-        model = self._model(net, tokenizer, task, len(data))
-        guide = self._guide(model)
-        records = fit(
+        net = get_peft_model(base_model, self._lora_config(method))
+        model = self._model(net, tokenizer, task, len(data), method.latent)
+        guide = method.guide(model, self)
+        if method.objective == "none":
+            return _on_device((model, guide))
+        records += fit(
             model,
             guide,
-            self._elbo(len(data)),
+            self._elbo(len(data), method),
             data,
             collator_for(task, tokenizer),
-            # A point has no noise whose signs could be flipped.
-            replace(self.training, flipout=self.training.flipout and self.method == "blob"),
-            validation=validation,
+            replace(self.training, flipout=self.training.flipout and method.flipout),
+            validation=None if self.training.validate_every is None else validation,
             on_step=on_step,
         )
-        return model, guide, records
+        return model, guide
 
-    def _lora_config(self) -> LoraConfig:
+    def _lora_config(self, method: Method) -> LoraConfig:
         return LoraConfig(
             task_type="CAUSAL_LM",
             r=self.rank,
             lora_alpha=self.alpha,
+            lora_dropout=method.dropout if self.dropout is None else self.dropout,
             target_modules=list(self.target_modules),
         )
 
     def _model(
-        self, net: PeftModel, tokenizer: PreTrainedTokenizerBase, task: Task, num_data: int
+        self,
+        net: PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        num_data: int,
+        latent: Latent,
     ) -> Classifier:
         if isinstance(task, MultipleChoiceTask):
-            return OptionLikelihood(net, task.num_options, num_data, self.prior_scale)
+            return OptionLikelihood(
+                net, task.num_options, num_data, self.prior_scale, latent=latent
+            )
         tokens = label_token_ids(tokenizer, task.class_names)
-        return LabelTokenClassifier(net, tokens, num_data, self.prior_scale)
+        return LabelTokenClassifier(net, tokens, num_data, self.prior_scale, latent=latent)
 
-    def _guide(self, model: Classifier) -> LoraGuide:
-        if self.method == "blob":
-            return LowRankGaussianGuide(model, self.init_scale)
-        return PointEstimateGuide(model)
-
-    def _elbo(self, num_data: int) -> ReweightedTrace_ELBO:
+    def _elbo(self, num_data: int, method: Method) -> ReweightedTrace_ELBO:
         batch_size = self.training.batch_size
         if self.cycle == "epoch":
             num_batches = math.ceil(num_data / batch_size)
@@ -162,9 +308,15 @@ class Recipe:
         return ReweightedTrace_ELBO(
             num_batches,
             self.schedule,
-            kl_scale=0.0 if self.method == "mle" else kl_scale,
+            kl_scale=0.0 if method.objective == "likelihood" else kl_scale,
             per_datum=True,
         )
+
+
+def _on_device(program: Program) -> Program:
+    model, guide = program
+    device = Accelerator().device
+    return model.to(device), guide.to(device)
 
 
 # Chosen for a small model and a few hundred texts; docs/recipe.md says what was tried.

@@ -93,6 +93,20 @@ def test_round_trip_is_exact(
     assert posterior_task(tmp_path / "p") == {"class_names": ["a", "b", "c"]}
 
 
+@pytest.mark.parametrize("temperature", [1.7, [0.5, 1.25, 3.1]])
+def test_a_temperature_is_kept(temperature: Any, tmp_path: Path) -> None:
+    base = llama()
+    model, guide = program(copy.deepcopy(base))
+    model.set_temperature(torch.tensor(temperature))
+    save_posterior(tmp_path / "p", model, guide)
+    loaded, loaded_guide = load_posterior(tmp_path / "p", base)
+    assert torch.equal(loaded.temperature, model.temperature)
+    inputs = batch()
+    assert torch.equal(
+        predicted(loaded, loaded_guide, inputs, 2), predicted(model, guide, inputs, 2)
+    )
+
+
 @pytest.mark.parametrize("network", [llama, bert])
 def test_unmodified_peft_predicts_with_the_mean(
     tmp_path: Path, network: Callable[[], nn.Module]

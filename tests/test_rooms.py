@@ -20,6 +20,7 @@ TOP = [
     "base_model",
     "checkpoint",
     "training",
+    "methods",
     "recipe",
     "evaluation",
     "progress",

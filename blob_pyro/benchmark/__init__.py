@@ -2,8 +2,9 @@
 
 from blob_pyro.benchmark.cell import Cell, run_cell
 from blob_pyro.benchmark.config import BenchmarkConfig, MethodConfig, TaskConfig, read_config
+from blob_pyro.benchmark.cost import Cost, extra_parameters, measured
 from blob_pyro.benchmark.run import run_benchmark
-from blob_pyro.benchmark.tables import Layout, latex_table, markdown_table, summary
+from blob_pyro.benchmark.tables import Layout, cost_summary, latex_table, markdown_table, summary
 
 __all__ = [
     # what to run
@@ -15,8 +16,13 @@ __all__ = [
     "Cell",
     "run_benchmark",
     "run_cell",
+    # what it costs
+    "Cost",
+    "extra_parameters",
+    "measured",
     # tables
     "Layout",
+    "cost_summary",
     "latex_table",
     "markdown_table",
     "summary",

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +15,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from blob_pyro.atomic_file import atomic_file
 from blob_pyro.benchmark.config import BenchmarkConfig
+from blob_pyro.benchmark.cost import extra_parameters, measured
 from blob_pyro.benchmark.questions import (
     test_questions,
     training_and_validation_questions,
     training_questions,
 )
+from blob_pyro.checkpoint import load_posterior, save_posterior
 from blob_pyro.evaluation import Evaluation, evaluate
-from blob_pyro.models import OptionLikelihood
+from blob_pyro.guides import LoraGuide
+from blob_pyro.methods import Program
+from blob_pyro.models import Classifier, OptionLikelihood
+from blob_pyro.recipe import Recipe, task_record
 from blob_pyro.tasks import collator_for, find_task
 from blob_pyro.training import StepRecord, best_step
 
@@ -31,18 +35,43 @@ Results = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """A method, a task and a seed of a benchmark."""
+    """A method, a task and a seed of a benchmark.
+
+    Further members of an ensemble are cells that are fitted to the same examples with other seeds,
+    and not evaluated.
+    """
 
     method: str
     task: str
     seed: int
+    member: int = 0
 
     def __str__(self) -> str:
-        return f"{self.method}-{self.task}-seed{self.seed}"
+        member = f"-member{self.member}" if self.member else ""
+        return f"{self.method}-{self.task}-seed{self.seed}{member}"
 
     def path(self, folder: Path) -> Path:
         """Give the file that a finished cell is."""
         return folder / "cells" / f"{self}.json"
+
+    def posterior(self, folder: Path) -> Path:
+        """Give the folder that a finished cell's posterior is in."""
+        return folder / "posteriors" / str(self)
+
+    def recipe(self, config: BenchmarkConfig) -> Recipe:
+        """Give the settings of its fit."""
+        recipe = config.methods[self.method].recipe
+        seeded = replace(recipe, training=replace(recipe.training, seed=self.seed))
+        return seeded.member(self.member)
+
+    def starts(self, config: BenchmarkConfig) -> list[Cell]:
+        """Give the cells whose posteriors it starts from."""
+        start = config.methods[self.method].start
+        if start is None:
+            return []
+        count = len(self.recipe(config).start_recipes())
+        members = range(self.member, self.member + count)
+        return [Cell(start, self.task, self.seed, member) for member in members]
 
     def fingerprint(self, config: BenchmarkConfig) -> str:
         """Hash the settings that this cell's results depend on."""
@@ -51,6 +80,7 @@ class Cell:
             "task": dataclasses.asdict(config.tasks[self.task]),
             "method": dataclasses.asdict(config.methods[self.method]),
             "test_limit": config.test_limit,
+            "starts": [cell.fingerprint(config) for cell in self.starts(config)],
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
@@ -70,13 +100,13 @@ def run_cell(
     Parameters
     ----------
     cell
-        Which one.
+        Which one; the cells that it starts from are finished.
     config
         The benchmark.
     network, tokenizer
         The base model; it is copied, not changed.
     folder
-        Results: ``cells/*.json`` and the draws in ``draws/*.npz``.
+        Results: ``cells/*.json``, the draws in ``draws/*.npz`` and the fits in ``posteriors/``.
     data_dir
         See :meth:`blob_pyro.tasks.MultipleChoiceTask.load`.
     on_step
@@ -85,55 +115,89 @@ def run_cell(
     Returns
     -------
     dict
-        ``metrics`` (number of draws, then data set, then metric), ``train_seconds``,
+        ``metrics`` (number of draws, then data set, then metric), what it cost
+        (``train_seconds``, which has in it those of the cells that it starts from, ``train_bytes``,
+        and by number of draws ``predict_seconds`` and ``predict_bytes``), ``extra_parameters``,
         ``best_step`` (the one that early stopping kept, or None) and ``settings``.
 
     Raises
     ------
     ValueError
-        If the folder holds the cell with other settings.
+        If the folder holds the cell with other settings, or examples are lacking.
     """
     path, settings = cell.path(folder), cell.fingerprint(config)
     if path.exists():
         return _finished(path, settings)
-    method = config.methods[cell.method]
-    recipe = replace(method.recipe, training=replace(method.recipe.training, seed=cell.seed))
-    task, task_config = find_task(cell.task), config.tasks[cell.task]
-    validation = None
-    if recipe.training.validate_every is None:
-        train = training_questions(task, task_config, data_dir, cell.seed)
-    else:
-        train, validation = training_and_validation_questions(
-            task, task_config, data_dir, cell.seed
-        )
-    tests = {
-        name: test_questions(find_task(name), config.test_limit, data_dir)
-        for name in (cell.task, *task_config.ood)
-    }
-    started = time.monotonic()
-    program = recipe.fine_tune(
-        copy.deepcopy(network), tokenizer, task, train, validation=validation, on_step=on_step
-    )
-    seconds = time.monotonic() - started
-    # Room for the data set with most options; those that a question lacks are -inf.
-    cast(OptionLikelihood, program[0]).num_options = max(find_task(n).num_options for n in tests)
-    metrics = {}
-    for num_samples in method.num_samples:
-        evaluations = {}
-        for name, data in tests.items():
-            loader = collator_for(task, tokenizer).loader(data)
-            evaluations[name] = evaluate(
-                *program[:2], loader, data["id"], num_samples, cell.seed, progress=False
-            )
-            evaluations[name].save(folder / "draws" / f"{cell}-{name}-draws{num_samples}.npz")
-        metrics[str(num_samples)] = _metrics(evaluations)
+    cells = cell.starts(config)
+    earlier = [_finished(start.path(folder), start.fingerprint(config)) for start in cells]
+    with measured() as cost:
+        model, guide, records = _fitted(cell, config, network, tokenizer, folder, data_dir, on_step)
+    save_posterior(cell.posterior(folder), model, guide, task=task_record(find_task(cell.task)))
     results = {
-        "metrics": metrics,
-        "train_seconds": seconds,
-        "best_step": best_step(program[2]),
+        "train_seconds": cost.seconds + sum(result["train_seconds"] for result in earlier),
+        "train_bytes": max([cost.peak_bytes, *(result["train_bytes"] for result in earlier)]),
+        "extra_parameters": extra_parameters(model, guide),
+        "best_step": best_step(records),
+        **_evaluated(cell, config, (model, guide), tokenizer, folder, data_dir),
         "settings": settings,
     }
     _write(path, results)
+    return results
+
+
+def _fitted(
+    cell: Cell,
+    config: BenchmarkConfig,
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    data_dir: Path | None,
+    on_step: Callable[[StepRecord], None] | None,
+) -> tuple[Classifier, LoraGuide, list[StepRecord]]:
+    recipe, task, task_config = cell.recipe(config), find_task(cell.task), config.tasks[cell.task]
+    validation = None
+    if recipe.takes_validation:
+        train, validation = training_and_validation_questions(
+            task, task_config, data_dir, cell.seed
+        )
+    else:
+        train = training_questions(task, task_config, data_dir, cell.seed)
+    cells = cell.starts(config)
+    if not cells:
+        return recipe.fine_tune(
+            copy.deepcopy(network), tokenizer, task, train, validation=validation, on_step=on_step
+        )
+    starts = (load_posterior(start.posterior(folder), copy.deepcopy(network)) for start in cells)
+    return *recipe.finish(starts, tokenizer, task, train if validation is None else validation), []
+
+
+def _evaluated(
+    cell: Cell,
+    config: BenchmarkConfig,
+    program: Program,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    data_dir: Path | None,
+) -> Results:
+    task, names = find_task(cell.task), (cell.task, *config.tasks[cell.task].ood)
+    # Room for the data set with most options; those that a question lacks are -inf.
+    cast(OptionLikelihood, program[0]).num_options = max(find_task(n).num_options for n in names)
+    tests = {name: test_questions(find_task(name), config.test_limit, data_dir) for name in names}
+    results: Results = {"metrics": {}, "predict_seconds": {}, "predict_bytes": {}}
+    for num_samples in () if cell.member else config.methods[cell.method].num_samples:
+        evaluations = {}
+        with measured() as cost:
+            for name, data in tests.items():
+                loader = collator_for(task, tokenizer).loader(data)
+                evaluations[name] = evaluate(
+                    *program, loader, data["id"], num_samples, cell.seed, progress=False
+                )
+        for name, evaluation in evaluations.items():
+            evaluation.save(folder / "draws" / f"{cell}-{name}-draws{num_samples}.npz")
+        key = str(num_samples)
+        results["metrics"][key] = _metrics(evaluations)
+        results["predict_seconds"][key] = cost.seconds
+        results["predict_bytes"][key] = cost.peak_bytes
     return results
 
 

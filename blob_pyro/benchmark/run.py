@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rich.console import Console
 from blob_pyro.base_model import load_causal_lm, load_tokenizer
 from blob_pyro.benchmark.cell import Cell, run_cell
 from blob_pyro.benchmark.config import BenchmarkConfig
-from blob_pyro.benchmark.tables import latex_table, markdown_table, summary
+from blob_pyro.benchmark.tables import cost_summary, latex_table, markdown_table, summary
 from blob_pyro.progress import TrainingProgress
 
 
@@ -39,7 +40,7 @@ def run_benchmark(
     Returns
     -------
     dict
-        Results of every cell.
+        Results of every cell, further members of ensembles among them.
 
     Raises
     ------
@@ -47,21 +48,33 @@ def run_benchmark(
         If a row or a file is bad, or the folder holds cells of other settings.
     """
     folder, console = Path(folder), console or Console(quiet=True)
-    cells = [
-        Cell(method, task, seed)
-        for seed, task, method in product(config.seeds, config.tasks, config.methods)
-    ]
+    cells = _with_starts(
+        config,
+        [
+            Cell(method, task, seed)
+            for seed, task, method in product(config.seeds, config.tasks, config.methods)
+        ],
+    )
     tokenizer, network = load_tokenizer(config.model), load_causal_lm(config.model)
     results = {}
     for number, cell in enumerate(cells, start=1):
         console.print(f"{number} of {len(cells)}: {cell}", markup=False)
-        steps = config.methods[cell.method].recipe.training.num_steps
+        steps = 0 if cell.starts(config) else cell.recipe(config).num_steps
         with TrainingProgress(str(cell), steps, console) as on_step:
             results[cell] = run_cell(
                 cell, config, network, tokenizer, folder, data_dir, on_step=on_step
             )
     _write_tables(config, results, folder)
     return results
+
+
+def _with_starts(config: BenchmarkConfig, cells: Iterable[Cell]) -> list[Cell]:
+    """Put before each cell those that it starts from; none comes twice."""
+    order: dict[Cell, None] = {}
+    for cell in cells:
+        for needed in (*_with_starts(config, cell.starts(config)), cell):
+            order.setdefault(needed)
+    return list(order)
 
 
 def _write_tables(
@@ -74,5 +87,9 @@ def _write_tables(
             title = f"trained on {task}, tested on {on}, {len(config.seeds)} seeds"
             markdown.append(f"## {title}\n\n{markdown_table(rows)}")
             latex.append(f"% {title}\n{latex_table(rows)}")
+        rows = cost_summary(config, results, task)
+        title = f"what it costs, trained on {task}, {len(config.seeds)} seeds"
+        markdown.append(f"## {title}\n\n{markdown_table(rows)}")
+        latex.append(f"% {title}\n{latex_table(rows)}")
     (folder / "tables.md").write_text("\n".join(markdown), encoding="utf-8")
     (folder / "tables.tex").write_text("\n".join(latex), encoding="utf-8")

@@ -16,6 +16,12 @@ COLUMNS = {
     "ece": ("ECE", 100.0, False),
     "nll": ("NLL", 1.0, False),
     "auroc": ("AUROC", 100.0, True),
+    "train_ratio": ("training time / mle", 1.0, False),
+    "train_seconds": ("training time, s", 1.0, False),
+    "predict_ratio": ("prediction time / mle", 1.0, False),
+    "predict_seconds": ("prediction time, s", 1.0, False),
+    "bytes": ("peak memory, GiB", 2.0**-30, False),
+    "extra_parameters": ("extra parameters, 1000", 1e-3, False),
 }
 Spread = tuple[float, float]
 
@@ -76,18 +82,65 @@ def summary(
         Row (method and number of draws) to metric to mean and standard deviation over seeds;
         accuracy, ECE and AUROC in percent, NLL in nats.
     """
+    return _rows(
+        config, lambda name, draws, seed: results[Cell(name, task, seed)]["metrics"][draws][on]
+    )
+
+
+def cost_summary(
+    config: BenchmarkConfig, results: dict[Cell, dict[str, Any]], task: str
+) -> dict[str, dict[str, Spread]]:
+    """Summarise what training on a task, and predicting all of its test sets, cost.
+
+    Parameters
+    ----------
+    config, results, task
+        As in :func:`summary`.
+
+    Returns
+    -------
+    dict
+        Row to column to mean and standard deviation over seeds: times relative to those of the
+        first method that is maximum likelihood with the same seed (in seconds if there is none), a
+        method's start included; the larger of both peak memories; and numbers that are kept beyond
+        those of plain LoRA.
+    """
+    unit = next((name for name, m in config.methods.items() if m.recipe.method == "mle"), None)
+
+    def costs(name: str, draws: str, seed: int) -> dict[str, float]:
+        result = results[Cell(name, task, seed)]
+        times = {"train": result["train_seconds"], "predict": result["predict_seconds"][draws]}
+        if unit is None:
+            columns = {f"{part}_seconds": seconds for part, seconds in times.items()}
+        else:
+            mle = results[Cell(unit, task, seed)]
+            units = {
+                "train": mle["train_seconds"],
+                "predict": min(mle["predict_seconds"].values()),
+            }
+            columns = {f"{part}_ratio": times[part] / units[part] for part in times}
+        return {
+            **columns,
+            "bytes": max(result["train_bytes"], result["predict_bytes"][draws]),
+            "extra_parameters": result["extra_parameters"],
+        }
+
+    return _rows(config, costs)
+
+
+def _rows(
+    config: BenchmarkConfig, values: Callable[[str, str, int], dict[str, float]]
+) -> dict[str, dict[str, Spread]]:
+    """Summarise values of (method, number of draws, seed) over the seeds."""
     rows = {}
     for name, method in config.methods.items():
         for num_samples in method.num_samples:
-            found = [
-                results[Cell(name, task, seed)]["metrics"][str(num_samples)][on]
-                for seed in config.seeds
-            ]
+            found = [values(name, str(num_samples), seed) for seed in config.seeds]
             row = name if method.num_samples == (0,) else f"{name}, K = {num_samples}"
             rows[row] = {
-                metric: _spread([values[metric] * factor for values in found])
-                for metric, (_, factor, _) in COLUMNS.items()
-                if metric in found[0]
+                column: _spread([each[column] * factor for each in found])
+                for column, (_, factor, _) in COLUMNS.items()
+                if column in found[0]
             }
     return rows
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+import yaml
 
 from blob_pyro.base_model import SMOLLM2, load_causal_lm, load_tokenizer
 from blob_pyro.checkpoint import check_output, save_posterior
@@ -27,6 +28,7 @@ from blob_pyro.cli.options import (
 from blob_pyro.cli.terminal import console, one_line_errors, print_metrics
 from blob_pyro.diagnostics import summarize
 from blob_pyro.infer import posterior_predictive
+from blob_pyro.methods import METHODS
 from blob_pyro.progress import TrainingProgress
 from blob_pyro.recipe import RECIPES, Recipe, task_record, torch_dtype
 from blob_pyro.tasks import Task, collator_for, find_task
@@ -48,6 +50,17 @@ def train(
     ] = None,
     skip_bad_rows: SkipBadRows = False,
     model: Model = SMOLLM2,
+    method: Annotated[
+        str | None, typer.Option(help=f"How to be Bayesian: {', '.join(METHODS)}.")
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="Method whose fit --method starts from, if not its usual one."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Setting of the method, as NAME=VALUE; repeatable. See docs/methods.md."),
+    ] = None,
     recipe: Annotated[
         RecipeName, typer.Option(help="Settings to start from; the options below change them.")
     ] = RecipeName.small,
@@ -90,6 +103,9 @@ def train(
         )
         settings = _changed(
             RECIPES[recipe],
+            method=method,
+            start=start,
+            options=_options(option),
             rank=rank,
             target_modules=None
             if target is None
@@ -108,7 +124,7 @@ def train(
             examples = questions(chosen, "train", data_dir, limit_train, seed, skip_bad_rows)
         tokenizer = load_tokenizer(model)
         network = load_causal_lm(model, torch_dtype(dtype.value))
-        with TrainingProgress("BLoB", training.num_steps, console) as on_step:
+        with TrainingProgress(settings.method, settings.num_steps, console) as on_step:
             fitted, guide, _ = settings.fine_tune(
                 network, tokenizer, chosen, examples, on_step=on_step
             )
@@ -120,8 +136,15 @@ def train(
             print_metrics(summarize(predictive["logits"], predictive["labels"]))
 
 
-def _names(target: str | None) -> tuple[str, ...] | None:
-    return None if target is None else tuple(name.strip() for name in target.split(","))
+def _options(given: list[str] | None) -> dict[str, Any] | None:
+    """Read NAME=VALUE, where the value is written as in a benchmark's file."""
+    if given is None:
+        return None
+    for setting in given:
+        if "=" not in setting:
+            raise ValueError(f"--option {setting} has no '='; give it as NAME=VALUE")
+    pairs = (setting.split("=", 1) for setting in given)
+    return {name: yaml.safe_load(value) for name, value in pairs}
 
 
 def _changed(settings: Settings, **options: Any) -> Settings:

@@ -1,16 +1,24 @@
 """Posterior approximations over LoRA weights, one a file."""
 
+from blob_pyro.guides.dropout import DropoutGuide
+from blob_pyro.guides.ensemble_guide import EnsembleGuide, ensemble
 from blob_pyro.guides.full_covariance import FullCovarianceGuide
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.low_rank_gaussian import LowRankGaussianGuide
 from blob_pyro.guides.low_rank_plus_diagonal import LowRankPlusDiagonalGuide
 from blob_pyro.guides.matrix_normal import MatrixNormalGuide
+from blob_pyro.guides.model_at_mean import model_at_mean
 from blob_pyro.guides.point_estimate import PointEstimateGuide
 
 __all__ = [
+    # verbs
+    "ensemble",
+    "model_at_mean",
     # base
     "LoraGuide",
     # guides
+    "DropoutGuide",
+    "EnsembleGuide",
     "FullCovarianceGuide",
     "LowRankGaussianGuide",
     "LowRankPlusDiagonalGuide",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import pyro
 import torch
@@ -26,10 +26,13 @@ class LoraGuide(nn.Module, ABC):
     guides never share any.  If the model's prior has sites of its own, they are sampled first, from
     independent Gaussians in unconstrained space.
 
+    Below, ``A`` of shape ``r x n`` is any latent matrix: in a model with ``latent=("A", "B")`` each
+    layer has a second site, ``B``, of shape ``m x r``.
+
     Parameters
     ----------
     model
-        A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own ``lora_A``.
+        A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own weights.
     """
 
     # Whether the entries of a site deviate from M independently and symmetrically: only then is a
@@ -93,28 +96,49 @@ class LoraGuide(nn.Module, ABC):
         r"""Mean and standard deviation of the full weight update of one layer.
 
         :math:`E[\Delta W] = s B M` and :math:`Var[\Delta W_{ij}] = s^2 \sum_{pq} B_{ip} B_{iq}
-        Cov(A_{pj}, A_{qj})`; no covariance of :math:`\Delta W` is built.
+        Cov(A_{pj}, A_{qj})`; no covariance of :math:`\Delta W` is built.  A latent ``B`` is
+        independent of ``A``: its mean takes the place of ``B``, and the variance gains
+        :math:`s^2 \sum_p Var[B_{ip}] E[A_{pj}^2]`.
 
         Parameters
         ----------
         name
-            Site name.
+            Name of the layer's site of ``A``.
 
         Returns
         -------
         mean, standard_deviation
             Tensors ``m x n`` in units of the base weight.
 
+        Raises
+        ------
+        ValueError
+            If the site is not of an ``A``, or ``B`` is latent with correlated entries.
+
         References
         ----------
         Wang et al., "BLoB", NeurIPS 2024, theorem 3.1.
         """
-        site = self.sites[name]
-        lora_B = site.lora_B.detach()
-        mean = site.scaling * lora_B @ self.mean()[name]
+        site, partner = self.sites[name], name.replace(".lora_A.", ".lora_B.")
+        if site.matrix != "A":
+            raise ValueError(f"{name!r} is no site of a matrix A; ask for the layer's lora_A")
+        mean, is_latent = self.mean(), partner in self.sites
+        left = site.scaling * (mean[partner] if is_latent else site.lora_B.detach())
         with torch.no_grad():
-            variance = self.update_variance(name, site.scaling * lora_B)
-        return mean, variance.sqrt()
+            variance = self.update_variance(name, left)
+            if is_latent:
+                variance = variance + site.scaling**2 * self._variance_by_B(name, partner)
+        return left @ mean[name], variance.sqrt()
+
+    def _variance_by_B(self, name: str, partner: str) -> torch.Tensor:
+        if not self.independent_entries:
+            raise ValueError(
+                f"the entries of {partner!r} are correlated in a {type(self).__name__}, for which "
+                "weight_moments has no closed form; average over draws instead"
+            )
+        scale = self.scale()
+        second_moment = self.mean()[name].square() + scale[name].square()
+        return scale[partner].square() @ second_moment
 
     def update_variance(self, name: str, left: torch.Tensor) -> torch.Tensor:
         """Variances of ``left @ A``: ``m x n`` for ``left`` of shape ``m x r``.
@@ -145,6 +169,11 @@ class LoraGuide(nn.Module, ABC):
         return [
             parameter for name, parameter in self.named_parameters() if not name.startswith("M.")
         ]
+
+    @classmethod
+    def from_config(cls, model: BayesianLora, config: dict[str, Any]) -> Self:
+        """Make a guide with the arguments that :meth:`config` gave, at the model's own weights."""
+        return cls(model, **config)
 
     @abstractmethod
     def config(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class LowRankGaussianGuide(LoraGuide):
     Parameters
     ----------
     model
-        A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own ``lora_A``.
+        A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own weights.
     init_scale
         :math:`\epsilon`: at the start :math:`G \sim U(\epsilon / \sqrt 2, \epsilon)`, so the
         posterior's standard deviation lies between half of ``init_scale ** 2`` and all of it,

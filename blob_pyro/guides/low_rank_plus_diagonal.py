@@ -33,7 +33,7 @@ class LowRankPlusDiagonalGuide(LoraGuide):
     Parameters
     ----------
     model
-        A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own ``lora_A``.
+        A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own weights.
     num_factors
         Columns of :math:`F`, which has nothing to do with the rank of the adapter.
     init_scale

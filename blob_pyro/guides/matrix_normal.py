@@ -31,7 +31,7 @@ class MatrixNormalGuide(LoraGuide):
     Parameters
     ----------
     model
-        A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own ``lora_A``.
+        A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own weights.
     init_scale
         At the start the entries are independent, each with the standard deviation
         ``init_scale ** 2``.  That is a constant: random factors would not make random entries.

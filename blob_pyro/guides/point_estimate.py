@@ -21,7 +21,7 @@ class PointEstimateGuide(LoraGuide):
     Parameters
     ----------
     model
-        A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own ``lora_A``.
+        A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own weights.
 
     Examples
     --------

@@ -6,6 +6,7 @@ from blob_pyro.infer.kl_weight import Schedule, kl_weight, rescaled_num_batches
 from blob_pyro.infer.posterior_draws import posterior_draws
 from blob_pyro.infer.posterior_predictive import posterior_predictive
 from blob_pyro.infer.reweighted_trace_elbo import ReweightedTrace_ELBO
+from blob_pyro.infer.temperature import calibrate, fit_temperature
 
 __all__ = [
     # inference
@@ -22,4 +23,7 @@ __all__ = [
     # prediction
     "posterior_draws",
     "posterior_predictive",
+    # calibration
+    "calibrate",
+    "fit_temperature",
 ]

@@ -8,13 +8,15 @@ from typing import Any, cast
 import torch
 from pyro import poutine
 
+from blob_pyro.guides import EnsembleGuide
+
 Batch = Mapping[str, torch.Tensor]
 Draw = dict[str, torch.Tensor]
 Guide = Callable[..., Any]
 
 
 def posterior_draws(guide: Guide, num_samples: int, batch: Batch) -> list[Draw]:
-    """Draw every latent site of a guide.
+    """Draw every latent site of a guide, from the members of an ensemble in turn.
 
     Parameters
     ----------
@@ -40,6 +42,8 @@ def posterior_draws(guide: Guide, num_samples: int, batch: Batch) -> list[Draw]:
         raise ValueError(f"num_samples={num_samples}: give the number of draws, or 0 for the mean")
     if num_samples == 0:
         return [_mean(guide, batch)]
+    if isinstance(guide, EnsembleGuide):
+        return guide.draws_in_turn(num_samples)
     return [_draw(guide, batch) for _ in range(num_samples)]
 
 

@@ -1,15 +1,16 @@
-"""LoRA layers of PEFT whose ``A`` matrices are Pyro latents."""
+"""LoRA layers of PEFT whose matrices are Pyro latents."""
 
 from blob_pyro.lora.bayesianize import bayesianize, unbayesianize
 from blob_pyro.lora.checkpoint_contexts import CheckpointContexts
-from blob_pyro.lora.layer_checks import check_peft_model
+from blob_pyro.lora.layer_checks import check_latent, check_peft_model
 from blob_pyro.lora.prior import HierarchicalNormalPrior, LatentWeight, NormalPrior, Prior
 from blob_pyro.lora.projection import LoraProjection
-from blob_pyro.lora.sites import LoraSite, lora_sites
+from blob_pyro.lora.sites import Latent, LoraSite, Matrix, lora_sites
 
 __all__ = [
     # verbs
     "bayesianize",
+    "check_latent",
     "check_peft_model",
     "lora_sites",
     "unbayesianize",
@@ -20,6 +21,8 @@ __all__ = [
     "Prior",
     # classes
     "CheckpointContexts",
+    "Latent",
     "LoraProjection",
     "LoraSite",
+    "Matrix",
 ]

@@ -1,4 +1,4 @@
-"""Making the LoRA ``A`` matrices of a PEFT model latent, and ordinary again."""
+"""Making the LoRA matrices of a PEFT model latent, and ordinary again."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from blob_pyro.lora.layer_checks import check_peft_model, check_prior, layers_to_replace
+from blob_pyro.lora.layer_checks import (
+    check_latent,
+    check_peft_model,
+    check_prior,
+    layers_to_replace,
+)
 from blob_pyro.lora.prior import NormalPrior, Prior
 from blob_pyro.lora.projection import LoraProjection
-from blob_pyro.lora.sites import lora_sites
+from blob_pyro.lora.sites import Latent, LoraSite, lora_sites
 
 
 def bayesianize(
@@ -21,11 +26,13 @@ def bayesianize(
     adapter: str = "default",
     *,
     prior: Prior | None = None,
-) -> dict[str, str]:
+    latent: Latent = ("A",),
+) -> dict[str, LoraSite]:
     r"""Make the LoRA ``A`` matrices of a PEFT model latent, in place.
 
     Each ``lora_A[adapter]`` becomes a ``PyroModule`` whose ``weight`` is a ``PyroSample`` with
-    prior :math:`A_{ij} \sim N(0, \sigma_p^2)`.  Nothing else of the model changes.
+    prior :math:`A_{ij} \sim N(0, \sigma_p^2)`; ``lora_B[adapter]`` too, if asked for.  Nothing else
+    of the model changes.
 
     Parameters
     ----------
@@ -38,28 +45,30 @@ def bayesianize(
     prior
         Any function from a :class:`~blob_pyro.lora.LatentWeight` to a distribution of event shape
         ``(r, n)``, in place of ``NormalPrior(prior_scale)``.
+    latent
+        ``("A",)``, BLoB's asymmetric choice, or ``("A", "B")``.
 
     Returns
     -------
     dict
-        Layer name (dotted path in ``peft_model``) to site name.  A site is named as PEFT names
-        the matrix in ``adapter_model.safetensors``.
+        Site name to :class:`LoraSite`.  A site is named as PEFT names the matrix in
+        ``adapter_model.safetensors``.
 
     Raises
     ------
     TypeError
         If ``peft_model`` is not a ``PeftModel``.
     ValueError
-        If there is no LoRA layer, a layer cannot be made Bayesian, or a prior does not have the
-        shape of its weight; nothing is changed then.
+        If ``latent`` is unknown, there is no LoRA layer, a layer cannot be made Bayesian, or a
+        prior does not have the shape of its weight; nothing is changed then.
 
     Examples
     --------
     >>> from peft import LoraConfig, get_peft_model
     >>> from torch import nn
     >>> net = get_peft_model(nn.Sequential(nn.Linear(4, 3)), LoraConfig(r=2, target_modules=["0"]))
-    >>> bayesianize(net)
-    {'base_model.model.0': 'base_model.model.0.lora_A.weight'}
+    >>> list(bayesianize(net))
+    ['base_model.model.0.lora_A.weight']
 
     References
     ----------
@@ -71,15 +80,17 @@ def bayesianize(
             f"adapter {adapter!r} is not in the PEFT model, which has "
             f"{sorted(peft_model.peft_config)}; pass adapter=..."
         )
+    check_latent(latent)
     prior = prior or NormalPrior(prior_scale)
-    layers = layers_to_replace(peft_model, adapter)
-    projections = {
-        name: _as_projection(f"{name}.lora_A", layer.lora_A[adapter], prior)
-        for name, layer in layers.items()
-    }
-    for name, layer in layers.items():
-        layer.lora_A[adapter] = projections[name]
-    return {name: projection.name for name, projection in projections.items()}
+    projections = [
+        (owner, _as_projection(f"{name}.lora_{matrix}", owner[adapter], prior))
+        for name, layer in layers_to_replace(peft_model, adapter, latent).items()
+        for matrix in latent
+        for owner in [getattr(layer, f"lora_{matrix}")]
+    ]
+    for owner, projection in projections:
+        owner[adapter] = projection
+    return lora_sites(peft_model, adapter)
 
 
 def _as_projection(path: str, linear: nn.Module, prior: Prior) -> LoraProjection:
@@ -129,7 +140,7 @@ def unbayesianize(
         raise ValueError(f"adapter {adapter!r} has no Bayesian layer; call bayesianize first")
     linears = {name: _as_linear(name, site.projection, mean) for name, site in sites.items()}
     for name, site in sites.items():
-        site.layer.lora_A[adapter] = linears[name]
+        getattr(site.layer, f"lora_{site.matrix}")[adapter] = linears[name]
     return peft_model
 
 

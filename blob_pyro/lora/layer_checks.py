@@ -9,6 +9,7 @@ from peft.tuners.lora import LoraLayer
 from pyro import poutine
 
 from blob_pyro.lora.projection import LoraProjection
+from blob_pyro.lora.sites import Latent
 
 # These layers never call the module lora_A, so a latent weight there would have no effect.
 _BYPASSING_LAYERS = (
@@ -28,7 +29,13 @@ def check_peft_model(net: object) -> None:
         )
 
 
-def layers_to_replace(peft_model: PeftModel, adapter: str) -> dict[str, LoraLayer]:
+def check_latent(latent: Latent) -> None:
+    """Raise a ``ValueError`` if these are not matrices that can be latent together."""
+    if tuple(latent) not in (("A",), ("A", "B")):
+        raise ValueError(f"latent={latent!r} is unknown; use ('A',) or ('A', 'B')")
+
+
+def layers_to_replace(peft_model: PeftModel, adapter: str, latent: Latent) -> dict[str, LoraLayer]:
     """Give the LoRA layers of an adapter by name, or raise a ``ValueError``."""
     layers = {}
     for name, layer in peft_model.named_modules():
@@ -36,6 +43,11 @@ def layers_to_replace(peft_model: PeftModel, adapter: str) -> dict[str, LoraLaye
             continue
         if adapter in layer.lora_embedding_A or adapter in layer.lora_A:
             _check_layer(name, layer, adapter)
+            if "B" in latent and layer.lora_bias[adapter]:
+                raise ValueError(
+                    f"layer {name!r} has lora_bias=True, so its lora_B is more than a matrix; use "
+                    "lora_bias=False, or latent=('A',)"
+                )
             layers[name] = layer
     if not layers:
         raise ValueError(

@@ -23,9 +23,9 @@ class LatentWeight(Protocol):
     Attributes
     ----------
     name
-        Name of the site: the dotted path of the layer, then ``.lora_A.weight``.
+        Name of the site: the dotted path of the layer, then ``.lora_A.weight`` (or ``lora_B``).
     initial_weight
-        The adapter's own ``lora_A``, shape ``(r, n)``: the prior's shape, dtype and device.
+        The adapter's own matrix, shape ``(r, n)``: the prior's shape, dtype and device.
     """
 
     name: str

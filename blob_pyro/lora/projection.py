@@ -1,4 +1,4 @@
-"""The LoRA down-projection whose weight is a Pyro latent."""
+"""The LoRA projection whose weight is a Pyro latent."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from blob_pyro.poutine import AppliedWeight, apply_weight
 
 
 class LoraProjection(PyroModule):
-    """The down-projection ``x -> x A^T`` of a LoRA layer, with ``A`` a latent variable.
+    """A projection ``x -> x A^T`` of a LoRA layer, with ``A`` a latent variable.
 
-    It takes the place of the ``nn.Linear`` that PEFT keeps in ``lora_A[adapter]``.  A model calls
+    It takes the place of the ``nn.Linear`` that PEFT keeps in ``lora_A[adapter]`` (or in
+    ``lora_B[adapter]``, where r and n below are that matrix's m and r).  A model calls
     :meth:`sample` and :meth:`install` before it runs the network, which then computes with that
     draw and contains no Pyro statement; the draw stays until the next one, so that gradient
     checkpointing recomputes with the same weight.  Without a draw, calling the projection is a
@@ -29,7 +30,7 @@ class LoraProjection(PyroModule):
         Dotted path of the ``lora_A`` in the PEFT model; the site's ``name`` is that path, then
         ``.weight``.
     weight
-        The adapter's own ``lora_A``, shape ``(r, n)``: where a guide starts.
+        The adapter's own matrix, shape ``(r, n)``: where a guide starts.
     prior
         Makes the prior distribution, of event shape ``(r, n)``, from this projection.  One
         that is a ``PyroModule`` belongs to the model, which names its sites.
@@ -49,12 +50,12 @@ class LoraProjection(PyroModule):
 
     @property
     def in_features(self) -> int:
-        """Input features n."""
+        """Input features: n of ``A``, r of ``B``."""
         return self.initial_weight.shape[1]
 
     @property
     def out_features(self) -> int:
-        """Rank r."""
+        """Output features: the rank r of ``A``, m of ``B``."""
         return self.initial_weight.shape[0]
 
     @property

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast, get_args
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from blob_pyro.lora.projection import LoraProjection
+
+Matrix = Literal["A", "B"]
+Latent = tuple[Matrix, ...]
 
 
 @dataclass(frozen=True)
@@ -18,15 +21,16 @@ class LoraSite:
 
     layer: LoraLayer
     adapter: str
+    matrix: Matrix = "A"
 
     @property
     def projection(self) -> LoraProjection:
-        """The module that stands in ``lora_A``."""
-        return cast(LoraProjection, self.layer.lora_A[self.adapter])
+        """The module that stands in ``lora_A`` (or ``lora_B``)."""
+        return cast(LoraProjection, getattr(self.layer, f"lora_{self.matrix}")[self.adapter])
 
     @property
     def lora_B(self) -> torch.Tensor:
-        """Deterministic up-projection, shape ``(m, r)``."""
+        """Up-projection, shape ``(m, r)``; if it is latent, the last draw or where it started."""
         return cast(torch.Tensor, self.layer.lora_B[self.adapter].weight)
 
     @property
@@ -48,10 +52,16 @@ def lora_sites(net: nn.Module, adapter: str = "default") -> dict[str, LoraSite]:
     Returns
     -------
     dict
-        Site name to :class:`LoraSite`, in the network's order; empty if nothing is Bayesian.
+        Site name to :class:`LoraSite`, in the network's order, ``A`` before ``B`` in a layer; empty
+        if nothing is Bayesian.
     """
     layers = (module for module in net.modules() if isinstance(module, LoraLayer))
-    sites = (LoraSite(layer, adapter) for layer in layers if adapter in layer.lora_A)
+    sites = (
+        LoraSite(layer, adapter, matrix)
+        for layer in layers
+        if adapter in layer.lora_A
+        for matrix in get_args(Matrix)
+    )
     return {
         site.projection.name: site for site in sites if isinstance(site.projection, LoraProjection)
     }

@@ -11,6 +11,7 @@ from pyro.nn.module import pyro_method
 
 from blob_pyro.lora import (
     CheckpointContexts,
+    Latent,
     LoraSite,
     NormalPrior,
     Prior,
@@ -22,7 +23,7 @@ from blob_pyro.poutine import local_param
 
 
 class BayesianLora(PyroModule):
-    """A PEFT network whose LoRA ``A`` matrices are latent; a subclass adds the likelihood.
+    """A PEFT network whose LoRA matrices are latent; a subclass adds the likelihood.
 
     A subclass's ``forward`` calls :meth:`draw` first, then runs the network, which holds no Pyro
     statement, and then makes its own statements inside ``pyro.plate("data", num_data)``.
@@ -34,19 +35,21 @@ class BayesianLora(PyroModule):
     num_data
         Number of training examples N; a batch of B counts N / B times.
     prior_scale
-        Standard deviation of the prior over ``A``.
+        Standard deviation of the prior over each entry of a latent matrix.
     adapter
         Name of the PEFT adapter.
     prior
         Any function from a :class:`blob_pyro.lora.LatentWeight` to a distribution, in place of
         ``NormalPrior(prior_scale)``.  A module becomes the submodule ``prior``.
+    latent
+        Which matrices are latent: ``("A",)``, and ``B`` is a point estimate, or ``("A", "B")``.
 
     Raises
     ------
     TypeError
         If ``net`` is no PEFT model.
     ValueError
-        If there are no data, or ``net`` was made Bayesian with another prior.
+        If there are no data, or ``net`` was made Bayesian with another prior or other matrices.
 
     Examples
     --------
@@ -74,6 +77,7 @@ class BayesianLora(PyroModule):
         adapter: str = "default",
         *,
         prior: Prior | None = None,
+        latent: Latent = ("A",),
     ) -> None:
         super().__init__()
         check_peft_model(net)
@@ -81,7 +85,7 @@ class BayesianLora(PyroModule):
             raise ValueError(f"num_data={num_data}: a model needs at least one training example")
         prior = prior or NormalPrior(prior_scale)
         if not lora_sites(net, adapter):
-            bayesianize(net, adapter=adapter, prior=prior)
+            bayesianize(net, adapter=adapter, prior=prior, latent=latent)
         self.num_data = num_data
         self.adapter = adapter
         self.net = net
@@ -92,13 +96,20 @@ class BayesianLora(PyroModule):
             for path, module in net.named_modules()
             for leaf in module._parameters
         ]
-        self._check_prior(prior)
+        self.latent = latent
+        self._check_sites(prior)
         if isinstance(prior, torch.nn.Module):
             like = next(iter(self.sites.values())).projection.initial_weight
             prior = cast(Prior, prior.to(like))
         self.prior = prior
 
-    def _check_prior(self, prior: Prior) -> None:
+    def _check_sites(self, prior: Prior) -> None:
+        found = {site.matrix for site in self.sites.values()}
+        if found != set(self.latent):
+            raise ValueError(
+                f"net was made Bayesian with the latents {tuple(sorted(found))} but the model was "
+                f"given latent={self.latent}; pass the same to both"
+            )
         for name, site in self.sites.items():
             if site.projection.prior != prior:
                 raise ValueError(
@@ -162,5 +173,5 @@ class BayesianLora(PyroModule):
         enable({"use_reentrant": False, "context_fn": CheckpointContexts(net, self.adapter)})
 
     def likelihood_config(self) -> dict[str, Any]:
-        """Give the constructor's arguments beside ``net``, ``num_data``, prior and adapter."""
+        """Give the constructor's arguments beside network, data size and latents."""
         return {}

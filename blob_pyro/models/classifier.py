@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
 import torch
+from peft import PeftModel
 from pyro.infer.util import is_validation_enabled
 
+from blob_pyro.lora import Latent, Prior
 from blob_pyro.models.bayesian_lora import BayesianLora
 
 
@@ -18,9 +21,34 @@ class Classifier(BayesianLora):
     A call draws every latent weight first and then runs the network, which holds no Pyro
     statement.  Sites: one latent a LoRA layer (and those of a hyper-prior), ``logits``
     (deterministic, ``B x C``) and ``labels`` (observed when given), the last two inside
-    ``pyro.plate("data")`` of size ``num_data``.  A subclass implements :meth:`class_logits` and
+    ``pyro.plate("data")`` of size ``num_data``.  Logits are divided by ``temperature``, which is 1
+    until :func:`blob_pyro.infer.calibrate` fits it.  A subclass implements :meth:`class_logits` and
     :attr:`num_classes`.  Parameters are those of :class:`BayesianLora`.
     """
+
+    temperature: torch.Tensor
+
+    def __init__(
+        self,
+        net: PeftModel,
+        num_data: int,
+        prior_scale: float = 0.2,
+        adapter: str = "default",
+        *,
+        prior: Prior | None = None,
+        latent: Latent = ("A",),
+    ) -> None:
+        super().__init__(net, num_data, prior_scale, adapter, prior=prior, latent=latent)
+        self.register_buffer("temperature", self._like(1.0))
+
+    def set_temperature(self, temperature: torch.Tensor | float) -> None:
+        """Divide all logits by one number, or by one for each class (``C``), from now on."""
+        self.temperature = self._like(temperature)
+
+    def _like(self, value: torch.Tensor | float) -> torch.Tensor:
+        weight = next(iter(self.sites.values())).projection.initial_weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        return torch.as_tensor(value, dtype=dtype, device=weight.device)
 
     @property
     @abstractmethod
@@ -82,13 +110,18 @@ class Classifier(BayesianLora):
 
     def _tiled_logits(self, batch: dict[str, torch.Tensor], num_draws: int) -> torch.Tensor:
         if num_draws == 1:
-            return _widened(self.class_logits(batch))
+            return self._tempered(self.class_logits(batch))
         tiled = {
             name: tensor.repeat(num_draws, *[1] * (tensor.dim() - 1))
             for name, tensor in batch.items()
         }
-        logits = _widened(self.class_logits(tiled))
+        logits = self._tempered(self.class_logits(tiled))
         return logits.reshape(num_draws, -1, logits.shape[-1])
+
+    def _tempered(self, logits: torch.Tensor) -> torch.Tensor:
+        # Past PyroModule's attribute access, which would look for a statement.
+        temperature = cast(torch.Tensor, self._buffers["temperature"])
+        return _widened(logits) / temperature.to(logits.device)
 
     def _mask(self, input_ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         if mask is not None:

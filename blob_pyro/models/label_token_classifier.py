@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from typing_extensions import override
 
-from blob_pyro.lora import Prior, check_peft_model
+from blob_pyro.lora import Latent, Prior, check_peft_model
 from blob_pyro.models.classifier import Classifier
 from blob_pyro.models.kept_columns import last_columns
 from blob_pyro.models.padding import align_padding
@@ -31,10 +31,10 @@ class LabelTokenClassifier(Classifier):
     num_data
         Number of training examples.
     prior_scale
-        Standard deviation of the prior over ``A``.
+        Standard deviation of the prior.
     adapter
         Name of the PEFT adapter.
-    prior
+    prior, latent
         See :class:`BayesianLora`.
 
     Raises
@@ -69,6 +69,7 @@ class LabelTokenClassifier(Classifier):
         adapter: str = "default",
         *,
         prior: Prior | None = None,
+        latent: Latent = ("A",),
     ) -> None:
         check_peft_model(net)
         self._check_tokens(label_token_ids, net.config.vocab_size)
@@ -78,7 +79,7 @@ class LabelTokenClassifier(Classifier):
                 f"{type(net.get_base_model()).__name__} has no argument logits_to_keep, so the "
                 "logits of all positions would be computed; use SequenceClassifier"
             )
-        super().__init__(net, num_data, prior_scale, adapter, prior=prior)
+        super().__init__(net, num_data, prior_scale, adapter, prior=prior, latent=latent)
         self.label_token_ids = tuple(int(token) for token in label_token_ids)
         self._takes_positions = "position_ids" in signature and not _counts_positions(net)
 

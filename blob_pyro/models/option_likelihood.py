@@ -13,7 +13,7 @@ from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from typing_extensions import override
 
-from blob_pyro.lora import Prior, check_peft_model
+from blob_pyro.lora import Latent, Prior, check_peft_model
 from blob_pyro.models.classifier import Classifier
 from blob_pyro.models.kept_columns import last_columns
 from blob_pyro.models.packed_options import PackedOptions
@@ -43,12 +43,12 @@ class OptionLikelihood(Classifier):
     num_data
         Number of training questions.
     prior_scale
-        Standard deviation of the prior over ``A``.
+        Standard deviation of the prior.
     adapter
         Name of the PEFT adapter.
     normalize
         ``"mean"`` over an option's tokens, or their ``"sum"``.
-    prior
+    prior, latent
         See :class:`BayesianLora`.
 
     Attributes
@@ -88,6 +88,7 @@ class OptionLikelihood(Classifier):
         *,
         normalize: Normalize = "mean",
         prior: Prior | None = None,
+        latent: Latent = ("A",),
     ) -> None:
         check_peft_model(net)
         if num_options < 2:
@@ -101,7 +102,7 @@ class OptionLikelihood(Classifier):
                 f"{type(base).__name__} has no argument logits_to_keep, so the logits of all "
                 "positions would be computed; use a causal LM that has it"
             )
-        super().__init__(net, num_data, prior_scale, adapter, prior=prior)
+        super().__init__(net, num_data, prior_scale, adapter, prior=prior, latent=latent)
         self.num_options = num_options
         self.normalize: Normalize = normalize
         self._takes_positions = "position_ids" in signature

@@ -6,7 +6,7 @@ import torch
 from peft import PeftModel
 from typing_extensions import override
 
-from blob_pyro.lora import Prior, check_peft_model
+from blob_pyro.lora import Latent, Prior, check_peft_model
 from blob_pyro.models.classifier import Classifier
 from blob_pyro.models.padding import align_padding
 
@@ -14,7 +14,8 @@ from blob_pyro.models.padding import align_padding
 class SequenceClassifier(Classifier):
     """Any ``AutoModelForSequenceClassification`` under PEFT, as a Pyro model.
 
-    The head (``modules_to_save``) is a point estimate, the LoRA ``A`` matrices are latent.
+    The head (``modules_to_save``) is a point estimate; the LoRA ``A`` matrices (or ``A`` and ``B``)
+    are latent.
 
     Parameters
     ----------
@@ -23,10 +24,10 @@ class SequenceClassifier(Classifier):
     num_data
         Number of training examples.
     prior_scale
-        Standard deviation of the prior over ``A``.
+        Standard deviation of the prior.
     adapter
         Name of the PEFT adapter.
-    prior
+    prior, latent
         See :class:`BayesianLora`.
 
     Raises
@@ -55,6 +56,7 @@ class SequenceClassifier(Classifier):
         adapter: str = "default",
         *,
         prior: Prior | None = None,
+        latent: Latent = ("A",),
     ) -> None:
         check_peft_model(net)
         if net.config.num_labels < 2:
@@ -62,7 +64,7 @@ class SequenceClassifier(Classifier):
                 f"net.config.num_labels={net.config.num_labels}: classification needs at least 2; "
                 "load the network with num_labels=..."
             )
-        super().__init__(net, num_data, prior_scale, adapter, prior=prior)
+        super().__init__(net, num_data, prior_scale, adapter, prior=prior, latent=latent)
 
     @property
     @override

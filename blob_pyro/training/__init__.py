@@ -1,5 +1,6 @@
 """Fitting a program to a data set."""
 
+from blob_pyro.training.batches import Collator
 from blob_pyro.training.config import TrainingConfig
 from blob_pyro.training.denormals import flush_denormals
 from blob_pyro.training.fit import fit
@@ -11,6 +12,7 @@ __all__ = [
     "fit",
     "flush_denormals",
     # classes
+    "Collator",
     "StepRecord",
     "TrainingConfig",
 ]

@@ -16,7 +16,7 @@ def test_a_file_becomes_tasks_methods_and_seeds(content: Any, write: Any) -> Non
     assert config.seeds == (0, 1)
     assert config.test_limit == 5
     assert config.tasks["openbookqa"] == TaskConfig(4, ("ai2_arc_easy",))
-    assert list(config.methods) == ["mle", "blob"]
+    assert list(config.methods) == ["zero_shot", "mle", "blob"]
     assert config.methods["mle"].num_samples == (0,)
     recipe = config.methods["blob"].recipe
     assert (recipe.method, recipe.init_scale, recipe.rank) == ("blob", 0.3, 2)

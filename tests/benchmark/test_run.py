@@ -40,12 +40,12 @@ def test_every_cell_is_a_file_and_a_finished_benchmark_does_nothing(
 ) -> None:
     folder = tmp_path / "results"
     results = run_benchmark(config, folder, Path(questions))
-    assert len(results) == len(fits) == 8
-    assert sorted(fits) == [0] * 4 + [1] * 4
+    assert len(results) == len(fits) == 12
+    assert sorted(fits) == [0] * 6 + [1] * 6
     made = files(folder)
-    assert len([name for name in made if name.startswith("cells/")]) == 8
+    assert len([name for name in made if name.startswith("cells/")]) == 12
     again = run_benchmark(config, folder, Path(questions))
-    assert len(fits) == 8
+    assert len(fits) == 12
     assert again == results
     assert files(folder) == made
 
@@ -86,7 +86,7 @@ def test_a_killed_benchmark_loses_nothing_and_repeats_nothing(
             run_benchmark(config, tmp_path / "killed", Path(questions))
     assert len(files(tmp_path / "killed" / "cells")) == 3
     resumed = run_benchmark(config, tmp_path / "killed", Path(questions))
-    assert len(fits) == 8
+    assert len(fits) == 12
     for cell, result in whole.items():
         assert resumed[cell]["metrics"] == result["metrics"]
 
@@ -118,9 +118,10 @@ def test_tables_hold_a_row_for_each_number_of_draws(
     run_benchmark(config, tmp_path, Path(questions))
     markdown = (tmp_path / "tables.md").read_text()
     assert markdown.count("## trained on") == 3
+    assert markdown.count("## what it costs") == 2
     assert "## trained on openbookqa, tested on ai2_arc_easy, 2 seeds" in markdown
     rows = [line.split("|")[1].strip() for line in markdown.splitlines() if line.startswith("| ")]
-    assert rows == ["", "mle", "blob, K = 0", "blob, K = 2"] * 3
-    assert (tmp_path / "tables.tex").read_text().count("\\begin{tabular}") == 3
+    assert rows == ["", "zero_shot", "mle", "blob, K = 0", "blob, K = 2"] * 5
+    assert (tmp_path / "tables.tex").read_text().count("\\begin{tabular}") == 5
     cell = json.loads((tmp_path / "cells" / "mle-openbookqa-seed0.json").read_text())
     assert cell["train_seconds"] > 0

@@ -188,3 +188,16 @@ def test_a_mean_that_does_not_fit_changes_nothing(
         unbayesianize(net, {**fitting, **mean})
     assert_unchanged(net, before)
     assert lora_sites(net) == sites
+
+
+@pytest.mark.parametrize("latent", [("B",), (), ("B", "A")])
+def test_unknown_latents_are_refused(latent: Any, peft_network: Any) -> None:
+    with pytest.raises(ValueError, match=r"latent=.* is unknown; use \('A',\) or \('A', 'B'\)"):
+        bayesianize(peft_network("llama"), latent=latent)
+
+
+def test_a_biased_B_cannot_be_latent(peft_network: Any) -> None:
+    net = peft_network("bert", "SEQ_CLS", lora_bias=True)
+    with pytest.raises(ValueError, match=r"query' has lora_bias=True.*latent=\('A',\)"):
+        bayesianize(net, latent=("A", "B"))
+    assert lora_sites(net) == {}

@@ -178,7 +178,7 @@ def test_a_network_that_is_bayesian_already_keeps_its_prior(peft_network: Any) -
     net = peft_network("llama")
     sites = bayesianize(net, prior_scale=0.5)
     model = LabelTokenClassifier(net, [7, 9], 4, prior_scale=0.5)
-    assert list(model.sites) == list(sites.values())
+    assert list(model.sites) == list(sites)
     message = r"site '.*' has the prior NormalPrior\(scale=0.5\) .* given NormalPrior\(scale=0.2\)"
     with pytest.raises(ValueError, match=message):
         LabelTokenClassifier(net, [7, 9], 4)

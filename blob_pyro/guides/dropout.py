@@ -1,0 +1,98 @@
+"""Monte Carlo dropout: a posterior whose draws have dropped inputs."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import nn
+from typing_extensions import override
+
+from blob_pyro.distributions import ColumnDropout
+from blob_pyro.guides.lora_guide import LoraGuide
+from blob_pyro.models import BayesianLora
+
+
+class DropoutGuide(LoraGuide):
+    r"""Dropout on the LoRA input as a guide: a draw is :math:`M diag(m)`, one mask a layer.
+
+    In training mode PEFT's own ``lora_dropout`` acts (a mask for each token), and the guide gives
+    ``M``: training is that of unmodified PEFT.  In evaluation mode PEFT's dropout is off, and a
+    draw has one mask for all tokens and examples, so that it is a function of the input.  ``B``, if
+    it is latent, is a point.
+
+    Parameters
+    ----------
+    model
+        A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own weights, and the rate
+        of each layer is its ``lora_dropout``.
+
+    Raises
+    ------
+    ValueError
+        If a layer has no dropout.
+
+    Examples
+    --------
+    >>> from peft import LoraConfig, get_peft_model
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> from blob_pyro.models import SequenceClassifier
+    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
+    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
+    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], lora_dropout=0.5)
+    >>> model = SequenceClassifier(get_peft_model(BertForSequenceClassification(config), lora), 10)
+    >>> (draw,) = DropoutGuide(model.eval())().values()
+    >>> ((draw == 0).sum(dim=0) % 2).tolist()  # whole columns of two entries
+    [0, 0, 0, 0, 0, 0, 0, 0]
+
+    References
+    ----------
+    Gal and Ghahramani, "Dropout as a Bayesian Approximation", ICML 2016; Wang et al., "BLoB",
+    NeurIPS 2024, table 1 (the baseline MCD).
+    """
+
+    independent_entries: ClassVar[bool] = False
+
+    def __init__(self, model: BayesianLora) -> None:
+        super().__init__(model)
+        for name in self.sites:
+            self._rate(name)
+
+    def _rate(self, name: str) -> float:
+        site = self.sites[name]
+        if site.matrix != "A":
+            return 0.0
+        dropout = site.layer.lora_dropout[site.adapter]
+        rate = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
+        if not 0 < rate < 1:
+            raise ValueError(
+                f"site {name!r}: the layer's lora_dropout is {rate}, so nothing would be dropped; "
+                "give LoraConfig(lora_dropout=0.1)"
+            )
+        return rate
+
+    @override
+    def site_posterior(self, name: str) -> TorchDistributionMixin:
+        mean, rate = self.M.state_param("M", name), self._rate(name)
+        if self.model.training or rate == 0:
+            return dist.Delta(mean, validate_args=False, event_dim=2)
+        return ColumnDropout(mean, rate, validate_args=False)
+
+    def _odds(self, name: str) -> float:
+        rate = self._rate(name)
+        return rate / (1 - rate)
+
+    @override
+    def scale(self) -> dict[str, torch.Tensor]:
+        return {name: self.mean()[name].abs() * self._odds(name) ** 0.5 for name in self.sites}
+
+    @override
+    def update_variance(self, name: str, left: torch.Tensor) -> torch.Tensor:
+        # All rows of a column share its mask.
+        return (left @ self.M[name].detach()).square() * self._odds(name)
+
+    @override
+    def config(self) -> dict[str, Any]:
+        return {}

@@ -1,0 +1,158 @@
+"""One member of an ensemble: a fitted guide, and the matrices that were points beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import torch
+from torch import nn
+
+from blob_pyro import guides
+from blob_pyro.guides.lora_guide import LoraGuide
+from blob_pyro.guides.site_parameters import SiteParameters
+from blob_pyro.lora import Latent, LoraSite
+from blob_pyro.models import BayesianLora
+
+
+@dataclass(frozen=True)
+class SomeLatents:
+    """A model as a guide sees it that covers some of its matrices only.
+
+    Parameters
+    ----------
+    model
+        A model with ``latent=("A", "B")``.
+    latent
+        The matrices that the guide covers.
+    """
+
+    model: BayesianLora
+    latent: Latent
+
+    @property
+    def sites(self) -> dict[str, LoraSite]:
+        """The sites that are covered."""
+        sites = self.model.sites.items()
+        return {name: site for name, site in sites if site.matrix in self.latent}
+
+    @property
+    def training(self) -> bool:
+        """Whether the model is in training mode."""
+        return self.model.training
+
+    def sample_latents(self) -> dict[str, torch.Tensor]:
+        """Make the covered sites' sample statements under the prior."""
+        return {name: site.projection.sample() for name, site in self.sites.items()}
+
+
+class EnsembleMember(nn.Module):
+    """A guide of some matrices, and points for the rest.
+
+    Parameters
+    ----------
+    guide
+        Covers the sites of a :class:`SomeLatents`.
+    points
+        Site name to value, for all other sites.
+    latent
+        The matrices that ``guide`` covers.
+    """
+
+    def __init__(
+        self, guide: LoraGuide, points: Mapping[str, torch.Tensor], latent: Latent
+    ) -> None:
+        super().__init__()
+        self.guide = guide
+        self.points = SiteParameters(points)
+        self.latent = latent
+
+    @classmethod
+    def from_config(cls, model: BayesianLora, config: dict[str, Any]) -> Self:
+        """Make a member anew from :meth:`config`, at the model's own weights."""
+        latent = tuple(config["latent"])
+        view = cast(BayesianLora, SomeLatents(model, latent))
+        guide_class: type[LoraGuide] = getattr(guides, config["class"])
+        points = {
+            name: site.projection.initial_weight
+            for name, site in model.sites.items()
+            if site.matrix not in latent
+        }
+        return cls(guide_class.from_config(view, config["arguments"]), points, latent)
+
+    def config(self) -> dict[str, Any]:
+        """Give class, arguments and matrices of the guide, as JSON values."""
+        return {
+            "class": type(self.guide).__name__,
+            "arguments": self.guide.config(),
+            "latent": list(self.latent),
+        }
+
+    def _values(self) -> dict[str, torch.Tensor]:
+        return {name: value.detach().clone() for name, value in self.points.items()}
+
+    def forward(self) -> dict[str, torch.Tensor]:
+        """Draw every site."""
+        return self.guide() | self._values()
+
+    def mean(self) -> dict[str, torch.Tensor]:
+        """Site name to mean."""
+        return self.guide.mean() | self._values()
+
+    def scale(self) -> dict[str, torch.Tensor]:
+        """Site name to standard deviation; zero for points."""
+        zeros = {name: torch.zeros_like(value) for name, value in self._values().items()}
+        return self.guide.scale() | zeros
+
+    def weight_moments(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of a layer's weight update, see :class:`LoraGuide`."""
+        if "B" in self.latent:
+            return self.guide.weight_moments(name)
+        left = self.guide.sites[name].scaling * self._values()[name.replace("lora_A", "lora_B")]
+        with torch.no_grad():
+            variance = self.guide.update_variance(name, left)
+        return left @ self.guide.mean()[name], variance.sqrt()
+
+
+@dataclass(frozen=True)
+class FittedMember:
+    """What is kept of a fitted program while the next one is fitted in the same network.
+
+    Parameters
+    ----------
+    config
+        See :meth:`EnsembleMember.config`.
+    state
+        The guide's parameters by name.
+    points
+        Site name to value, for the matrices that the guide does not cover.
+    """
+
+    config: dict[str, Any]
+    state: dict[str, torch.Tensor]
+    points: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, model: BayesianLora, guide: LoraGuide) -> Self:
+        """Copy what is to be kept."""
+        config = {
+            "class": type(guide).__name__,
+            "arguments": guide.config(),
+            "latent": list(model.latent),
+        }
+        state = {name: value.detach().clone() for name, value in guide.state_dict().items()}
+        points = {
+            name.replace("lora_A", "lora_B"): site.lora_B.detach().clone()
+            for name, site in model.sites.items()
+            if model.latent == ("A",)
+        }
+        return cls(config, state, points)
+
+    def within(self, model: BayesianLora) -> EnsembleMember:
+        """Make the member that covers a model's sites with these values."""
+        member = EnsembleMember.from_config(model, self.config)
+        member.guide.load_state_dict(self.state)
+        for name, value in self.points.items():
+            member.points[name].data.copy_(value)
+        return member

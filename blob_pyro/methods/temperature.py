@@ -1,0 +1,38 @@
+"""Temperature scaling of a fitted posterior."""
+
+from __future__ import annotations
+
+from datasets import Dataset
+from torch.utils.data import DataLoader
+
+from blob_pyro.guides import LoraGuide
+from blob_pyro.infer import calibrate
+from blob_pyro.methods.method import Method, Program, Settings
+from blob_pyro.models import Classifier
+from blob_pyro.training import Collator
+
+
+def _calibrated(
+    model: Classifier, guide: LoraGuide, data: Dataset, collator: Collator, settings: Settings
+) -> Program:
+    options, training = settings.method_options, settings.training
+    loader = DataLoader(data, batch_size=training.batch_size, collate_fn=collator)
+    calibrate(
+        model,
+        guide,
+        loader,
+        options["num_samples"],
+        training.seed,
+        per_class=options["per_class"],
+    )
+    return model, guide
+
+
+# Guo et al., "On Calibration of Modern Neural Networks", ICML 2017; on top of any method.
+TEMPERATURE = Method(
+    "temperature",
+    starts_from="map",
+    finish=_calibrated,
+    held_out=True,
+    options={"per_class": False, "num_samples": 10},
+)
