@@ -4,6 +4,8 @@ Everything takes the K x N x C logits (and the labels) that
 ``blob_pyro.infer.posterior_predictive`` returns; nothing here needs Pyro or PEFT.
 """
 
+from blob_pyro.diagnostics.acquisition import bald, variation_ratio
+from blob_pyro.diagnostics.batch_bald import LabelBatch, batch_bald
 from blob_pyro.diagnostics.bootstrap import bootstrap_interval
 from blob_pyro.diagnostics.calibration import ReliabilityCurve, reliability_curve
 from blob_pyro.diagnostics.inference_data import from_pyro_svi
@@ -47,6 +49,11 @@ __all__ = [
     "max_probability",
     "mutual_information",
     "predictive_entropy",
+    # what to label next
+    "LabelBatch",
+    "bald",
+    "batch_bald",
+    "variation_ratio",
     # ArviZ
     "from_pyro_svi",
     # plots
