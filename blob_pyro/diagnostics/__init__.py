@@ -9,6 +9,7 @@ from blob_pyro.diagnostics.batch_bald import LabelBatch, batch_bald
 from blob_pyro.diagnostics.bootstrap import bootstrap_interval
 from blob_pyro.diagnostics.calibration import ReliabilityCurve, reliability_curve
 from blob_pyro.diagnostics.inference_data import from_pyro_svi
+from blob_pyro.diagnostics.loss_curve import loss_curve
 from blob_pyro.diagnostics.metrics import (
     METRICS,
     accuracy,
@@ -18,6 +19,7 @@ from blob_pyro.diagnostics.metrics import (
     summarize,
 )
 from blob_pyro.diagnostics.predictive_distribution import log_probs
+from blob_pyro.diagnostics.psis import loo, pareto_k
 from blob_pyro.diagnostics.reliability import plot_reliability
 from blob_pyro.diagnostics.style import plot_style
 from blob_pyro.diagnostics.uncertainty import (
@@ -56,6 +58,9 @@ __all__ = [
     "variation_ratio",
     # ArviZ
     "from_pyro_svi",
+    "loo",
+    "loss_curve",
+    "pareto_k",
     # plots
     "plot_reliability",
     "plot_style",
