@@ -145,7 +145,7 @@ def learn(learner: Learner, choice: str, num_rounds: int, size: int, seed: int) 
     order = np.random.default_rng(seed).permutation(len(splits["train"])).tolist()
     labelled, pool = order[:NUM_START], order[NUM_START:]
     curve: Curve = []
-    for step in range(num_rounds + 1):
+    for _ in range(num_rounds + 1):
         learner.fit(splits["train"].select(labelled), seed)
         test = learner.predict(splits["test"], seed)
         scores = summarize(test["logits"], test["labels"])
