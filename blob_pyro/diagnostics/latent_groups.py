@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Dims: TypeAlias = Mapping[str, Sequence[str]]
 SAMPLE_DIMS = ("chain", "draw")
+# What the two dimensions of a matrix are, by the end of its site's name.
+MATRIX_DIMS = {".lora_A.weight": ("rank", "in_feature"), ".lora_B.weight": ("out_feature", "rank")}
 
 
 def latent_group(
@@ -24,7 +26,8 @@ def latent_group(
     """Make a group of the draws of chosen sites, one variable a site.
 
     A matrix of a site that is named ``....lora_A.weight`` gets the dimensions ``rank`` and
-    ``in_feature`` (``in_feature_1536``, by its length, where the sites differ in it).
+    ``in_feature``, that of ``....lora_B.weight`` ``out_feature`` and ``rank``. Where sites differ
+    in the length of one, its name has the length too: ``in_feature_1536``.
 
     Parameters
     ----------
@@ -60,24 +63,27 @@ def latent_group(
     arrays = {site: stack(site, fits) for site in fits[0]}
     for site, array in arrays.items():
         check_shape(site, array, sample_shape)
-    widths = {array.shape[-1] for site, array in arrays.items() if _is_matrix(site, array)}
-    return xarray.Dataset(
-        {
-            site: ((*SAMPLE_DIMS, *_dims(site, array, dims, len(widths) > 1)), array)
-            for site, array in arrays.items()
-        }
-    )
+    wanted = {site: _dims(site, array, dims) for site, array in arrays.items()}
+    lengths: dict[str, set[int]] = {}
+    for site, array in arrays.items():
+        for dim, length in zip(wanted[site], array.shape[2:], strict=True):
+            lengths.setdefault(dim, set()).add(length)
+    variables = {}
+    for site, array in arrays.items():
+        named = [
+            f"{dim}_{length}" if len(lengths[dim]) > 1 else dim
+            for dim, length in zip(wanted[site], array.shape[2:], strict=True)
+        ]
+        variables[site] = ((*SAMPLE_DIMS, *named), array)
+    return xarray.Dataset(variables)
 
 
-def _is_matrix(site: str, array: npt.NDArray[Any]) -> bool:
-    return site.endswith(".lora_A.weight") and array.ndim == 4
-
-
-def _dims(site: str, array: npt.NDArray[Any], dims: Dims, by_width: bool) -> Sequence[str]:
+def _dims(site: str, array: npt.NDArray[Any], dims: Dims) -> Sequence[str]:
     if site in dims:
         return dims[site]
-    if _is_matrix(site, array):
-        return ("rank", f"in_feature_{array.shape[-1]}" if by_width else "in_feature")
+    for suffix, matrix_dims in MATRIX_DIMS.items():
+        if site.endswith(suffix) and array.ndim == 4:
+            return matrix_dims
     return [f"{site}_dim_{axis}" for axis in range(array.ndim - 2)]
 
 

@@ -28,7 +28,9 @@ def layer_path(site: str) -> tuple[str, int | None]:
     >>> layer_path("base_model.model.lm_head.lora_A.weight")
     ('lm_head', None)
     """
-    parts = site.removeprefix(PEFT_PREFIX).removesuffix(LORA_SUFFIX).split(".")
+    # A latent B is another matrix of the module, so its name keeps `.lora_B`.
+    path = site.removeprefix(PEFT_PREFIX).removesuffix(LORA_SUFFIX).removesuffix(".weight")
+    parts = path.split(".")
     number = next((index for index, part in enumerate(parts) if part.isdigit()), None)
     if number is None:
         return ".".join(parts), None

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 
+from blob_pyro.distributions import ColumnDropout
 from blob_pyro.guides import LoraGuide
 from blob_pyro.guides.hyper_posterior import hyper_sites
 
@@ -39,8 +40,8 @@ def log_densities(
     Raises
     ------
     ValueError
-        If a site is unknown, a draw has another shape, a hyper-site is missing, or the guide is a
-        point estimate.
+        If a site is unknown, a draw has another shape, a hyper-site is missing, or the guide has no
+        density.
 
     Examples
     --------
@@ -75,10 +76,10 @@ def _log_q(guide: LoraGuide, name: str, value: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"draws: the guide has no site {name!r} but {names}")
     at = guide.site_posterior if name in guide.sites else guide.hyper.site_posterior
     posterior = at(name)
-    if isinstance(posterior, dist.Delta):
+    if isinstance(posterior, dist.Delta | ColumnDropout):
         raise ValueError(
-            f"{type(guide).__name__} is a point estimate, which has no density; leave log_prior "
-            "and log_q out, or fit a guide with a spread"
+            f"{type(guide).__name__} puts site {name!r} on points, which have no density; leave "
+            "log_prior and log_q out, or fit a guide with a density"
         )
     if value.shape[1:] != posterior.event_shape or value.dim() != 1 + len(posterior.event_shape):
         raise ValueError(
