@@ -163,7 +163,7 @@ def test_terms_and_the_weight_on_an_axis_of_its_own() -> None:
     np.testing.assert_array_equal(raw[0].get_ydata(), 900.0 - np.arange(300))
     np.testing.assert_array_equal(raw[2].get_ydata(), 3.0 + np.arange(300) % 2)
     # The mean of 3 steps before, the step, and 3 after.
-    np.testing.assert_allclose(smooth[2].get_ydata()[10], 3.0 + 3 / 7)
+    np.testing.assert_allclose(smooth[2].get_ydata()[10], 3.0 + 4 / 7)  # 7, 9, 11 and 13
     np.testing.assert_allclose(smooth[0].get_ydata()[[0, -1]], [898.5, 602.5])
     assert len({line.get_linestyle() for line in smooth}) == 3
     assert ax.get_yscale() == "log"

@@ -7,7 +7,10 @@ from blob_pyro.diagnostics import from_pyro_svi, loo, pareto_k
 
 az = pytest.importorskip("arviz")
 # Few draws make ArviZ ask for small values of k; here it is not they that are tested.
-pytestmark = pytest.mark.filterwarnings("ignore:Estimated shape parameter:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Estimated shape parameter:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning"),  # in arviz.compare
+]
 
 
 def fit(num_draws: int = 60, noise: float = 0.2, right: float = 1.0) -> dict[str, np.ndarray]:
