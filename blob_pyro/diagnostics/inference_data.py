@@ -1,37 +1,51 @@
-"""Posterior draws and predictions as an ArviZ object, for ArviZ 0.2x and 1.x."""
+"""A fitted program as an ArviZ object, for ArviZ 0.2x and 1.x."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from blob_pyro.diagnostics.arrays import FloatArray, Values, as_numpy, check_labels, check_logits
-from blob_pyro.diagnostics.chains import Fit, as_fits, check_shape, stack
-from blob_pyro.diagnostics.predictive_distribution import log_softmax
+from blob_pyro.diagnostics.arviz_object import to_arviz
+from blob_pyro.diagnostics.chains import Fit
+from blob_pyro.diagnostics.latent_groups import SAMPLE_DIMS, Dims, latent_group, stack_layers
+from blob_pyro.diagnostics.loss_curve import Records
+from blob_pyro.diagnostics.predictive_groups import (
+    constant_group,
+    observed_groups,
+    replicated_group,
+    stacked_log_probs,
+)
+from blob_pyro.diagnostics.sample_stats import sample_stats
 
-Group = dict[str, npt.NDArray[Any]]
+if TYPE_CHECKING:
+    import xarray
 
 
 def from_pyro_svi(
     predictive: Fit | Sequence[Fit],
     *,
     posterior: Fit | Sequence[Fit] | None = None,
+    prior: Fit | None = None,
+    prior_predictive: Fit | None = None,
+    predictions: Fit | Sequence[Fit] | None = None,
+    log_prior: Fit | Sequence[Fit] | None = None,
+    log_q: Fit | Sequence[Fit] | None = None,
+    records: Records | Sequence[Records] | None = None,
     constant_data: Fit | None = None,
+    predictions_constant_data: Fit | None = None,
+    by_layer: bool = False,
     class_names: Sequence[str] | None = None,
     coords: Mapping[str, Any] | None = None,
-    dims: Mapping[str, Sequence[str]] | None = None,
+    dims: Dims | None = None,
     seed: int = 0,
     attrs: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Convert the predictions of a guide fitted by SVI to an ArviZ object.
+    """Convert a guide fitted by SVI and its predictions to an ArviZ object.
 
-    The draws are independent draws from the guide, not from the exact posterior. So pass
-    ``reff=1.0`` to ``arviz.loo`` (which needs at least 25 draws), and read R-hat only across
-    independent fits, given as chains.
+    The draws are independent draws from the guide, not from the exact posterior: read R-hat only
+    across independent fits, given as chains, and use :func:`blob_pyro.diagnostics.loo`.
 
     Parameters
     ----------
@@ -43,29 +57,47 @@ def from_pyro_svi(
         Draws of chosen sites: site name to K x ..., or a sequence of such mappings, one a chain.
         Without it the group holds the class probabilities, so that ``arviz.loo`` and R-hat work.
         Choose few weights: importance sampling over all of them says nothing.
-    constant_data
-        What belongs to the examples (text, ids): name to N x ....
+    prior
+        Draws of the same sites from the prior: site name to K' x ....
+    prior_predictive
+        ``logits`` under draws from the prior, K' x N x C, of the examples of ``predictive``.
+    predictions
+        ``logits`` of examples without labels, K x N' x C; a sequence if ``predictive`` is one.
+    log_prior, log_q
+        What ``blob_pyro.infer.log_densities`` gives: site name to K, nats; one mapping a chain.
+    records
+        What ``blob_pyro.training.fit`` returns; a sequence of it, of as many steps each, if
+        ``predictive`` is one.
+    constant_data, predictions_constant_data
+        What belongs to the examples (text, ids): name to N x ..., and to N' x ....
+    by_layer
+        Stack the sites that differ only in the number of their layer along a dimension ``layer``.
     class_names
         C names, the coordinate ``class``; 0 to C - 1 without them.
     coords, dims
-        As in ArviZ: values of dimensions, and names of the dimensions of ``posterior`` sites
-        (after the draws) and of ``constant_data``. ``coords={"example": ids}`` names examples.
+        As in ArviZ: values of dimensions (``{"example": ids}`` names examples), and names of the
+        dimensions of sites (after the draws) and constant data (after the examples). Matrices of
+        LoRA sites have ``rank`` and ``in_feature``.
     seed
-        Seed of the categorical draws ``posterior_predictive["labels"]``.
+        Seed of the categorical draws called ``labels``.
     attrs
         Attributes of the object, beside ``inference_library``.
 
     Returns
     -------
     arviz.InferenceData or xarray.DataTree
-        The former from ArviZ 0.2x, the latter from 1.x. Groups, with dimensions:
+        The former from ArviZ 0.2x, the latter from 1.x. Groups, as far as given:
 
-        - ``posterior``: the chosen sites, or ``probs`` (chain, draw, example, class)
-        - ``posterior_predictive``: ``labels`` (chain, draw, example), one categorical draw for
-          each posterior draw, and ``probs`` (chain, draw, example, class)
-        - ``log_likelihood``: ``labels`` (chain, draw, example), nats, where given
-        - ``observed_data``: ``labels`` (example), where given
-        - ``constant_data``: what was given
+        - ``posterior`` and ``prior``: the sites (chain, draw, ...), or ``probs`` in the former
+        - ``posterior_predictive``, ``prior_predictive``: ``labels`` (chain, draw, example), one
+          categorical draw for each draw, and ``probs`` (chain, draw, example, class)
+        - ``predictions``: the same, with the dimension ``new_example``
+        - ``log_likelihood``: ``labels`` (chain, draw, example), nats
+        - ``log_prior``: the sites (chain, draw), nats
+        - ``sample_stats``: ``log_q`` (chain, draw, site), and ``loss``, ``nll``, ``kl``,
+          ``kl_weight`` (chain, step)
+        - ``observed_data``: ``labels`` (example)
+        - ``constant_data``, ``predictions_constant_data``: what was given
 
     Raises
     ------
@@ -84,71 +116,59 @@ def from_pyro_svi(
     ----------
     The InferenceData schema: https://python.arviz.org/en/latest/schema/schema.html
     """
-    fits = as_fits("predictive", predictive)
-    if "logits" not in fits[0]:
-        raise ValueError(
-            f"predictive has the names {sorted(fits[0])}; wanted 'logits'. Pass what "
-            "blob_pyro.infer.posterior_predictive returns."
-        )
-    log_p = log_softmax(np.stack([check_logits(chain) for chain in stack("logits", fits)]))
-    groups = {"posterior": _sites(posterior, log_p), **_predictive_groups(fits, log_p, seed)}
+    fits, log_p = stacked_log_probs("predictive", predictive)
+    sizes = dict(zip((*SAMPLE_DIMS, "example", "class"), log_p.shape, strict=True))
+    sample_shape = {dim: sizes[dim] for dim in SAMPLE_DIMS}
+    replicated = replicated_group(log_p, example_dim="example", seed=seed)
+    groups = {"posterior": replicated[["probs"]], "posterior_predictive": replicated}
+    groups |= observed_groups(fits, log_p.shape)
+    for name, draws in {"posterior": posterior, "prior": prior, "log_prior": log_prior}.items():
+        if draws is not None:
+            group = latent_group(name, draws, dims or {}, {} if name == "prior" else sample_shape)
+            groups[name] = stack_layers(group) if by_layer else group
+    if log_q is not None or records is not None:
+        groups["sample_stats"] = sample_stats(log_q, records, sample_shape)
+    if prior_predictive is not None:
+        wanted = {dim: sizes[dim] for dim in ("example", "class")}
+        groups["prior_predictive"] = _predicted("prior_predictive", prior_predictive, wanted, seed)
+    if predictions is not None:
+        wanted = {**sample_shape, "class": sizes["class"]}
+        groups["predictions"] = _predicted("predictions", predictions, wanted, seed)
     if constant_data is not None:
-        groups["constant_data"] = _constant_data(constant_data, num_examples=log_p.shape[2])
-    site_names = [] if posterior is None else list(groups["posterior"])
-    _check_names([*site_names, *groups.get("constant_data", {})])
-
-    class_coord = _class_coord(class_names, num_classes=log_p.shape[3])
-    data_dims = {name: ["example"] for name in groups.get("constant_data", {})}
-    return _from_dict(
-        groups,
-        coords={"example": np.arange(log_p.shape[2]), "class": class_coord, **(coords or {})},
-        dims={**data_dims, **(dims or {}), "labels": ["example"], "probs": ["example", "class"]},
-        attrs={"inference_library": "blob_pyro", **(attrs or {})},
-    )
+        groups["constant_data"] = constant_group(
+            constant_data, "example", sizes["example"], dims or {}
+        )
+    if predictions_constant_data is not None:
+        new = _num_new_examples(groups.get("predictions"))
+        groups["predictions_constant_data"] = constant_group(
+            predictions_constant_data, "new_example", new, dims or {}
+        )
+    named = {"class": _class_coord(class_names, num_classes=sizes["class"]), **(coords or {})}
+    return to_arviz(groups, named, attrs or {})
 
 
-def _sites(posterior: Fit | Sequence[Fit] | None, log_p: FloatArray) -> Group:
-    if posterior is None:
-        return {"probs": np.exp(log_p)}
-    fits = as_fits("posterior", posterior)
-    sites = {name: stack(name, fits) for name in fits[0]}
-    for name, draws in sites.items():
-        check_shape(name, draws, {"chain": log_p.shape[0], "draw": log_p.shape[1]})
-    return sites
+def _predicted(
+    name: str, predictive: Fit | Sequence[Fit], wanted: Mapping[str, int], seed: int
+) -> xarray.Dataset:
+    log_p = stacked_log_probs(name, predictive)[1]
+    dim = "new_example" if name == "predictions" else "example"
+    group = replicated_group(log_p, example_dim=dim, seed=seed)
+    found = {wanted_dim: group.sizes[wanted_dim] for wanted_dim in wanted}
+    if found != dict(wanted):
+        raise ValueError(
+            f"{name} has logits of the sizes {found}; wanted those of predictive, {dict(wanted)}. "
+            "Predict with the same draws, classes and, from the prior, examples."
+        )
+    return group
 
 
-def _predictive_groups(fits: list[Fit], log_p: FloatArray, seed: int) -> dict[str, Group]:
-    num_chains, num_draws, num_examples, num_classes = log_p.shape
-    # Gumbel-max: an exact categorical draw from log-probabilities, and never a class of -inf.
-    noise = np.random.default_rng(seed).gumbel(size=log_p.shape)
-    replicated = np.argmax(log_p + noise, axis=-1)
-    groups: dict[str, Group] = {
-        "posterior_predictive": {"labels": replicated, "probs": np.exp(log_p)}
-    }
-    if "log_likelihood" in fits[0]:
-        log_lik = stack("log_likelihood", fits)
-        wanted = {"chain": num_chains, "draw": num_draws, "example": num_examples}
-        check_shape("log_likelihood", log_lik, wanted)
-        groups["log_likelihood"] = {"labels": log_lik}
-    if "labels" in fits[0]:
-        stacked = stack("labels", fits)
-        differs = np.flatnonzero((stacked != stacked[0]).any(axis=0))
-        if len(differs):
-            raise ValueError(
-                f"labels of example {differs[0]} are {stacked[:, differs[0]].tolist()} in the "
-                "chains; wanted one label. Predict the same examples in the same order (a loader "
-                "without shuffling) with each fit."
-            )
-        labels = check_labels(stacked[0], num_examples=num_examples, num_classes=num_classes)
-        groups["observed_data"] = {"labels": labels}
-    return groups
-
-
-def _constant_data(constant_data: Mapping[str, Values], *, num_examples: int) -> Group:
-    arrays = {name: as_numpy(values) for name, values in constant_data.items()}
-    for name, array in arrays.items():
-        check_shape(name, array, {"example": num_examples})
-    return arrays
+def _num_new_examples(predictions: xarray.Dataset | None) -> int:
+    if predictions is None:
+        raise ValueError(
+            "predictions_constant_data is given without predictions; wanted both. Pass the logits "
+            "of these examples as predictions={'logits': ...}."
+        )
+    return predictions.sizes["new_example"]
 
 
 def _class_coord(class_names: Sequence[str] | None, *, num_classes: int) -> Sequence[str] | Any:
@@ -160,38 +180,3 @@ def _class_coord(class_names: Sequence[str] | None, *, num_classes: int) -> Sequ
             "of the logits. Name them in the order of the logits' last dimension."
         )
     return list(class_names)
-
-
-def _check_names(names: list[str]) -> None:
-    for name in names:
-        if "/" in name:
-            raise ValueError(
-                f"the name {name!r} contains '/'; wanted none, since netCDF and DataTree read it "
-                "as a path. Rename it, for example with dots."
-            )
-    for name, count in Counter([*names, "labels", "probs"]).items():
-        if count > 1:
-            raise ValueError(
-                f"the name {name!r} is used {count} times; wanted once among the sites, "
-                "constant_data, 'labels' and 'probs', since dims go by name. Rename it."
-            )
-
-
-def _from_dict(
-    groups: dict[str, Group],
-    *,
-    coords: dict[str, Any],
-    dims: dict[str, Any],
-    attrs: dict[str, Any],
-) -> Any:
-    import arviz
-
-    from_dict: Any = arviz.from_dict  # its signature depends on the version
-    # ArviZ 1.x still has a name `InferenceData`, so only the version tells the two apart.
-    if int(arviz.__version__.split(".")[0]) >= 1:
-        group_attrs = dict.fromkeys(("/", *groups), attrs)
-        return from_dict(groups, coords=coords, dims=dims, attrs=group_attrs)
-    data = from_dict(**groups, coords=coords, dims=dims, attrs=dict(attrs))
-    for group in groups:
-        data[group].attrs.update(attrs)
-    return data

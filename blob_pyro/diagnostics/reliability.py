@@ -9,7 +9,7 @@ import numpy as np
 from blob_pyro.diagnostics.arrays import BoolArray, Values
 from blob_pyro.diagnostics.calibration import ReliabilityCurve, reliability_curve
 from blob_pyro.diagnostics.metrics import expected_calibration_error
-from blob_pyro.diagnostics.style import Series, plot_style, series
+from blob_pyro.diagnostics.style import Series, axes_or_new, plot_style, series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,11 +30,10 @@ def plot_reliability(
 ) -> Axes:
     """Plot observed accuracy against mean confidence, bin by bin.
 
-    Points above the diagonal are underconfident, points below it overconfident. The bars are
+    Points above the diagonal are underconfident, points below it overconfident. Bars and band are
     95 % Wilson intervals of the accuracy; bins of fewer than five examples are pale and off the
-    line; the strip below shows how many of the examples fall in
-    each bin. Call it again with the same axes to compare methods: each gets its own colour,
-    marker and line style.
+    line; the strip below shows how many of the examples fall in each bin. Call it again with the
+    same axes to compare methods: each gets its own colour, marker and line style.
 
     Parameters
     ----------
@@ -77,10 +76,7 @@ def plot_reliability(
     name = f"ECE {ece:.3f}" if label is None else f"{label} (ECE {ece:.3f})"
 
     with plot_style():
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.subplots(layout="constrained")[1]
+        ax = axes_or_new(ax)
         strip = _find_strip(ax) or _set_up(ax)
         look = series(len(ax.containers) // 2)
         _draw_curve(ax, curve, name, look)
@@ -114,6 +110,14 @@ def _set_up(ax: Axes) -> Axes:
 
 def _draw_curve(ax: Axes, curve: ReliabilityCurve, name: str, look: Series) -> None:
     trusted = curve.counts >= FEW
+    ax.fill_between(
+        curve.confidence[trusted],
+        curve.lower[trusted],
+        curve.upper[trusted],
+        color=look.color,
+        alpha=0.1,
+        linewidth=0,
+    )
     _draw_bins(ax, curve, trusted, look, linestyle=look.linestyle, label=name, capsize=2.5)
     few = (curve.counts > 0) & ~trusted
     _draw_bins(ax, curve, few, look, linestyle="none", alpha=0.3, label="_few")

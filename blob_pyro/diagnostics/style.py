@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 RC: Any = {  # matplotlib types its keys as a Literal of all of them
     "figure.figsize": (5.0, 4.2),
@@ -94,3 +97,21 @@ def plot_style() -> Iterator[None]:
 
     with matplotlib.rc_context(RC):
         yield
+
+
+def axes_or_new(ax: Axes | None) -> Axes:
+    """Give the axes that a caller passed, or those of a new figure.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("agg")
+    >>> ax = axes_or_new(None)
+    >>> axes_or_new(ax) is ax
+    True
+    """
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(layout="constrained")[1]

@@ -8,7 +8,7 @@ import numpy as np
 
 from blob_pyro.diagnostics.arrays import Values
 from blob_pyro.diagnostics.calibration import check_num_bins
-from blob_pyro.diagnostics.style import plot_style, series
+from blob_pyro.diagnostics.style import axes_or_new, plot_style, series
 from blob_pyro.diagnostics.uncertainty import auroc, mutual_information, predictive_entropy
 
 if TYPE_CHECKING:
@@ -80,10 +80,7 @@ def plot_uncertainty(
     edges = np.linspace(0.0, highest, num_bins + 1)
 
     with plot_style():
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.subplots(layout="constrained")[1]
+        ax = axes_or_new(ax)
         for index, (name, scores) in enumerate((("in", in_scores), ("out of", out_scores))):
             look = series(index)
             ax.hist(

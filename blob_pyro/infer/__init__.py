@@ -2,10 +2,12 @@
 
 from blob_pyro.infer.decoupled_svi import DecoupledSVI, SpreadUpdates
 from blob_pyro.infer.elbo_terms import ELBOTerms, check_gradient
+from blob_pyro.infer.importance_weights import importance_log_weights
 from blob_pyro.infer.ivon import ivon
 from blob_pyro.infer.kl_weight import Schedule, kl_weight, rescaled_num_batches
 from blob_pyro.infer.laplace import laplace
 from blob_pyro.infer.linearised_model import linearised_logits
+from blob_pyro.infer.log_densities import log_densities
 from blob_pyro.infer.path_moments import PathMoments
 from blob_pyro.infer.posterior_draws import posterior_draws
 from blob_pyro.infer.posterior_predictive import posterior_predictive
@@ -38,4 +40,7 @@ __all__ = [
     # calibration
     "calibrate",
     "fit_temperature",
+    # densities of draws
+    "importance_log_weights",
+    "log_densities",
 ]

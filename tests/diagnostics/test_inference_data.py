@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,19 @@ def fit(seed: int = 0, num_draws: int = K) -> dict[str, np.ndarray]:
     log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     log_lik = np.stack([row[np.arange(N), labels] for row in log_p])
     return {"logits": logits, "labels": labels, "log_likelihood": log_lik}
+
+
+def records(num_steps: int, seed: int = 0) -> list[SimpleNamespace]:
+    terms = np.random.default_rng(seed).uniform(1, 2, size=(num_steps, 4))
+    keys = ("loss", "nll", "kl", "kl_weight")
+    return [
+        SimpleNamespace(step=step, **dict(zip(keys, row, strict=True)))
+        for step, row in enumerate(terms)
+    ]
+
+
+def layer_site(layer: int, module: str = "q_proj") -> str:
+    return f"base_model.model.model.layers.{layer}.self_attn.{module}.lora_A.weight"
 
 
 def names(data: Any, group: str) -> set[str]:
@@ -179,6 +192,92 @@ def test_tensors_are_taken() -> None:
     np.testing.assert_array_equal(data.posterior[SITE], 1.0)
 
 
+def everything(num_chains: int = 2) -> Any:
+    """Every group, of two fits with two sites."""
+    rng = np.random.default_rng(3)
+    chains = range(num_chains)
+    sites = [layer_site(0), layer_site(4)]
+    return from_pyro_svi(
+        [fit(chain) for chain in chains],
+        posterior=[{site: rng.normal(size=(K, 2, 5)) for site in sites} for _ in chains],
+        prior={site: rng.normal(size=(50, 2, 5)) for site in sites},
+        prior_predictive={"logits": rng.normal(size=(50, N, C))},
+        predictions=[{"logits": rng.normal(size=(K, 4, C))} for _ in chains],
+        log_prior=[{site: rng.normal(size=K) for site in sites} for _ in chains],
+        log_q=[{site: rng.normal(size=K) for site in sites} for _ in chains],
+        records=[records(7, chain) for chain in chains],
+        constant_data={"text": [f"t{n}" for n in range(N)]},
+        predictions_constant_data={"text": [f"new {n}" for n in range(4)]},
+        by_layer=True,
+        class_names=["A", "B", "C"],
+    )
+
+
+MODULE = "model.layers.self_attn.q_proj"
+DIMS = {
+    "posterior": {MODULE: ("chain", "draw", "layer", "rank", "in_feature")},
+    "prior": {MODULE: ("chain", "draw", "layer", "rank", "in_feature")},
+    "log_prior": {MODULE: ("chain", "draw", "layer")},
+    "prior_predictive": {
+        "labels": ("chain", "draw", "example"),
+        "probs": ("chain", "draw", "example", "class"),
+    },
+    "predictions": {
+        "labels": ("chain", "draw", "new_example"),
+        "probs": ("chain", "draw", "new_example", "class"),
+    },
+    "sample_stats": {
+        "log_q": ("chain", "draw", "site"),
+        **dict.fromkeys(("loss", "nll", "kl", "kl_weight"), ("chain", "step")),
+    },
+    "constant_data": {"text": ("example",)},
+    "predictions_constant_data": {"text": ("new_example",)},
+}
+
+
+def test_every_group_has_its_dimensions() -> None:
+    data = everything()
+    assert group_names(data) == {
+        *DIMS,
+        "posterior_predictive",
+        "log_likelihood",
+        "observed_data",
+    }
+    for group, variables in DIMS.items():
+        assert {name: data[group][name].dims for name in names(data, group)} == variables
+    assert data.posterior["layer"].values.tolist() == [0, 4]
+    assert data.prior.sizes["draw"] == 50
+    assert data.predictions["class"].values.tolist() == ["A", "B", "C"]
+    assert data.predictions_constant_data["text"].values[3] == "new 3"
+    assert data.sample_stats["site"].values.tolist() == [layer_site(0), layer_site(4)]
+    wanted = [record.kl for record in records(7, 1)]
+    np.testing.assert_array_equal(data.sample_stats["kl"][1], wanted)
+
+
+def test_all_of_it_survives_a_file(az: ModuleType, tmp_path: Path) -> None:
+    data = everything()
+    data.to_netcdf(str(tmp_path / "fit.nc"))
+    again = az.from_netcdf(str(tmp_path / "fit.nc"))
+    assert group_names(again) == group_names(data)
+    for group in group_names(data):
+        for name in {*names(data, group), *data[group].coords}:
+            np.testing.assert_array_equal(again[group][name].values, data[group][name].values)
+
+
+def test_one_fit_takes_its_records_alone() -> None:
+    data = from_pyro_svi(fit(), records=records(5))
+    assert data.sample_stats["nll"].shape == (1, 5)
+    assert data.sample_stats["step"].values.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_what_the_examples_have_may_be_called_labels() -> None:
+    data = from_pyro_svi(
+        fit(), constant_data={"labels": np.arange(N)}, posterior={"probs": np.ones(K)}
+    )
+    np.testing.assert_array_equal(data.constant_data["labels"], np.arange(N))
+    assert data.posterior["probs"].dims == ("chain", "draw")
+
+
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
@@ -190,9 +289,30 @@ def test_tensors_are_taken() -> None:
         ({}, {"class_names": ["A", "B"]}, "class_names has 2 names; wanted 3, one for each"),
         ({}, {"posterior": {"a/b": np.zeros(K)}}, "the name 'a/b' contains '/'; wanted none"),
         ({}, {"constant_data": {"a/b": np.zeros(N)}}, "the name 'a/b' contains '/'"),
-        ({}, {"constant_data": {"labels": np.zeros(N)}}, "'labels' is used 2 times; wanted once"),
-        ({}, {"constant_data": {"probs": np.zeros(N)}}, "'probs' is used 2 times; wanted once"),
-        ({}, {"posterior": {"probs": np.zeros(K)}}, "'probs' is used 2 times"),
+        ({}, {"log_prior": {SITE: np.zeros(4)}}, r"start with \(chain=1, draw=30\)"),
+        ({}, {"log_q": {SITE: np.zeros(4)}}, r"'log_q' has shape .* \(chain=1, draw=30\)"),
+        (
+            {},
+            {"prior_predictive": {"probs": np.zeros(3)}},
+            r"prior_predictive has the names .*logits",
+        ),
+        (
+            {},
+            {"prior_predictive": {"logits": np.zeros((9, 5, C))}},
+            r"prior_predictive has logits of the sizes \{'example': 5, 'class': 3\}; wanted",
+        ),
+        (
+            {},
+            {"predictions": {"logits": np.zeros((9, 5, C))}},
+            r"predictions has logits of the sizes \{'chain': 1, 'draw': 9, .* wanted those of",
+        ),
+        (
+            {},
+            {"predictions_constant_data": {"id": ["a"]}},
+            "is given without predictions; wanted bo",
+        ),
+        ({}, {"records": []}, "there are no records of steps; wanted at least one"),
+        ({}, {"records": [records(3)] * 2}, r"'records' has shape \(2, 3\); .* \(chain=1\)"),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -44,6 +44,8 @@ def predicted(base_folder: str, model: Any, guide: Any, num_samples: int = 3) ->
 def test_a_method_is_fitted_saved_loaded_and_predicts(
     method: str, base_folder: str, tmp_path: Path
 ) -> None:
+    if method == "ivon":
+        pytest.importorskip("ivon", reason="the extra blob-pyro[ivon] is not installed")
     model, guide, records = fitted(base_folder, method=method)
     start = METHODS[method].starts_from
     if METHODS[method].objective == "none" and start is None:
