@@ -37,7 +37,7 @@ from blob_pyro.training import TrainingConfig, fit, flush_denormals
 Tensors = dict[str, torch.Tensor]
 Curve = list[dict[str, float]]
 NUM_START = 20
-INIT_SCALE, KL_SCALE, LEARNING_RATE = 0.3, 1e-3, 2e-3
+INIT_SCALE, KL_SCALE, LEARNING_RATE = 0.5, 1e-3, 5e-3
 METRICS = {"accuracy": "test accuracy", "nll": "test NLL (nats)"}
 
 
@@ -202,9 +202,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke-test", action="store_true")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--num-rounds", type=int, default=10)
-    parser.add_argument("--num-steps", type=int, default=60)
-    parser.add_argument("--num-samples", type=int, default=8)
+    parser.add_argument("--num-rounds", type=int, default=16)
+    parser.add_argument("--num-steps", type=int, default=100)
+    parser.add_argument("--num-samples", type=int, default=20)
     parser.add_argument("--per-round", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("active_learning.png"))
     options = parser.parse_args()

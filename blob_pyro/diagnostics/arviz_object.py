@@ -71,7 +71,8 @@ def to_arviz(
         return tree
     import arviz
 
-    return arviz.InferenceData(attrs=common, **finished)
+    inference_data: Any = arviz.InferenceData  # its groups are keywords of any name
+    return inference_data(attrs=common, **finished)
 
 
 def _finished(group: xarray.Dataset, coords: Mapping[str, Any]) -> xarray.Dataset:

@@ -10,7 +10,7 @@ from blob_pyro.diagnostics.arrays import FloatArray, IntArray, Values, check_log
 from blob_pyro.diagnostics.predictive_distribution import log_softmax
 from blob_pyro.diagnostics.uncertainty import expected_entropy
 
-# Joint labellings of a batch, C^b. A million of them take 8 MB a draw.
+# Joint labellings of a batch, C^b: each candidate's entropy is a sum over all of them.
 MOST_LABELLINGS = 1_000_000
 
 
@@ -84,13 +84,15 @@ def batch_bald(logits: Values, batch_size: int) -> LabelBatch:
     indices: list[int] = []
     information: list[float] = []
     for _ in range(batch_size):
+        if indices:
+            last = probs[:, indices[-1], None, :]
+            joint = (joint[:, :, None] * last).reshape(num_draws, -1)
         gain = _joint_entropies(joint, probs) - conditional - spent
         gain[indices] = -np.inf
         best = int(np.argmax(gain))
         indices.append(best)
         information.append(float(gain[best]))
         spent += float(conditional[best])
-        joint = (joint[:, :, None] * probs[:, best, None, :]).reshape(num_draws, -1)
     # Rounding aside, information is not negative and never falls.
     return LabelBatch(np.array(indices), np.maximum.accumulate(np.maximum(information, 0.0)))
 

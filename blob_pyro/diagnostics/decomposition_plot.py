@@ -50,7 +50,7 @@ def plot_decomposition(
     >>> matplotlib.use("agg")
     >>> ax = plot_decomposition([[[0.0, 3.0], [0.0, 1.0]], [[0.0, 3.0], [1.0, 0.0]]])
     >>> ax.get_legend_handles_labels()[1]
-    ['epistemic (mean 0.058)', 'aleatoric (mean 0.387)']
+    ['epistemic (mean 0.055)', 'aleatoric (mean 0.387)']
 
     References
     ----------

@@ -13,19 +13,7 @@ TERMS = ("loss", "nll", "kl", "kl_weight")
 
 
 class LossRecord(Protocol):
-    """What is read of a step; ``blob_pyro.training.StepRecord`` has it.
-
-    Attributes
-    ----------
-    step
-        Number of the step.
-    loss
-        What was descended.
-    nll, kl
-        Nats, summed over the data set.
-    kl_weight
-        What ``kl`` was multiplied by.
-    """
+    """What is read of a step; ``blob_pyro.training.StepRecord`` has it."""
 
     @property
     def step(self) -> int:

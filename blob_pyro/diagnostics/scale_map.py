@@ -104,7 +104,8 @@ def plot_scale_map(
 
         ax = axes_or_new(ax)
         ax.grid(False)
-        ax.set_facecolor("0.92")  # where a layer lacks a module
+        # Seen where a layer lacks a module; a plain grey would be a ratio in print.
+        ax.patch.set(facecolor="white", edgecolor="0.7", hatch="////")
         picture = ax.imshow(image, origin="lower", aspect="auto", cmap="cividis")
         ax.set(xticks=range(len(columns)), xticklabels=columns, ylabel="layer", xlabel="module")
         ax.set(yticks=range(len(rows)), yticklabels=rows)
