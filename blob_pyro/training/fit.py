@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from datasets import Dataset
 
 from blob_pyro.guides import LoraGuide
@@ -79,7 +80,8 @@ def fit(
     ValueError
         If a data set is empty, the validation data have no labels, there are validation data
         without ``config.validate_every`` or the reverse, fp16 is asked for with a step of its own
-        for the KL, or there is no whole checkpoint of this run to go on from.
+        for the KL, there is no whole checkpoint of this run to go on from, or validation or
+        checkpoints are asked for where the state is sharded.
     FloatingPointError
         If loss or gradient is not finite; the parameters are those after the step before.
     OSError
@@ -92,6 +94,8 @@ def fit(
     check = _validation(model, guide, validation, collator, config)
     flush_denormals()
     accelerator = accelerator or Accelerator()
+    if check is not None or checkpoints is not None:
+        _check_whole_state(accelerator)
     _prepare_network(model, config)
     make_steps = JointSteps if config.kl_learning_rate is None else DecoupledSteps
     steps: Steps = make_steps(model, guide, elbo, config, accelerator)
@@ -124,6 +128,15 @@ def _step(
     with flipout() if config.flipout else nullcontext():
         terms, grad_norm = steps.take(batches)
     return record_of(step, terms, lr, grad_norm)
+
+
+def _check_whole_state(accelerator: Accelerator) -> None:
+    kind = accelerator.distributed_type
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(
+            f"under {kind.value} each process holds a part of the state only, which neither "
+            "checkpoints nor validation gather; leave both out, or use data parallelism"
+        )
 
 
 def _prepare_network(model: Classifier, config: TrainingConfig) -> None:

@@ -203,3 +203,23 @@ def test_trackers_get_what_is_recorded(peft_network: Any) -> None:
     assert [step for step, _ in seen] == [0, 1]
     assert seen[1][1]["loss"] == records[1].loss
     assert "validation_nll" not in seen[1][1]
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_one_graph_and_learns_the_same(
+    peft_network: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without the code generator, which takes long and rounds otherwise.
+    compiled = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net: compiled(net, backend="eager"))
+
+    def run(compile_network: bool) -> list[float]:
+        pyro.set_rng_seed(3)
+        config = TrainingConfig(4, 4, compile=compile_network)
+        return [r.loss for r in fit(*program(peft_network), DATA, collate, config)]
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    assert run(True) == run(False)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not torch._dynamo.utils.counters["graph_break"]
