@@ -11,6 +11,7 @@ import multiprocessing
 import random
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -34,6 +35,7 @@ def collate(examples: list[dict[str, int]]) -> dict[str, torch.Tensor]:
 
 def train(folder: Path, num_steps: int) -> None:
     """Run in a process of its own: train, from the newest checkpoint if there is one."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
     torch.manual_seed(0)
     torch.set_num_threads(1)
     config = BertConfig(
