@@ -206,6 +206,7 @@ def test_trackers_get_what_is_recorded(peft_network: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # Dynamo looks at it
 def test_a_compiled_network_is_one_graph_and_learns_the_same(
     peft_network: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
