@@ -185,7 +185,11 @@ class Recipe:
             data, validation = parts["train"], parts["test"]
         last = validation if method.held_out and validation is not None else data
         records: list[StepRecord] = []
-        how = {"checkpoints": checkpoints, "accelerator": accelerator, "on_step": on_step}
+        how: dict[str, Any] = {
+            "checkpoints": checkpoints,
+            "accelerator": accelerator,
+            "on_step": on_step,
+        }
         if method.starts_from is None:
             program = self._train(base_model, tokenizer, task, data, validation, records, **how)
             if method.finish is not None:
