@@ -38,6 +38,9 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
+            # A name may reach the disk before its content does, if the machine goes down.
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(draft, path)
     except BaseException:
         os.unlink(draft)

@@ -41,4 +41,5 @@ class TrainingProgress:
 
     def _on_step(self, record: StepRecord) -> None:
         text = f"training {self._name}, loss {record.loss:.3f}"
-        self._progress.update(self._bar, advance=1, description=text)
+        # Not one more: a resumed run does not start from nothing.
+        self._progress.update(self._bar, completed=record.step + 1, description=text)

@@ -20,7 +20,7 @@ from blob_pyro.lora import Latent
 from blob_pyro.methods import Method, Objective, Program, find_method
 from blob_pyro.models import Classifier, LabelTokenClassifier, OptionLikelihood
 from blob_pyro.tasks import MultipleChoiceTask, Task, collator_for, label_token_ids
-from blob_pyro.training import StepRecord, TrainingConfig, fit
+from blob_pyro.training import CheckpointConfig, StepRecord, TrainingConfig, fit
 
 Cycle = Literal["epoch", "rescaled"]
 # Far from the seeds that a person gives, one after the other.
@@ -142,6 +142,8 @@ class Recipe:
         data: Dataset,
         *,
         validation: Dataset | None = None,
+        checkpoints: CheckpointConfig | None = None,
+        accelerator: Accelerator | None = None,
         on_step: Callable[[StepRecord], None] | None = None,
     ) -> tuple[Classifier, LoraGuide, list[StepRecord]]:
         """Add an adapter to a causal LM, make it Bayesian and fit it to a task.
@@ -159,7 +161,10 @@ class Recipe:
         validation
             Examples that the fit has not seen, for early stopping and for methods that calibrate
             on them; None takes a fifth of ``data`` where some are needed.
-        on_step
+        checkpoints
+            See :func:`blob_pyro.training.fit`.  A method that starts from several fits saves each
+            in a folder of its own inside.
+        accelerator, on_step
             See :func:`blob_pyro.training.fit`.
 
         Returns
@@ -180,14 +185,17 @@ class Recipe:
             data, validation = parts["train"], parts["test"]
         last = validation if method.held_out and validation is not None else data
         records: list[StepRecord] = []
+        how: dict[str, Any] = {
+            "checkpoints": checkpoints,
+            "accelerator": accelerator,
+            "on_step": on_step,
+        }
         if method.starts_from is None:
-            program = self._train(base_model, tokenizer, task, data, validation, records, on_step)
+            program = self._train(base_model, tokenizer, task, data, validation, records, **how)
             if method.finish is not None:
                 program = self.finish([program], tokenizer, task, last)
         else:
-            starts = self._fit_starts(
-                base_model, tokenizer, task, data, validation, records, on_step
-            )
+            starts = self._fit_starts(base_model, tokenizer, task, data, validation, records, **how)
             program = self.finish(starts, tokenizer, task, last)
         return *program, records
 
@@ -231,14 +239,21 @@ class Recipe:
         data: Dataset,
         validation: Dataset | None,
         records: list[StepRecord],
-        on_step: Callable[[StepRecord], None] | None,
+        checkpoints: CheckpointConfig | None,
+        **how: Any,
     ) -> Iterator[Program]:
         """Fit the programs to start from, one after the other in the same network."""
         net: PeftModel | None = None
-        for recipe in self.start_recipes():
+        for number, recipe in enumerate(self.start_recipes()):
             network = base_model if net is None else net.unload()
             model, guide, steps = recipe.fine_tune(
-                network, tokenizer, task, data, validation=validation, on_step=on_step
+                network,
+                tokenizer,
+                task,
+                data,
+                validation=validation,
+                checkpoints=checkpoints and checkpoints.of_member(number),
+                **how,
             )
             records += steps
             yield model, guide
@@ -252,10 +267,12 @@ class Recipe:
         data: Dataset,
         validation: Dataset | None,
         records: list[StepRecord],
-        on_step: Callable[[StepRecord], None] | None,
+        accelerator: Accelerator | None,
+        **how: Any,
     ) -> Program:
         method = find_method(self.method)
         # Adapter, guide, noise and batches all follow from the one seed.
+        accelerator = accelerator or Accelerator()
         pyro.set_rng_seed(self.training.seed)
         net = get_peft_model(base_model, self._lora_config(method))
         model = self._model(net, tokenizer, task, len(data), method.latent)
@@ -265,12 +282,17 @@ class Recipe:
         records += fit(
             model,
             guide,
-            self.elbo(len(data), method.objective),
+            self.elbo(
+                len(data),
+                method.objective,
+                self.training.examples_per_step(accelerator.num_processes),
+            ),
             data,
             collator_for(task, tokenizer),
             replace(self.training, flipout=self.training.flipout and method.flipout),
             validation=None if self.training.validate_every is None else validation,
-            on_step=on_step,
+            accelerator=accelerator,
+            **how,
         )
         return model, guide
 
@@ -298,7 +320,9 @@ class Recipe:
         tokens = label_token_ids(tokenizer, task.class_names)
         return LabelTokenClassifier(net, tokens, num_data, self.prior_scale, latent=latent)
 
-    def elbo(self, num_data: int, objective: Objective) -> ReweightedTrace_ELBO:
+    def elbo(
+        self, num_data: int, objective: Objective, examples_per_step: int | None = None
+    ) -> ReweightedTrace_ELBO:
         """Make the objective of training.
 
         Parameters
@@ -307,13 +331,15 @@ class Recipe:
             Number of training examples.
         objective
             See :class:`blob_pyro.methods.Method`.
+        examples_per_step
+            Size of the global batch; None for ``training.batch_size``.
 
         Returns
         -------
         ReweightedTrace_ELBO
             Per datum; ``"likelihood"`` leaves the KL out.
         """
-        batch_size = self.training.batch_size
+        batch_size = examples_per_step or self.training.batch_size
         if self.cycle == "epoch":
             num_batches = math.ceil(num_data / batch_size)
         else:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ from typer.testing import CliRunner
 
 from blob_pyro import base_model
 from blob_pyro.cli import app
+from blob_pyro.cli.terminal import print_warning
 from blob_pyro.evaluation import load_evaluation
+from blob_pyro.progress import TrainingProgress
+from blob_pyro.training import StepRecord
 
 ROWS = ["no toner,printing", "jam in tray,printing", "locked out,login", "my password,login"]
 
@@ -104,6 +109,56 @@ def test_unknown_methods_and_options_end_in_one_line(
     assert result.exit_code == 2
     assert message in result.output
     assert not (tmp_path / "p").exists()
+
+
+def test_a_run_that_was_stopped_goes_on(
+    tmp_path: Path, tickets: str, base_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(folder: str, *options: str) -> Any:
+        columns = ["--text-column", "body", "--label-column", "queue", "--rank", "2"]
+        steps = ["--steps", "4", "--num-samples", "0", "--output-dir", str(tmp_path / folder)]
+        return invoke(
+            "train", "--data", tickets, *columns, "--model", base_folder, *steps, *options
+        )
+
+    on_step = TrainingProgress._on_step
+
+    def stopped(self: TrainingProgress, record: StepRecord) -> None:
+        on_step(self, record)
+        if record.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingProgress, "_on_step", stopped)
+        result = train("stopped", "--save-steps", "2")
+    assert result.exit_code == 143
+    assert "blob-pyro: stopped by SIGTERM after 3 of 4 steps; everything is saved" in result.output
+    result = train("stopped", "--save-steps", "2")
+    assert result.exit_code == 2
+    assert "holds checkpoints of a run" in result.output
+    result = train("stopped", "--save-steps", "2", "--resume")
+    assert result.exit_code == 0, result.output
+    assert train("whole").exit_code == 0
+    for name in ("adapter_model.safetensors", "posterior.safetensors"):
+        resumed, whole = (tmp_path / folder / name for folder in ("stopped", "whole"))
+        assert resumed.read_bytes() == whole.read_bytes()
+    result = train("other", "--resume")
+    assert result.exit_code == 2
+    assert "--resume needs --save-steps" in result.output
+
+
+@pytest.mark.filterwarnings("ignore:`log_with=trackio`")
+def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, tickets: str) -> None:
+    result = invoke(
+        "train", "--data", tickets, "--output-dir", str(tmp_path / "x"), "--tracker", "trackio"
+    )
+    assert result.exit_code == 2
+    assert "--tracker trackio: its package is not installed" in result.output
+
+
+def test_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    print_warning(UserWarning("step 4 is damaged"), UserWarning, "file.py", 3)
+    assert capsys.readouterr().err == "blob-pyro: step 4 is damaged\n"
 
 
 @pytest.fixture

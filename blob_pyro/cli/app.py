@@ -11,6 +11,7 @@ from blob_pyro.cli.benchmark import benchmark
 from blob_pyro.cli.demo import demo
 from blob_pyro.cli.evaluate import evaluate
 from blob_pyro.cli.predict import predict
+from blob_pyro.cli.terminal import print_warning
 from blob_pyro.cli.train import train
 from blob_pyro.training import flush_denormals
 
@@ -28,6 +29,7 @@ def main() -> None:
     """Run the command line, showing this library's progress but not that of those underneath."""
     flush_denormals()
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.showwarning = print_warning  # type: ignore[assignment]
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     app()

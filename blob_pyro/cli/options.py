@@ -18,6 +18,14 @@ class Dtype(StrEnum):
     bf16 = "bf16"
 
 
+class Precision(StrEnum):
+    """Precision that the network computes in; the weights keep their dtype."""
+
+    no = "no"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
 class RecipeName(StrEnum):
     """Names of :data:`blob_pyro.recipe.RECIPES`."""
 

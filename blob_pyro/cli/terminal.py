@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from blob_pyro.training import TrainingInterruptedError
+
 # Progress and errors, so that results alone are on standard output.
 console = Console(stderr=True)
 
@@ -23,6 +25,21 @@ def one_line_errors() -> Iterator[None]:
         message = " ".join(str(error).split())
         console.print(f"blob-pyro: {message}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
+
+
+@contextmanager
+def stopped_by_signal() -> Iterator[None]:
+    """Turn a stop that was asked for into one line on stderr and a shell's exit code for it."""
+    try:
+        yield
+    except TrainingInterruptedError as stop:
+        console.print(f"blob-pyro: stopped by {stop}", markup=False, soft_wrap=True)
+        raise typer.Exit(128 + stop.signal_number) from stop
+
+
+def print_warning(message: Warning | str, *_place: object) -> None:
+    """Show a warning as one line on stderr, without the place in the code."""
+    console.print(f"blob-pyro: {message}", style="yellow", markup=False, soft_wrap=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

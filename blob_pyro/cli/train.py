@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 import yaml
+from accelerate import Accelerator
 
 from blob_pyro.base_model import SMOLLM2, load_causal_lm, load_tokenizer
 from blob_pyro.checkpoint import check_output, save_posterior
@@ -20,19 +21,19 @@ from blob_pyro.cli.options import (
     LabelColumn,
     Model,
     NumSamples,
+    Precision,
     RecipeName,
     Seed,
     SkipBadRows,
     TextColumn,
 )
-from blob_pyro.cli.terminal import console, one_line_errors, print_metrics
+from blob_pyro.cli.terminal import console, one_line_errors, print_metrics, stopped_by_signal
 from blob_pyro.diagnostics import summarize
-from blob_pyro.infer import posterior_predictive
 from blob_pyro.methods import METHODS
 from blob_pyro.progress import TrainingProgress
 from blob_pyro.recipe import RECIPES, Recipe, task_record, torch_dtype
 from blob_pyro.tasks import Task, collator_for, find_task
-from blob_pyro.training import TrainingConfig
+from blob_pyro.training import CheckpointConfig, TrainingConfig, sharded_predictive
 
 Settings = TypeVar("Settings", Recipe, TrainingConfig)
 
@@ -76,10 +77,37 @@ def train(
         float | None, typer.Option(help="Weight of the KL; 1 is the full ELBO.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Gradient steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples a process and pass.")] = None,
+    accumulation_steps: Annotated[
+        int | None, typer.Option(help="Passes whose gradients make one step.")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate of B and M.")] = None,
     num_samples: NumSamples = 10,
     dtype: Annotated[Dtype, typer.Option(help="Weights of the base model.")] = Dtype.float32,
+    mixed_precision: Annotated[
+        Precision | None, typer.Option(help="Of the computation; else what accelerate launch says.")
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
+    ] = False,
+    compile_network: Annotated[
+        bool, typer.Option("--compile", help="Compile the network by torch.compile.")
+    ] = False,
+    tracker: Annotated[
+        str | None, typer.Option(help="tensorboard, wandb or another that accelerate knows.")
+    ] = None,
+    save_steps: Annotated[
+        int | None, typer.Option(help="Steps between two checkpoints; none if left out.")
+    ] = None,
+    checkpoint_dir: Annotated[
+        Path | None, typer.Option(help="Folder of checkpoints; OUTPUT_DIR-checkpoints if left out.")
+    ] = None,
+    keep_checkpoints: Annotated[
+        int, typer.Option(help="How many of the newest checkpoints are kept.")
+    ] = 2,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint.")
+    ] = False,
     seed: Seed = 0,
 ) -> None:
     """Fine-tune a causal LM on labelled texts or questions and save its posterior.
@@ -88,8 +116,9 @@ def train(
 
     Example: `blob-pyro train --task openbookqa --limit-train 500 --output-dir posterior`
     """
-    with one_line_errors():
+    with one_line_errors(), stopped_by_signal():
         check_output(output_dir)
+        accelerator = _accelerator(mixed_precision, tracker, output_dir)
         if task is not None and data is not None:
             raise ValueError("--task and --data exclude each other; give one of them")
         if task is None and (limit_train is not None or data_dir is not None):
@@ -98,7 +127,10 @@ def train(
             RECIPES[recipe].training,
             num_steps=steps,
             batch_size=batch_size,
+            accumulation_steps=accumulation_steps,
             learning_rate=learning_rate,
+            gradient_checkpointing=gradient_checkpointing,
+            compile=compile_network,
             seed=seed,
         )
         settings = _changed(
@@ -122,18 +154,35 @@ def train(
         else:
             chosen = find_task(task)
             examples = questions(chosen, "train", data_dir, limit_train, seed, skip_bad_rows)
+        checkpoints = _checkpoints(
+            checkpoint_dir or output_dir.with_name(f"{output_dir.name}-checkpoints"),
+            save_steps,
+            keep_checkpoints,
+            resume,
+        )
         tokenizer = load_tokenizer(model)
         network = load_causal_lm(model, torch_dtype(dtype.value))
         with TrainingProgress(settings.method, settings.num_steps, console) as on_step:
             fitted, guide, _ = settings.fine_tune(
-                network, tokenizer, chosen, examples, on_step=on_step
+                network,
+                tokenizer,
+                chosen,
+                examples,
+                checkpoints=checkpoints,
+                accelerator=accelerator,
+                on_step=on_step,
             )
-        save_posterior(output_dir, fitted, guide, task=task_record(chosen))
-        console.print(f"wrote {output_dir}")
+        accelerator.end_training()
+        if accelerator.is_main_process:
+            save_posterior(output_dir, fitted, guide, task=task_record(chosen))
+            console.print(f"wrote {output_dir}")
         if task is None and "test" in chosen.splits:
-            loader = collator_for(chosen, tokenizer).loader(chosen.splits["test"])
-            predictive = posterior_predictive(fitted, guide, loader, num_samples, seed)
-            print_metrics(summarize(predictive["logits"], predictive["labels"]))
+            test, collator = chosen.splits["test"], collator_for(chosen, tokenizer)
+            predictive = sharded_predictive(
+                fitted, guide, test, collator, num_samples, seed, progress=not console.quiet
+            )
+            if accelerator.is_main_process:
+                print_metrics(summarize(predictive["logits"], predictive["labels"]))
 
 
 def _options(given: list[str] | None) -> dict[str, Any] | None:
@@ -145,6 +194,33 @@ def _options(given: list[str] | None) -> dict[str, Any] | None:
             raise ValueError(f"--option {setting} has no '='; give it as NAME=VALUE")
     pairs = (setting.split("=", 1) for setting in given)
     return {name: yaml.safe_load(value) for name, value in pairs}
+
+
+def _accelerator(precision: Precision | None, tracker: str | None, folder: Path) -> Accelerator:
+    accelerator = Accelerator(
+        mixed_precision=None if precision is None else precision.value,
+        log_with=tracker,
+        project_dir=folder.with_name(f"{folder.name}-logs"),
+    )
+    if tracker is not None:
+        accelerator.init_trackers("blob-pyro")
+        if not accelerator.trackers:
+            raise ValueError(
+                f"--tracker {tracker}: its package is not installed; install it, or leave it out"
+            )
+    # One process speaks for all.
+    console.quiet = not accelerator.is_main_process
+    return accelerator
+
+
+def _checkpoints(
+    folder: Path, save_steps: int | None, keep_last: int, resume: bool
+) -> CheckpointConfig | None:
+    if save_steps is None:
+        if resume:
+            raise ValueError("--resume needs --save-steps, as the run that it goes on with had")
+        return None
+    return CheckpointConfig(folder, save_steps, keep_last, resume)
 
 
 def _changed(settings: Settings, **options: Any) -> Settings:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from torch import nn
@@ -68,6 +69,8 @@ class DecoupledSVI:
     ----------
     grad_norm
         Norm of the last step's likelihood gradient, before clipping.
+    likelihood_terms
+        Terms of the last :meth:`likelihood_loss`; its ``kl`` is 0, since it has no part in it.
 
     Raises
     ------
@@ -130,6 +133,8 @@ class DecoupledSVI:
         self.scheduler = scheduler(self.optim) if scheduler else None
         self.kl_scheduler = kl_scheduler(self.kl_optim) if kl_scheduler else None
         self.grad_norm = 0.0
+        self.likelihood_terms: ELBOTerms
+        self._divisor: int
 
     def _likelihood_parameters(self) -> list[nn.Parameter]:
         points = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -145,35 +150,73 @@ class DecoupledSVI:
             ``nll + kl_weight * kl`` (per datum if the objective is), each as it was descended; the
             terms are in ``loss.terms``.
         """
-        weight = self.loss.current_weight()
+        self.zero_grad()
+        self.likelihood_loss(*args, **kwargs).backward()
+        parameters = [*self.model.parameters(), *self.guide.parameters()]
+        self.descend_likelihood(clip_grad_norm_(parameters, self.max_grad_norm or math.inf))
+        return float(self.descend_kl(self.likelihood_terms.nll).loss)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients; the first part of :meth:`step`."""
         self.optim.zero_grad()
         self.kl_optim.zero_grad()
-        nll, divisor = self._likelihood_half(args, kwargs, weight)
-        kl = self.guide.kl()
-        total = (nll + weight * kl.detach()) / divisor
-        self.loss.terms = ELBOTerms(self.loss.step, nll, kl.detach(), weight, total)
-        check_finite(self.loss.terms)
-        (weight * kl / divisor).backward()
+
+    def likelihood_loss(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Estimate what ``optim`` descends; the second part of :meth:`step`.
+
+        Returns
+        -------
+        torch.Tensor
+            Differentiable scalar; its terms, without the KL, are in ``likelihood_terms``.
+        """
+        nll, self._divisor = self.loss.expected_nll(self.model, self.guide, *args, **kwargs)
+        # Checked before anything moves; the KL is not known yet.
+        value, weight = nll.detach(), self.loss.current_weight()
+        self.likelihood_terms = ELBOTerms(
+            self.loss.step, value, value.new_zeros(()), weight, value / self._divisor
+        )
+        check_finite(self.likelihood_terms)
+        return nll / self._divisor
+
+    def descend_likelihood(self, norm: torch.Tensor) -> None:
+        """Move by the likelihood's gradients, of a known norm; the third part of :meth:`step`."""
+        self.grad_norm = check_gradient(norm, self.loss.step)
+        self.optim.step()
+        # Spent; what is left is the spread's, if the spread waits for the other half.
+        self.optim.zero_grad()
+
+    def descend_kl(
+        self, nll: torch.Tensor, average: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> ELBOTerms:
+        """Move by the KL's gradient, and count the step; the last part of :meth:`step`.
+
+        Parameters
+        ----------
+        nll
+            The likelihood's term of this step, for the record.
+        average
+            Gives the mean of a gradient over the processes; None for one process.
+
+        Returns
+        -------
+        ELBOTerms
+            Both terms, each as it was descended.
+        """
+        weight, kl = self.loss.current_weight(), self.guide.kl()
+        total = (nll + weight * kl.detach()) / self._divisor
+        terms = ELBOTerms(self.loss.step, nll, kl.detach(), weight, total)
+        self.loss.terms = terms
+        check_finite(terms)
+        (weight * kl / self._divisor).backward()
+        if average is not None:
+            for parameter in self.guide.parameters():
+                parameter.grad = average(cast(torch.Tensor, parameter.grad))
         self.kl_optim.step()
         for scheduler in (self.scheduler, self.kl_scheduler):
             if scheduler is not None:
                 scheduler.step()
         self.loss.step += 1
-        return float(total)
-
-    def _likelihood_half(self, args: Any, kwargs: Any, weight: float) -> tuple[torch.Tensor, int]:
-        nll, divisor = self.loss.expected_nll(self.model, self.guide, *args, **kwargs)
-        # Before anything moves; the KL is not known yet.
-        value = nll.detach()
-        check_finite(ELBOTerms(self.loss.step, value, value.new_zeros(()), weight, value / divisor))
-        (nll / divisor).backward()
-        parameters = [*self.model.parameters(), *self.guide.parameters()]
-        norm = clip_grad_norm_(parameters, self.max_grad_norm or float("inf"))
-        self.grad_norm = check_gradient(norm, self.loss.step)
-        self.optim.step()
-        # Spent; what is left is the spread's, if the spread waits for the other half.
-        self.optim.zero_grad()
-        return value, divisor
+        return terms
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """Estimate the negative ELBO of a batch, the KL weighted by the cycle's mean weight.

@@ -1,37 +1,104 @@
-"""From a data set to batches of examples of about one length, so that little is padding."""
+"""Which examples make up each gradient step: an endless shuffled order, the same everywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from datasets import Dataset
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from blob_pyro.training.config import TrainingConfig
 
 Batch = dict[str, torch.Tensor]
 Collator = Callable[[list[dict[str, Any]]], Batch]
 
 
-def training_loader(
-    data: Dataset, collator: Collator, batch_size: int, seed: int
-) -> DataLoader[Any]:
-    """Make a loader that shuffles, with examples of about one length in each batch."""
-    sampler = LengthGroupedSampler(
-        batch_size, lengths=lengths(data), generator=torch.Generator().manual_seed(seed)
-    )
-    return DataLoader(data, batch_size=batch_size, sampler=sampler, collate_fn=collator)
+def step_indices(
+    lengths: Sequence[int], batch_size: int, num_batches: int, seed: int
+) -> Iterator[list[list[int]]]:
+    """List the examples of every gradient step, without end.
+
+    Each epoch is shuffled anew and every example comes once in it.  Examples of about one length
+    share a batch, so that little time goes into padding.
+
+    Parameters
+    ----------
+    lengths
+        Size of each example, in any unit.
+    batch_size
+        Examples of a micro-batch; the last one of an epoch may have fewer.
+    num_batches
+        Micro-batches of a gradient step, over all processes and accumulation steps.
+    seed
+        Seed of the order.
+
+    Yields
+    ------
+    list of list of int
+        ``num_batches`` lists of indices.
+
+    Examples
+    --------
+    >>> steps = step_indices([1, 2, 3, 4], batch_size=2, num_batches=1, seed=0)
+    >>> sorted(index for step in islice(steps, 2) for batch in step for index in batch)
+    [0, 1, 2, 3]
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sampler = LengthGroupedSampler(batch_size, lengths=[*lengths], generator=generator)
+    batches = _without_end(BatchSampler(sampler, batch_size, drop_last=False))
+    while True:
+        yield list(islice(batches, num_batches))
 
 
-def sorted_loader(data: Dataset, collator: Collator, batch_size: int) -> DataLoader[Any]:
-    """Make a loader of every example once, the shortest first."""
-    sizes = lengths(data)
-    order = sorted(range(len(data)), key=sizes.__getitem__)
-    return DataLoader(data.select(order), batch_size=batch_size, collate_fn=collator)
+def _without_end(batches: BatchSampler) -> Iterator[list[int]]:
+    while True:
+        yield from batches
 
 
-def lengths(data: Dataset) -> list[int]:
+class ProcessBatches:
+    """The micro-batches of this process, with what each counts in the mean over a gradient step.
+
+    Parameters
+    ----------
+    data, collator, config
+        As in :func:`blob_pyro.training.fit`.
+    accelerator
+        Says which process this is, of how many, and its device.
+    """
+
+    def __init__(
+        self, data: Dataset, collator: Collator, config: TrainingConfig, accelerator: Accelerator
+    ) -> None:
+        self._data, self._collator, self._config = data, collator, config
+        self._accelerator = accelerator
+
+    def steps(self, start: int) -> Iterator[list[tuple[Batch, float]]]:
+        """Yield the batches of every step from ``start`` on, to ``config.num_steps``.
+
+        A batch's weight is its share of the step's examples times the number of micro-batches, so
+        that with gradients averaged over those each example counts alike.
+        """
+        config, processes = self._config, self._accelerator.num_processes
+        num_batches = processes * config.accumulation_steps
+        order = step_indices(lengths_of(self._data), config.batch_size, num_batches, config.seed)
+        for step in islice(order, start, config.num_steps):
+            mean = sum(map(len, step)) / num_batches
+            mine = step[self._accelerator.process_index :: processes]
+            yield [(self._collate(indices), len(indices) / mean) for indices in mine]
+
+    def _collate(self, indices: list[int]) -> Batch:
+        batch = self._collator([self._data[index] for index in indices])
+        on_device: Batch = send_to_device(batch, self._accelerator.device)
+        return on_device
+
+
+def lengths_of(data: Dataset) -> list[int]:
     """Count the characters of each example: of ``text``, or of ``prompt`` and ``options``."""
     if "text" in data.column_names:
         return [len(text) for text in data["text"]]

@@ -18,7 +18,10 @@ class TrainingConfig:
     num_steps
         Gradient steps.
     batch_size
-        Examples a step.
+        Examples that a process computes at a time.
+    accumulation_steps
+        How many times it does so for one gradient step: a step is on ``batch_size`` times
+        ``accumulation_steps`` times the number of processes examples.
     learning_rate
         Peak rate of AdamW for ``B``, heads and the posterior means ``M``.
     scale_learning_rate
@@ -39,6 +42,10 @@ class TrainingConfig:
         Whether examples get decorrelated noise (see :func:`blob_pyro.poutine.flipout`).
     seed
         Seed of the order of the data.
+    gradient_checkpointing
+        Recompute the network's layers in the backward pass: less memory, more time.
+    compile
+        Compile the network by ``torch.compile``.
     validate_every
         Steps between two looks at validation data, whose best state is the one that is kept; None
         for none.
@@ -60,10 +67,13 @@ class TrainingConfig:
     max_grad_norm: float | None = 1.0
     flipout: bool = True
     seed: int = 0
+    accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
+    compile: bool = False
     validate_every: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "validate_every"):
+        for name in ("num_steps", "batch_size", "accumulation_steps", "validate_every"):
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise ValueError(f"{name}={count} must be at least 1")
@@ -80,6 +90,16 @@ class TrainingConfig:
             raise ValueError(f"weight_decay={self.weight_decay} must be finite and not negative")
         if not 0 <= self.warmup_fraction <= 1:
             raise ValueError(f"warmup_fraction={self.warmup_fraction} must lie between 0 and 1")
+
+    def examples_per_step(self, num_processes: int) -> int:
+        """Give the size of the global batch, which is what a gradient step is on.
+
+        Examples
+        --------
+        >>> TrainingConfig(batch_size=4, accumulation_steps=2).examples_per_step(num_processes=8)
+        64
+        """
+        return self.batch_size * self.accumulation_steps * num_processes
 
     @property
     def num_warmup_steps(self) -> int:

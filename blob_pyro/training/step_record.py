@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blob_pyro.infer import ReweightedTrace_ELBO
+from blob_pyro.infer import ELBOTerms
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,8 @@ def best_step(records: Sequence[StepRecord]) -> int | None:
     return min(scores, key=scores.__getitem__, default=None)
 
 
-def record_of(elbo: ReweightedTrace_ELBO, step: int, lr: float, grad_norm: float) -> StepRecord:
-    """Record the step whose terms an objective still holds."""
-    terms = elbo.terms
-    assert terms is not None  # a step has just been taken
+def record_of(step: int, terms: ELBOTerms, lr: float, grad_norm: float) -> StepRecord:
+    """Record a step from the terms of its objective."""
     return StepRecord(
         step=step,
         loss=float(terms.loss),

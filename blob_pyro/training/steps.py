@@ -1,36 +1,101 @@
-"""Gradient steps: one optimiser for the whole loss, or one for each term."""
+"""Gradient steps on an accelerator: one optimiser for the whole loss, or one for each term."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from torch import nn
-from transformers import get_linear_schedule_with_warmup
 
 from blob_pyro.guides import LoraGuide
-from blob_pyro.infer import DecoupledSVI, ReweightedTrace_ELBO, check_gradient
+from blob_pyro.infer import DecoupledSVI, ELBOTerms, ReweightedTrace_ELBO, check_gradient
 from blob_pyro.models import Classifier
 from blob_pyro.training.batches import Batch
 from blob_pyro.training.config import TrainingConfig
+from blob_pyro.training.optimizers import adamw, by_decay, schedule
 
 
-class Steps(Protocol):
-    """Takes gradient steps, on the accelerator's device."""
+class Steps(ABC):
+    """Takes gradient steps, each the mean over the micro-batches of all processes.
+
+    The KL is the same in every micro-batch, so their mean counts it once; the likelihood of a
+    micro-batch is scaled up to the data set, so their mean is that of the global batch.
+    """
+
+    def __init__(self, elbo: ReweightedTrace_ELBO, accelerator: Accelerator) -> None:
+        self._elbo = elbo
+        self._accelerator = accelerator
+        self._module: nn.Module
 
     @property
+    @abstractmethod
     def lr(self) -> float:
         """Rate of ``B`` and ``M`` in the next step."""
 
-    def take(self, batch: Batch) -> float:
-        """Take a step and give the gradient's norm, before clipping."""
+    def take(self, batches: Sequence[tuple[Batch, float]]) -> tuple[ELBOTerms, float]:
+        """Take a step on this process's micro-batches.
+
+        Parameters
+        ----------
+        batches
+            As many as accumulation steps, each with its weight.
+
+        Returns
+        -------
+        terms, grad_norm
+            Means over the micro-batches of all processes; the gradient's norm before clipping.
+        """
+        step = self._elbo.step
+        # Accelerate shares the number between accelerators, so another one may have changed it.
+        self._accelerator.gradient_accumulation_steps = len(batches)
+        self._accelerator.step = 0
+        self._zero_grad()
+        values = []
+        for batch, weight in batches:
+            # A micro-batch is no step: each of them has the KL's weight of this one.
+            self._elbo.step = step
+            with self._accelerator.accumulate(self._module):
+                loss, terms = self._loss(batch)
+                self._accelerator.backward(loss * weight)
+            values.append(weight * torch.stack([terms.nll, terms.kl, terms.loss]))
+        self._elbo.step = step
+        nll, kl, loss = self._accelerator.reduce(torch.stack(values).mean(0), "mean")
+        terms = ELBOTerms(step, nll, kl, self._elbo.current_weight(), loss)
+        return self._descend(terms)
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a checkpoint needs beside the parameters: optimisers, schedules, objective."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+
+    @abstractmethod
+    def _zero_grad(self) -> None: ...
+
+    @abstractmethod
+    def _loss(self, batch: Batch) -> tuple[torch.Tensor, ELBOTerms]:
+        """Give what to take the gradient of, and the terms of it."""
+
+    @abstractmethod
+    def _descend(self, terms: ELBOTerms) -> tuple[ELBOTerms, float]:
+        """Move by the gradients that have come together, and count the step."""
+
+    def _clipped_norm(self, max_grad_norm: float | None) -> torch.Tensor:
+        norm: torch.Tensor = self._accelerator.clip_grad_norm_(
+            self._module.parameters(), max_grad_norm or math.inf
+        )
+        return norm
 
 
-class JointSteps:
-    """AdamW on the whole loss, through the ELBO as a module that accelerate can wrap."""
+class JointSteps(Steps):
+    """AdamW on the whole loss."""
 
     def __init__(
         self,
@@ -40,33 +105,59 @@ class JointSteps:
         config: TrainingConfig,
         accelerator: Accelerator,
     ) -> None:
-        self._elbo = elbo
-        self._accelerator = accelerator
-        self._max_grad_norm = config.max_grad_norm or float("inf")
-        self._module, self._optimizer = accelerator.prepare(
-            elbo(model, guide), _adamw(model, guide, config)
-        )
-        self._schedule = _schedule(config)(self._optimizer)
+        super().__init__(elbo, accelerator)
+        optimizer = adamw(model, guide, config)
+        self._schedule = schedule(config)(optimizer)
+        self._max_grad_norm = config.max_grad_norm
+        self._module, self._optimizer = accelerator.prepare(elbo(model, guide), optimizer)
 
     @property
     def lr(self) -> float:
         """See :class:`Steps`."""
         return float(self._schedule.get_last_lr()[0])
 
-    def take(self, batch: Batch) -> float:
+    def state_dict(self) -> dict[str, Any]:
         """See :class:`Steps`."""
-        step = self._elbo.step
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :class:`Steps`."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"loss": self._elbo, "optim": self._optimizer, "scheduler": self._schedule}
+        # Of float16, which scales the loss to keep small gradients from vanishing.
+        scaler = self._accelerator.scaler
+        return parts if scaler is None else {**parts, "scaler": scaler}
+
+    def _zero_grad(self) -> None:
         self._optimizer.zero_grad()
-        self._accelerator.backward(self._module(**batch))
-        norm = self._accelerator.clip_grad_norm_(self._module.parameters(), self._max_grad_norm)
-        grad_norm = check_gradient(norm, step)
+
+    def _loss(self, batch: Batch) -> tuple[torch.Tensor, ELBOTerms]:
+        loss = self._module(**batch)
+        return loss, cast(ELBOTerms, self._elbo.terms)
+
+    def _descend(self, terms: ELBOTerms) -> tuple[ELBOTerms, float]:
+        norm = self._clipped_norm(self._max_grad_norm)
+        # A float16 scaler skips a step whose gradient overflows, and scales less from then on.
+        scaled = self._accelerator.scaler is not None
+        grad_norm = float(norm) if scaled else check_gradient(norm, terms.step)
         self._optimizer.step()
-        self._schedule.step()
-        return grad_norm
+        if not self._accelerator.optimizer_step_was_skipped:
+            self._schedule.step()
+        self._elbo.step += 1
+        return terms, grad_norm
 
 
-class DecoupledSteps:
-    """AdamW on the likelihood, then SGD on the KL divergence."""
+class DecoupledSteps(Steps):
+    """AdamW on the likelihood, then SGD on the KL divergence.
+
+    Raises
+    ------
+    ValueError
+        With float16, whose scaled gradients the two optimisers would have to share.
+    """
 
     def __init__(
         self,
@@ -76,20 +167,29 @@ class DecoupledSteps:
         config: TrainingConfig,
         accelerator: Accelerator,
     ) -> None:
+        super().__init__(elbo, accelerator)
+        if accelerator.scaler is not None:
+            raise ValueError(
+                "kl_learning_rate gives the KL an optimiser of its own, which cannot share the "
+                "scaled gradients of fp16; use bf16, or leave kl_learning_rate out"
+            )
         self._svi = DecoupledSVI(
-            model.to(accelerator.device),
-            guide.to(accelerator.device),
+            model,
+            guide,
             lambda parameters: torch.optim.AdamW(
-                _by_decay(parameters, model, guide, config),
+                by_decay(parameters, model, guide, config),
                 lr=config.learning_rate,
                 weight_decay=0.0,
             ),
             partial(torch.optim.SGD, lr=cast(float, config.kl_learning_rate)),
             elbo,
             spread_updates=config.spread_updates,
-            scheduler=_schedule(config),
-            kl_scheduler=_schedule(config),
+            scheduler=schedule(config),
+            kl_scheduler=schedule(config),
             max_grad_norm=config.max_grad_norm,
+        )
+        self._module, self._svi.optim = accelerator.prepare(
+            _ExpectedNLL(self._svi), self._svi.optim
         )
 
     @property
@@ -97,38 +197,41 @@ class DecoupledSteps:
         """See :class:`Steps`."""
         return float(self._svi.optim.param_groups[0]["lr"])
 
-    def take(self, batch: Batch) -> float:
+    def state_dict(self) -> dict[str, Any]:
         """See :class:`Steps`."""
-        self._svi.step(**batch)
-        return self._svi.grad_norm
+        return self._svi.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :class:`Steps`."""
+        self._svi.load_state_dict(state)
+
+    def _zero_grad(self) -> None:
+        self._svi.zero_grad()
+
+    def _loss(self, batch: Batch) -> tuple[torch.Tensor, ELBOTerms]:
+        loss = self._module(**batch)
+        return loss, self._svi.likelihood_terms
+
+    def _descend(self, terms: ELBOTerms) -> tuple[ELBOTerms, float]:
+        self._svi.descend_likelihood(self._clipped_norm(self._svi.max_grad_norm))
+        terms = self._svi.descend_kl(terms.nll, self._averaged)
+        return terms, self._svi.grad_norm
+
+    def _averaged(self, gradient: torch.Tensor) -> torch.Tensor:
+        # A KL that is estimated from a draw (of a hyper-prior) differs between processes.
+        mean: torch.Tensor = self._accelerator.reduce(gradient, "mean")
+        return mean
 
 
-def _schedule(config: TrainingConfig) -> Any:
-    return partial(
-        get_linear_schedule_with_warmup,
-        num_warmup_steps=config.num_warmup_steps,
-        num_training_steps=config.num_steps,
-    )
+class _ExpectedNLL(nn.Module):
+    """The likelihood's half as a module, whose gradients accelerate brings together."""
 
+    def __init__(self, svi: DecoupledSVI) -> None:
+        super().__init__()
+        self.model, self.guide = svi.model, svi.guide
+        self._svi = (svi,)
 
-def _adamw(model: Classifier, guide: LoraGuide, config: TrainingConfig) -> torch.optim.Optimizer:
-    points = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = _by_decay([*points, *guide.M.parameters()], model, guide, config)
-    if spread := guide.spread_parameters():
-        groups.append({"params": spread, "lr": config.scale_learning_rate})
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
-
-
-def _by_decay(
-    parameters: Iterable[nn.Parameter], model: Classifier, guide: LoraGuide, config: TrainingConfig
-) -> list[dict[str, Any]]:
-    """Put ``B`` into a group of its own; of ``A``, the prior is the regulariser."""
-    named = (*model.named_parameters(), *guide.M.items())
-    ups = {id(parameter) for name, parameter in named if "lora_B" in name}
-    groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
-    for parameter in parameters:
-        groups[id(parameter) in ups].append(parameter)
-    return [
-        {"params": groups[False]},
-        {"params": groups[True], "weight_decay": config.weight_decay},
-    ]
+    def forward(self, **batch: torch.Tensor) -> torch.Tensor:
+        loss = self._svi[0].likelihood_loss(**batch)
+        # Data parallelism waits for a gradient of every parameter, and these have none here.
+        return loss + 0.0 * sum(parameter.sum() for parameter in self.guide.hyper.parameters())

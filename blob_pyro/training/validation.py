@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from datasets import Dataset
 
 from blob_pyro.guides import LoraGuide
-from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import Classifier
-from blob_pyro.training.batches import Collator, sorted_loader
+from blob_pyro.training.batches import Collator
 from blob_pyro.training.config import TrainingConfig
-from blob_pyro.training.learned import copy_learned, restore_learned
+from blob_pyro.training.learned import copy_learned, learned, restore_learned
+from blob_pyro.training.sharded_predictive import sharded_predictive
 
 
 class Validation:
@@ -32,6 +35,8 @@ class Validation:
     ValueError
         If there are no data, or none of ``config.validate_every``; when it scores, if the examples
         have no labels.
+    FloatingPointError
+        When it scores, if the NLL is not finite.
     """
 
     def __init__(
@@ -53,7 +58,7 @@ class Validation:
         self.every, self.last = config.validate_every, config.num_steps - 1
         self.best_nll = float("inf")
         self.best: dict[str, torch.Tensor] = {}
-        self._loader = sorted_loader(data, collator, config.batch_size)
+        self._data, self._collator, self._batch_size = data, collator, config.batch_size
 
     def due(self, step: int) -> bool:
         """Tell whether to score after a step (from 0): every so many, and after the last."""
@@ -62,12 +67,22 @@ class Validation:
     def score(self) -> float:
         """Give the mean NLL (nats) of the posterior mean, and keep the state if it is the best."""
         # A seed of its own: training goes on with the noise that it would have had anyway.
-        predictive = posterior_predictive(
-            self.model, self.guide, self._loader, num_samples=0, seed=0, progress=False
+        predictive = sharded_predictive(
+            self.model,
+            self.guide,
+            self._data,
+            self._collator,
+            num_samples=0,
+            seed=0,
+            batch_size=self._batch_size,
         )
         if "log_likelihood" not in predictive:
             raise ValueError("the validation data have no labels; give labelled examples")
         nll = -float(predictive["log_likelihood"].double().mean())
+        if not math.isfinite(nll):
+            raise FloatingPointError(
+                f"the NLL of the validation data is {nll}; lower the learning rate"
+            )
         if nll < self.best_nll:
             self.best_nll, self.best = nll, copy_learned(self.model, self.guide)
         return nll
@@ -75,3 +90,13 @@ class Validation:
     def restore_best(self) -> None:
         """Put the best state in the place of the last one."""
         restore_learned(self.model, self.guide, self.best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a checkpoint needs: the best state so far."""
+        return {"best_nll": self.best_nll, "best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.best_nll = state["best_nll"]
+        now = learned(self.model, self.guide)
+        self.best = {name: tensor.to(now[name].device) for name, tensor in state["best"].items()}

@@ -1,0 +1,242 @@
+"""The checkpoints of a run: when they are written, which are kept, where a run goes on."""
+
+from __future__ import annotations
+
+import re
+import signal
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from blob_pyro.training.checkpoint_file import (
+    DamagedCheckpointError,
+    read_checkpoint,
+    write_checkpoint,
+)
+from blob_pyro.training.interruption import Interruption, TrainingInterruptedError
+from blob_pyro.training.step_record import best_step
+from blob_pyro.training.training_state import TrainingState
+
+_NAME = re.compile(r"step-(\d+)\.safetensors")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Where and how often a run is saved, so that it can go on after a crash.
+
+    Parameters
+    ----------
+    folder
+        The run's own folder; made if absent.
+    save_every
+        Steps between two checkpoints.  One is also written before the first step, after the last,
+        where validation finds a new best state, and when SIGTERM or Ctrl-C asks to stop.
+    keep_last
+        How many of the newest ones are kept, beside the best one's.
+    resume
+        Go on from the newest checkpoint in the folder.  False starts a new run, and refuses a
+        folder that holds checkpoints.
+
+    Raises
+    ------
+    ValueError
+        If a number is below 1.
+    """
+
+    folder: str | Path
+    save_every: int = 100
+    keep_last: int = 2
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("save_every", "keep_last"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+    def of_member(self, number: int) -> CheckpointConfig:
+        """Give the settings of one of several runs that follow each other, with its own folder.
+
+        When the whole is resumed, a member after the first may not have begun.
+        """
+        folder = Path(self.folder) / f"member-{number}"
+        begun = number == 0 or any(folder.glob("step-*.safetensors"))
+        return replace(self, folder=folder, resume=self.resume and begun)
+
+
+class Checkpoints:
+    """Saves a run as it goes; a context manager that answers SIGTERM and Ctrl-C.
+
+    Parameters
+    ----------
+    config
+        Where and how often.
+    run
+        What is saved.
+    identity
+        From :func:`blob_pyro.training.run_identity.run_identity`.
+    num_steps
+        Steps of the whole run.
+    accelerator
+        The processes, of which the main one writes.
+    """
+
+    def __init__(
+        self,
+        config: CheckpointConfig,
+        run: TrainingState,
+        identity: Mapping[str, str],
+        num_steps: int,
+        accelerator: Accelerator,
+    ) -> None:
+        self._config, self._run, self._identity = config, run, dict(identity)
+        self._num_steps, self._accelerator = num_steps, accelerator
+        self._folder = Path(config.folder)
+        self._interruption = Interruption()
+
+    def __enter__(self) -> Checkpoints:
+        self._interruption.__enter__()
+        try:
+            self._begin()
+        except BaseException:
+            self._interruption.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._interruption.__exit__(*exc_info)
+
+    def after_step(self) -> None:
+        """Save if it is time to, and stop if a signal came.
+
+        Raises
+        ------
+        TrainingInterruptedError
+            After a signal, when everything is saved.
+        OSError
+            If a checkpoint cannot be written; those before it are whole.
+        """
+        taken = len(self._run.records)
+        signal_number = self._signal() if taken < self._num_steps else None
+        is_best = best_step(self._run.records) == taken - 1
+        is_due = taken % self._config.save_every == 0 or taken == self._num_steps
+        if is_due or is_best or signal_number is not None:
+            self._save()
+        if signal_number is not None:
+            name = signal.Signals(signal_number).name
+            raise TrainingInterruptedError(
+                f"{name} after {taken} of {self._num_steps} steps; everything is saved in "
+                f"{self._path(taken)}, resume from there",
+                signal_number,
+            )
+
+    def _signal(self) -> int | None:
+        # A signal to one process stops all of them, after the same step.
+        number = self._interruption.signal_number or 0
+        if self._accelerator.num_processes > 1:
+            device = self._accelerator.device
+            numbers = self._accelerator.gather(torch.tensor([number], device=device))
+            number = int(numbers.max())
+        return number or None
+
+    def _begin(self) -> None:
+        paths = self._paths()
+        if self._config.resume:
+            self._run.load_state_dict(self._newest(paths)["run"])
+        elif paths:
+            raise ValueError(
+                f"{self._folder} holds checkpoints of a run (the newest is {paths[-1].name}); "
+                "resume it, give another folder, or delete them"
+            )
+        self._accelerator.wait_for_everyone()
+        if not self._config.resume:
+            self._save()
+
+    def _newest(self, paths: list[Path]) -> Any:
+        """Read the newest whole checkpoint, which has to be of this run."""
+        if not paths:
+            raise ValueError(
+                f"{self._folder} holds no checkpoint to resume from; leave resume out to start "
+                "from the beginning, or give the folder of the run"
+            )
+        for number, path in enumerate(reversed(paths), start=1):
+            try:
+                state = read_checkpoint(path)
+            except DamagedCheckpointError as error:
+                if number == len(paths):
+                    raise ValueError(
+                        f"no checkpoint in {self._folder} is whole ({error}); restore one from a "
+                        "copy, or delete them to start from the beginning"
+                    ) from error
+                if self._accelerator.is_main_process:
+                    message = f"{error}; resuming from the checkpoint before it"
+                    warnings.warn(message, stacklevel=2)
+            else:
+                self._check_identity(path, state["identity"])
+                return state
+        raise AssertionError("the last path returned or raised")
+
+    def _check_identity(self, path: Path, found: Mapping[str, str]) -> None:
+        for name in sorted(found.keys() | self._identity.keys()):
+            theirs, ours = found.get(name), self._identity.get(name)
+            if theirs != ours:
+                raise ValueError(
+                    f"{path} is of another run: its {name} is {_short(theirs)}, but that of this "
+                    f"run is {_short(ours)}; resume with the same settings and data, or give "
+                    "another folder"
+                )
+
+    def _save(self) -> None:
+        # All processes, since each has a random state to give.
+        state = {"identity": self._identity, "run": self._run.state_dict()}
+        if self._accelerator.is_main_process:
+            path = self._path(len(self._run.records))
+            try:
+                write_checkpoint(path, state)
+            except OSError as error:
+                raise OSError(
+                    f"{path} cannot be written ({error.strerror}); {self._left_over()}"
+                ) from error
+            self._prune()
+        self._accelerator.wait_for_everyone()
+
+    def _left_over(self) -> str:
+        paths = self._paths()
+        if not paths:
+            return "mend it or give another folder for checkpoints"
+        return f"{paths[-1].name} beside it is whole: mend it, and resume from there"
+
+    def _prune(self) -> None:
+        taken, best = len(self._run.records), best_step(self._run.records)
+        paths = self._paths()
+        # One of a later step was damaged, or this run would have gone on from it.
+        past = [path for path in paths if _steps_of(path) <= taken]
+        kept = {*past[-self._config.keep_last :]}
+        if best is not None:
+            kept.add(self._path(best + 1))
+        # What a killed process was writing.
+        drafts = self._folder.glob(".step-*.safetensors-*")
+        for path in [*(path for path in paths if path not in kept), *drafts]:
+            path.unlink()
+
+    def _paths(self) -> list[Path]:
+        """List the checkpoints, the oldest first."""
+        found = self._folder.glob("step-*.safetensors")
+        return sorted((path for path in found if _NAME.fullmatch(path.name)), key=_steps_of)
+
+    def _path(self, taken: int) -> Path:
+        return self._folder / f"step-{taken:08d}.safetensors"
+
+
+def _steps_of(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None  # _paths gives no others
+    return int(match[1])
+
+
+def _short(value: str | None) -> str:
+    return str(value) if len(str(value)) <= 60 else f"{str(value)[:57]}..."

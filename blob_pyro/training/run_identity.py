@@ -1,0 +1,67 @@
+"""What makes two runs the same run, so that a checkpoint of one goes on as the other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from accelerate import Accelerator
+from datasets import Dataset
+
+from blob_pyro.base_model import base_identity
+from blob_pyro.guides import LoraGuide
+from blob_pyro.infer import ReweightedTrace_ELBO
+from blob_pyro.models import Classifier
+from blob_pyro.training.config import TrainingConfig
+from blob_pyro.training.learned import learned
+
+# They change memory and time, not what is computed.
+_INDIFFERENT = ("gradient_checkpointing", "compile")
+
+
+def run_identity(
+    model: Classifier,
+    guide: LoraGuide,
+    elbo: ReweightedTrace_ELBO,
+    data: Dataset,
+    validation: Dataset | None,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+) -> dict[str, str]:
+    """Describe a run: the name of each thing that decides its course, and the thing in words.
+
+    Data are told apart by their content, base weights by a few values of each.
+    """
+    settings = {f"training.{name}": value for name, value in asdict(config).items()}
+    objective = {f"elbo.{name}": v for name, v in elbo.state_dict().items() if name != "step"}
+    base = base_identity(model.network.get_base_model())
+    things: dict[str, Any] = {
+        **{name: v for name, v in settings.items() if name.split(".")[1] not in _INDIFFERENT},
+        **objective,
+        "elbo.per_datum": elbo.per_datum,
+        "model": [type(model).__name__, model.num_data, model.likelihood_config()],
+        "prior": _described(model.prior),
+        "guide": [type(guide).__name__, guide.config()],
+        "adapter": [[name, [*tensor.shape]] for name, tensor in learned(model, guide).items()],
+        **{f"base model's {name}": value for name, value in base.items()},
+        "training data": _digest(data),
+        "validation data": None if validation is None else _digest(validation),
+        "number of processes": accelerator.num_processes,
+        "precision": accelerator.mixed_precision,
+    }
+    return {name: json.dumps(thing) for name, thing in things.items()}
+
+
+def _described(prior: Any) -> list[Any]:
+    # A function of the user's own has a name at most.
+    config = prior.config() if hasattr(prior, "config") else None
+    return [getattr(prior, "__qualname__", type(prior).__qualname__), config]
+
+
+def _digest(data: Dataset) -> str:
+    digest = hashlib.sha256()
+    for row in data:
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return digest.hexdigest()

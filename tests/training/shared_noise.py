@@ -1,0 +1,108 @@
+"""Runs whose noise follows from the batch, so that processes can be compared with accumulation.
+
+Under ``accelerate launch`` it is a program of two processes, which writes what they ended with.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from transformers import BertConfig, BertForSequenceClassification
+
+from blob_pyro.guides import LowRankGaussianGuide
+from blob_pyro.infer import ReweightedTrace_ELBO
+from blob_pyro.lora import HierarchicalNormalPrior
+from blob_pyro.models import SequenceClassifier
+from blob_pyro.training import TrainingConfig, fit, sharded_predictive
+
+# Five batches of two and one of one: the last micro-batch of an epoch counts half.
+TOKENS = range(5, 16)
+DATA = Dataset.from_dict({"text": ["a" * (1 + n % 3) for n in TOKENS], "token": [*TOKENS]})
+HELD_OUT = Dataset.from_dict({"text": ["a" * (1 + n % 4) for n in range(7)], "token": [*range(7)]})
+RUNS: dict[str, dict[str, Any]] = {
+    "joint": {},
+    "kl_optim": {"kl_learning_rate": 0.1, "spread_updates": "kl_optim"},
+    "both": {"kl_learning_rate": 0.1, "spread_updates": "both"},
+}
+Tensors = dict[str, torch.Tensor]
+
+
+def collate(examples: list[dict[str, Any]]) -> Tensors:
+    tokens = torch.tensor([example["token"] for example in examples])
+    return {"input_ids": tokens[:, None].expand(-1, 4).contiguous() + 1, "labels": tokens % 2}
+
+
+class BatchNoiseGuide(LowRankGaussianGuide):
+    """Draws (and lets flipout draw) what the batch says, in whichever process."""
+
+    def forward(self, *args: Any, **batch: Any) -> Tensors:
+        if batch:
+            torch.manual_seed(int(batch["input_ids"][:, 0].square().sum()))
+        return super().forward(*args, **batch)
+
+
+def program(**options: Any) -> tuple[SequenceClassifier, BatchNoiseGuide, ReweightedTrace_ELBO]:
+    pyro.set_rng_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(
+        vocab_size=40, intermediate_size=24, num_labels=2, initializer_range=0.2, **sizes,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"])
+    net = get_peft_model(BertForSequenceClassification(config), lora)
+    model = SequenceClassifier(net, num_data=len(DATA), **options)
+    guide = BatchNoiseGuide(model, init_scale=0.3)
+    return model, guide, ReweightedTrace_ELBO(3, kl_scale=0.1, per_datum=True)
+
+
+def run(name: str, accumulation_steps: int, **options: Any) -> tuple[Tensors, list[Any]]:
+    """Train for ten steps: what was learned, and the records."""
+    model, guide, elbo = program(**options)
+    config = TrainingConfig(
+        10, 2, learning_rate=1e-2, accumulation_steps=accumulation_steps, validate_every=4,
+        **RUNS[name],
+    )  # fmt: skip
+    records = fit(model, guide, elbo, DATA, collate, config, validation=HELD_OUT)
+    learned = {**dict(model.named_parameters()), **guide.state_dict()}
+    return {key: tensor.detach().clone() for key, tensor in learned.items()}, records
+
+
+def predict(num_data: int) -> torch.Tensor:
+    model, guide, _ = program()
+    data = HELD_OUT.select(range(num_data))
+    return sharded_predictive(model, guide, data, collate, num_samples=3)["logits"]
+
+
+def main(folder: Path) -> None:
+    state, results = Accelerator(), {}
+    for name in RUNS:
+        learned, records = run(name, accumulation_steps=1)
+        for key, tensor in learned.items():
+            results[f"{name}/learned/{key}"] = tensor
+        terms = [[r.loss, r.nll, r.kl, r.grad_norm, r.validation_nll or 0.0] for r in records]
+        results[f"{name}/records"] = torch.tensor(terms, dtype=torch.float64)
+    # The KL of a hyper-prior is estimated from a draw, another one in each process.
+    learned, _ = run("both", accumulation_steps=1, prior=HierarchicalNormalPrior(0.2))
+    results |= {f"hyper/{state.process_index}/{key}": value for key, value in learned.items()}
+    results |= {f"predicted/{num_data}": predict(num_data) for num_data in (7, 1)}
+    # With an ordinary guide, what comes next says whether the noise was the same.
+    model, _, elbo = program()
+    fit(model, LowRankGaussianGuide(model), elbo, DATA, collate, TrainingConfig(1, 2))
+    results[f"noise/{state.process_index}"] = torch.rand(3)
+    for part in gather_object([results]):
+        results |= part
+    if state.is_main_process:
+        save_file({key: value.contiguous() for key, value in results.items()}, folder / "two")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
