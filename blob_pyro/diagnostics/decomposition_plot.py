@@ -88,8 +88,16 @@ def plot_decomposition(
             ax.stairs(top[order], edges, baseline=None, color=look.color, linewidth=1.2)
         if labels is not None:
             at = np.flatnonzero(wrong[order]) + 0.5
-            mark = {"marker": "|", "markersize": 9, "color": "black", "linestyle": "none"}
-            ax.plot(at, np.zeros(len(at)), clip_on=False, label=f"wrong ({len(at)})", **mark)
+            ax.plot(
+                at,
+                np.zeros(len(at)),
+                marker="|",
+                markersize=9,
+                color="black",
+                linestyle="none",
+                clip_on=False,
+                label=f"wrong ({len(at)})",
+            )
         ax.set(xlabel="examples, by total uncertainty", ylabel="uncertainty (nats)")
         ax.set(xlim=(0, len(total)), ylim=(0, HEADROOM * float(total.max()) or 1.0))
         ax.legend(loc="upper left")

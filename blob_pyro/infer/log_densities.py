@@ -11,6 +11,7 @@ from pyro import poutine
 from blob_pyro.distributions import ColumnDropout
 from blob_pyro.guides import LoraGuide
 from blob_pyro.guides.hyper_posterior import hyper_sites
+from blob_pyro.poutine import sample_sites
 
 SiteValues = dict[str, torch.Tensor]
 
@@ -95,7 +96,8 @@ def _log_prior(guide: LoraGuide, draw: SiteValues) -> SiteValues:
     with torch.random.fork_rng(devices=[]):
         conditioned = poutine.condition(guide.model.sample_latents, draw)
         trace = poutine.trace(conditioned).get_trace()
-    return {name: trace.nodes[name]["fn"].log_prob(value).sum() for name, value in draw.items()}
+    priors = dict(sample_sites(trace))
+    return {name: priors[name]["fn"].log_prob(value).sum() for name, value in draw.items()}
 
 
 def _check_hyper_sites(guide: LoraGuide, draws: SiteValues) -> None:
