@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import pyro
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from blob_pyro.guides import LoraGuide, LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, Schedule, rescaled_num_batches
-from blob_pyro.models import Classifier, LabelTokenClassifier, OptionLikelihood
-from blob_pyro.tasks import MultipleChoiceTask, Task, collator_for, label_token_ids
+from blob_pyro.likelihood import has_head, lora_config, make_likelihood
+from blob_pyro.models import Classifier
+from blob_pyro.tasks import Scoring, Task, collator_for
 from blob_pyro.training import StepRecord, TrainingConfig, fit
 
 Cycle = Literal["epoch", "rescaled"]
 Method = Literal["blob", "map", "mle"]
+CausalScoring = Literal["options", "letters"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,12 @@ class Recipe:
         ``"blob"`` learns mean and variance of each weight; ``"mle"`` is plain LoRA; ``"map"`` is
         plain LoRA with the prior's penalty, weighted by ``kl_scale``.
     rank, alpha, target_modules
-        The adapter, as in ``peft.LoraConfig``.
+        The adapter, as in ``peft.LoraConfig``; ``target_modules=None`` takes PEFT's own layers for
+        the architecture.
+    scoring
+        How a causal LM answers: ``"options"``, questions by the likelihood of an option's text and
+        texts by the token that names the class; ``"letters"``, by the letter of an option or class
+        that the prompt lists.  A classification head needs neither.
     prior_scale
         Standard deviation of the prior over ``A``.
     init_scale
@@ -58,7 +65,8 @@ class Recipe:
     method: Method = "blob"
     rank: int = 8
     alpha: int = 16
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    target_modules: tuple[str, ...] | None = None
+    scoring: CausalScoring = "options"
     prior_scale: float = 0.2
     init_scale: float = 0.35
     kl_scale: float | None = 1e-3
@@ -67,7 +75,13 @@ class Recipe:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        for name, known in (("method", Method), ("cycle", Cycle), ("schedule", Schedule)):
+        known_names = (
+            ("method", Method),
+            ("cycle", Cycle),
+            ("schedule", Schedule),
+            ("scoring", CausalScoring),
+        )
+        for name, known in known_names:
             value = getattr(self, name)
             if value not in get_args(known):
                 raise ValueError(f"{name}={value!r} is unknown; use one of {[*get_args(known)]}")
@@ -83,16 +97,16 @@ class Recipe:
         *,
         on_step: Callable[[StepRecord], None] | None = None,
     ) -> tuple[Classifier, LoraGuide, list[StepRecord]]:
-        """Add an adapter to a causal LM, make it Bayesian and fit it to a task.
+        """Add an adapter to a network, make it Bayesian and fit it to a task.
 
         Parameters
         ----------
         base_model
-            Network without adapter; changed in place.
+            Causal LM or network with a classification head, without adapter; changed in place.
         tokenizer
             Its tokenizer.
         task
-            Texts with a class, which the next token names; or questions, whose options are scored.
+            Texts with a class, or questions with options.
         data
             The task's training examples.
         on_step
@@ -112,36 +126,26 @@ class Recipe:
         """
         # Adapter, guide, noise and batches all follow from the one seed.
         pyro.set_rng_seed(self.training.seed)
-        net = get_peft_model(base_model, self._lora_config())
-        model = self._model(net, tokenizer, task, len(data))
+        config = lora_config(base_model, self.rank, self.alpha, self.target_modules)
+        scoring = self.scoring_of(base_model)
+        net = get_peft_model(base_model, config)
+        model = make_likelihood(net, tokenizer, task, scoring, len(data), self.prior_scale)
         guide = self._guide(model)
         records = fit(
             model,
             guide,
             self._elbo(len(data)),
             data,
-            collator_for(task, tokenizer),
+            collator_for(task, tokenizer, scoring),
             # A point has no noise whose signs could be flipped.
             replace(self.training, flipout=self.training.flipout and self.method == "blob"),
             on_step=on_step,
         )
         return model, guide, records
 
-    def _lora_config(self) -> LoraConfig:
-        return LoraConfig(
-            task_type="CAUSAL_LM",
-            r=self.rank,
-            lora_alpha=self.alpha,
-            target_modules=list(self.target_modules),
-        )
-
-    def _model(
-        self, net: PeftModel, tokenizer: PreTrainedTokenizerBase, task: Task, num_data: int
-    ) -> Classifier:
-        if isinstance(task, MultipleChoiceTask):
-            return OptionLikelihood(net, task.num_options, num_data, self.prior_scale)
-        tokens = label_token_ids(tokenizer, task.class_names)
-        return LabelTokenClassifier(net, tokens, num_data, self.prior_scale)
+    def scoring_of(self, network: PreTrainedModel) -> Scoring:
+        """Say how a network answers under this recipe: by its head if it has one."""
+        return "head" if has_head(network) else self.scoring
 
     def _guide(self, model: Classifier) -> LoraGuide:
         if self.method == "blob":
@@ -190,18 +194,20 @@ PAPER = Recipe(
 RECIPES = {"small": SMALL, "paper": PAPER}
 
 
-def torch_dtype(name: Literal["float32", "bf16"]) -> torch.dtype:
-    """Give the dtype of the base model's weights for the command line's ``--dtype``."""
-    return {"float32": torch.float32, "bf16": torch.bfloat16}[name]
+def torch_dtype(name: str) -> torch.dtype:
+    """Give the dtype of the base model's weights by its name, ``bf16`` for short.
 
+    Raises
+    ------
+    ValueError
+        If it is neither float32 nor bfloat16.
 
-def task_record(task: Task) -> dict[str, Any]:
-    """Give what prediction needs to know of a task, as JSON values."""
-    if isinstance(task, MultipleChoiceTask):
-        return {"name": task.name, "kind": "questions"}
-    return {
-        "name": task.name,
-        "kind": "texts",
-        "class_names": list(task.class_names),
-        "prompt": task.prompt,
-    }
+    Examples
+    --------
+    >>> torch_dtype("bf16")
+    torch.bfloat16
+    """
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16}
+    if name not in known:
+        raise ValueError(f"dtype {name!r} is unknown; use float32 or bfloat16")
+    return known[name]

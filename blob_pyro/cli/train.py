@@ -8,9 +8,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from blob_pyro.base_model import SMOLLM2, load_causal_lm, load_tokenizer
+from blob_pyro.base_model import SMOLLM2, load_tokenizer
 from blob_pyro.checkpoint import check_output, save_posterior
-from blob_pyro.cli.data import questions, texts_task
+from blob_pyro.cli.data import Selection, texts_task
 from blob_pyro.cli.options import (
     TASK_HELP,
     DataDir,
@@ -20,6 +20,7 @@ from blob_pyro.cli.options import (
     Model,
     NumSamples,
     RecipeName,
+    ScoringName,
     Seed,
     SkipBadRows,
     TextColumn,
@@ -27,9 +28,11 @@ from blob_pyro.cli.options import (
 from blob_pyro.cli.terminal import console, one_line_errors, print_metrics
 from blob_pyro.diagnostics import summarize
 from blob_pyro.infer import posterior_predictive
+from blob_pyro.likelihood import load_network
 from blob_pyro.progress import TrainingProgress
-from blob_pyro.recipe import RECIPES, Recipe, task_record, torch_dtype
-from blob_pyro.tasks import Task, collator_for, find_task
+from blob_pyro.recipe import RECIPES, Recipe, torch_dtype
+from blob_pyro.task_record import task_record
+from blob_pyro.tasks import TextClassificationTask, collator_for, find_task
 from blob_pyro.training import TrainingConfig
 
 Settings = TypeVar("Settings", Recipe, TrainingConfig)
@@ -44,13 +47,17 @@ def train(
     task: Annotated[str | None, typer.Option(help=TASK_HELP)] = None,
     data_dir: DataDir = None,
     limit_train: Annotated[
-        int | None, typer.Option(min=1, help="Train on that many questions of --task.")
+        int | None, typer.Option(min=1, help="Train on that many examples, chosen by the seed.")
     ] = None,
     skip_bad_rows: SkipBadRows = False,
     model: Model = SMOLLM2,
     recipe: Annotated[
         RecipeName, typer.Option(help="Settings to start from; the options below change them.")
     ] = RecipeName.small,
+    scoring: Annotated[
+        ScoringName | None,
+        typer.Option(help="A causal LM answers by the text of options and classes, or by letter."),
+    ] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of the adapter.")] = None,
     target: Annotated[
         str | None, typer.Option(help="Layers to adapt, separated by commas.")
@@ -69,18 +76,20 @@ def train(
     dtype: Annotated[Dtype, typer.Option(help="Weights of the base model.")] = Dtype.float32,
     seed: Seed = 0,
 ) -> None:
-    """Fine-tune a causal LM on labelled texts or questions and save its posterior.
+    """Fine-tune a causal LM or an encoder on texts or questions and save its posterior.
 
     Example: `blob-pyro train --data tickets.csv --label-column queue --output-dir posterior`
 
     Example: `blob-pyro train --task openbookqa --limit-train 500 --output-dir posterior`
+
+    Example: `blob-pyro train --task glue_rte --model roberta-base --output-dir posterior`
     """
     with one_line_errors():
         check_output(output_dir)
         if task is not None and data is not None:
             raise ValueError("--task and --data exclude each other; give one of them")
-        if task is None and (limit_train is not None or data_dir is not None):
-            raise ValueError("--limit-train and --data-dir belong to --task; name a task too")
+        if task is None and data_dir is not None:
+            raise ValueError("--data-dir belongs to --task; name a task too")
         training = _changed(
             RECIPES[recipe].training,
             num_steps=steps,
@@ -91,31 +100,30 @@ def train(
         settings = _changed(
             RECIPES[recipe],
             rank=rank,
-            target_modules=None
-            if target is None
-            else tuple(part.strip() for part in target.split(",")),
+            target_modules=_names(target),
+            scoring=None if scoring is None else scoring.value,
             prior_scale=prior_scale,
             init_scale=init_scale,
             kl_scale=kl_scale,
             training=training,
         )
-        chosen: Task
-        if task is None:
-            chosen = texts_task(data, text_column, label_column, test_fraction, seed)
-            examples = chosen.splits["train"]
-        else:
-            chosen = find_task(task)
-            examples = questions(chosen, "train", data_dir, limit_train, seed, skip_bad_rows)
+        chosen = (
+            texts_task(data, text_column, label_column, test_fraction, seed, skip_bad_rows)
+            if task is None
+            else find_task(task)
+        )
+        examples = Selection(data_dir, limit_train, seed, skip_bad_rows).read(chosen, "train")
         tokenizer = load_tokenizer(model)
-        network = load_causal_lm(model, torch_dtype(dtype.value))
+        network = load_network(model, chosen, torch_dtype(dtype.value), seed=seed)
         with TrainingProgress("BLoB", training.num_steps, console) as on_step:
             fitted, guide, _ = settings.fine_tune(
                 network, tokenizer, chosen, examples, on_step=on_step
             )
-        save_posterior(output_dir, fitted, guide, task=task_record(chosen))
+        answering = settings.scoring_of(network)
+        save_posterior(output_dir, fitted, guide, task=task_record(chosen, answering))
         console.print(f"wrote {output_dir}")
-        if task is None and "test" in chosen.splits:
-            loader = collator_for(chosen, tokenizer).loader(chosen.splits["test"])
+        if isinstance(chosen, TextClassificationTask) and "test" in chosen.splits:
+            loader = collator_for(chosen, tokenizer, answering).loader(chosen.splits["test"])
             predictive = posterior_predictive(fitted, guide, loader, num_samples, seed)
             print_metrics(summarize(predictive["logits"], predictive["labels"]))
 

@@ -17,6 +17,7 @@ from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import Classifier
 from blob_pyro.poutine import flipout
+from blob_pyro.tasks import lengths
 from blob_pyro.training.config import TrainingConfig
 from blob_pyro.training.denormals import flush_denormals
 from blob_pyro.training.step_record import StepRecord, record_of
@@ -93,13 +94,7 @@ def _loader(data: Dataset, collator: Collator, config: TrainingConfig) -> DataLo
     # Examples of about one length share a batch, so that little time goes into padding.
     sampler = LengthGroupedSampler(
         config.batch_size,
-        lengths=_lengths(data),
+        lengths=lengths(data),
         generator=torch.Generator().manual_seed(config.seed),
     )
     return DataLoader(data, batch_size=config.batch_size, sampler=sampler, collate_fn=collator)
-
-
-def _lengths(data: Dataset) -> list[int]:
-    if "text" in data.column_names:
-        return [len(text) for text in data["text"]]
-    return [len("".join([row["prompt"], *row["options"]])) for row in data]
