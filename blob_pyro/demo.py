@@ -28,7 +28,8 @@ from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import Classifier
 from blob_pyro.progress import TrainingProgress
-from blob_pyro.recipe import SMALL, Recipe, task_record
+from blob_pyro.recipe import SMALL, Recipe
+from blob_pyro.task_record import task_record
 from blob_pyro.tasks import PromptCollator, TextClassificationTask, helpdesk
 from blob_pyro.training import flush_denormals
 

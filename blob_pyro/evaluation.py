@@ -54,6 +54,10 @@ class Evaluation:
         """Tell how well the predictive entropy separates another set of examples from this one."""
         return auroc(predictive_entropy(self.logits), predictive_entropy(other.logits))
 
+    def first_draws(self, count: int) -> Evaluation:
+        """Give the predictions under the first draws alone."""
+        return Evaluation(self.logits[:count], self.labels, self.ids)
+
     def save(self, path: str | Path) -> None:
         """Write a compressed ``.npz`` file that holds no pickle; a crash leaves no half of it."""
         with atomic_file(path) as file:

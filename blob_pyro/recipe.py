@@ -11,18 +11,19 @@ import pyro
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, Schedule, rescaled_num_batches
-from blob_pyro.lora import Latent
-from blob_pyro.methods import Method, Objective, Program, find_method
-from blob_pyro.models import Classifier, LabelTokenClassifier, OptionLikelihood
-from blob_pyro.tasks import MultipleChoiceTask, Task, collator_for, label_token_ids
+from blob_pyro.likelihood import has_head, lora_config, make_likelihood
+from blob_pyro.methods import Objective, Program, find_method
+from blob_pyro.models import Classifier
+from blob_pyro.tasks import Scoring, Task, collator_for
 from blob_pyro.training import CheckpointConfig, StepRecord, TrainingConfig, fit
 
 Cycle = Literal["epoch", "rescaled"]
+CausalScoring = Literal["options", "letters"]
 # Far from the seeds that a person gives, one after the other.
 _MEMBER_STRIDE = 1000
 _HELD_OUT = 0.2
@@ -44,9 +45,14 @@ class Recipe:
     options
         The method's own settings, see ``METHODS[method].options``.
     rank, alpha, target_modules
-        The adapter, as in ``peft.LoraConfig``.
+        The adapter, as in ``peft.LoraConfig``; ``target_modules=None`` takes PEFT's own layers for
+        the architecture.
     dropout
         ``lora_dropout`` of the adapter; None for the method's own, which is 0 but for dropout.
+    scoring
+        How a causal LM answers: ``"options"``, questions by the likelihood of an option's text and
+        texts by the token that names the class; ``"letters"``, by the letter of an option or class
+        that the prompt lists.  A classification head needs neither.
     prior_scale
         Standard deviation of the prior over ``A``.
     init_scale
@@ -73,8 +79,9 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     rank: int = 8
     alpha: int = 16
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    target_modules: tuple[str, ...] | None = None
     dropout: float | None = None
+    scoring: CausalScoring = "options"
     prior_scale: float = 0.2
     init_scale: float = 0.35
     kl_scale: float | None = 1e-3
@@ -92,7 +99,8 @@ class Recipe:
                     f"start={self.start!r}: the method {self.method!r} is trained from the base "
                     "model; leave start out"
                 )
-        for name, known in (("cycle", Cycle), ("schedule", Schedule)):
+        known_names = (("cycle", Cycle), ("schedule", Schedule), ("scoring", CausalScoring))
+        for name, known in known_names:
             value = getattr(self, name)
             if value not in get_args(known):
                 raise ValueError(f"{name}={value!r} is unknown; use one of {[*get_args(known)]}")
@@ -146,16 +154,16 @@ class Recipe:
         accelerator: Accelerator | None = None,
         on_step: Callable[[StepRecord], None] | None = None,
     ) -> tuple[Classifier, LoraGuide, list[StepRecord]]:
-        """Add an adapter to a causal LM, make it Bayesian and fit it to a task.
+        """Add an adapter to a network, make it Bayesian and fit it to a task.
 
         Parameters
         ----------
         base_model
-            Network without adapter; changed in place.
+            Causal LM or network with a classification head, without adapter; changed in place.
         tokenizer
             Its tokenizer.
         task
-            Texts with a class, which the next token names; or questions, whose options are scored.
+            Texts with a class, or questions with options.
         data
             The task's training examples.
         validation
@@ -229,7 +237,9 @@ class Recipe:
             return method.combine(on_device)
         if method.finish is None:
             raise ValueError(f"method {self.method!r} has nothing to finish; call fine_tune")
-        return method.finish(*next(on_device), data, collator_for(task, tokenizer), self)
+        model, guide = next(on_device)
+        scoring = self.scoring_of(model.network.get_base_model())
+        return method.finish(model, guide, data, collator_for(task, tokenizer, scoring), self)
 
     def _fit_starts(
         self,
@@ -274,8 +284,13 @@ class Recipe:
         # Adapter, guide, noise and batches all follow from the one seed.
         accelerator = accelerator or Accelerator()
         pyro.set_rng_seed(self.training.seed)
-        net = get_peft_model(base_model, self._lora_config(method))
-        model = self._model(net, tokenizer, task, len(data), method.latent)
+        dropout = method.dropout if self.dropout is None else self.dropout
+        config = lora_config(base_model, self.rank, self.alpha, self.target_modules, dropout)
+        scoring = self.scoring_of(base_model)
+        net = get_peft_model(base_model, config)
+        model = make_likelihood(
+            net, tokenizer, task, scoring, len(data), self.prior_scale, method.latent
+        )
         guide = method.guide(model, self)
         if method.objective == "none":
             return _on_device((model, guide))
@@ -288,7 +303,7 @@ class Recipe:
                 self.training.examples_per_step(accelerator.num_processes),
             ),
             data,
-            collator_for(task, tokenizer),
+            collator_for(task, tokenizer, scoring),
             replace(self.training, flipout=self.training.flipout and method.flipout),
             validation=None if self.training.validate_every is None else validation,
             accelerator=accelerator,
@@ -296,29 +311,9 @@ class Recipe:
         )
         return model, guide
 
-    def _lora_config(self, method: Method) -> LoraConfig:
-        return LoraConfig(
-            task_type="CAUSAL_LM",
-            r=self.rank,
-            lora_alpha=self.alpha,
-            lora_dropout=method.dropout if self.dropout is None else self.dropout,
-            target_modules=list(self.target_modules),
-        )
-
-    def _model(
-        self,
-        net: PeftModel,
-        tokenizer: PreTrainedTokenizerBase,
-        task: Task,
-        num_data: int,
-        latent: Latent,
-    ) -> Classifier:
-        if isinstance(task, MultipleChoiceTask):
-            return OptionLikelihood(
-                net, task.num_options, num_data, self.prior_scale, latent=latent
-            )
-        tokens = label_token_ids(tokenizer, task.class_names)
-        return LabelTokenClassifier(net, tokens, num_data, self.prior_scale, latent=latent)
+    def scoring_of(self, network: torch.nn.Module) -> Scoring:
+        """Say how a network answers under this recipe: by its head if it has one."""
+        return "head" if has_head(network) else self.scoring
 
     def elbo(
         self, num_data: int, objective: Objective, examples_per_step: int | None = None
@@ -386,18 +381,20 @@ PAPER = Recipe(
 RECIPES = {"small": SMALL, "paper": PAPER}
 
 
-def torch_dtype(name: Literal["float32", "bf16"]) -> torch.dtype:
-    """Give the dtype of the base model's weights for the command line's ``--dtype``."""
-    return {"float32": torch.float32, "bf16": torch.bfloat16}[name]
+def torch_dtype(name: str) -> torch.dtype:
+    """Give the dtype of the base model's weights by its name, ``bf16`` for short.
 
+    Raises
+    ------
+    ValueError
+        If it is neither float32 nor bfloat16.
 
-def task_record(task: Task) -> dict[str, Any]:
-    """Give what prediction needs to know of a task, as JSON values."""
-    if isinstance(task, MultipleChoiceTask):
-        return {"name": task.name, "kind": "questions"}
-    return {
-        "name": task.name,
-        "kind": "texts",
-        "class_names": list(task.class_names),
-        "prompt": task.prompt,
-    }
+    Examples
+    --------
+    >>> torch_dtype("bf16")
+    torch.bfloat16
+    """
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16}
+    if name not in known:
+        raise ValueError(f"dtype {name!r} is unknown; use float32 or bfloat16")
+    return known[name]

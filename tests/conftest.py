@@ -99,6 +99,8 @@ CLASSIFIERS = {
     ),
 }
 LABEL_TOKENS = [7, 9, 11]
+# What a tokenizer has to know to answer by letter or word.
+ANSWERS = ["Answer: A B C D E true false yes no"]
 ARCHITECTURES = [
     *((name, "CAUSAL_LM") for name in CAUSAL_LMS),
     *((name, "SEQ_CLS") for name in CLASSIFIERS),
@@ -174,13 +176,13 @@ def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of whole words that knows the help desk's."""
+    """A tokenizer of whole words that knows the help desk's and the answers."""
     task = helpdesk()
     words = Tokenizer(WordLevel(unk_token="<unk>"))
     words.pre_tokenizer = Whitespace()
     trainer = WordLevelTrainer(special_tokens=["<unk>", "<pad>", "</s>"])
     words.train_from_iterator(
-        [*task.splits["train"]["text"], *task.class_names, task.prompt], trainer
+        [*task.splits["train"]["text"], *task.class_names, task.prompt, *ANSWERS], trainer
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=words, unk_token="<unk>", pad_token="<pad>", eos_token="</s>"

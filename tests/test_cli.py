@@ -2,15 +2,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import arviz as az
+import numpy as np
 import pytest
 from matplotlib.image import imread
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+)
 from typer.testing import CliRunner
 
 from blob_pyro import base_model
@@ -18,8 +25,18 @@ from blob_pyro.cli import app
 from blob_pyro.cli.terminal import print_warning
 from blob_pyro.evaluation import load_evaluation
 from blob_pyro.progress import TrainingProgress
+from blob_pyro.tasks import find_task
 from blob_pyro.training import StepRecord
 
+RECORDED = Path(__file__).parent / "tasks" / "recorded"
+ENCODER: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 80,
+    "pad_token_id": 1,
+}
 ROWS = ["no toner,printing", "jam in tray,printing", "locked out,login", "my password,login"]
 
 
@@ -185,9 +202,9 @@ def test_questions_are_evaluated_in_and_out_of_distribution(
     assert "ai2_arc_easy" in result.stdout
     names = ("openbookqa", "ai2_arc_easy")
     kept = [load_evaluation(tmp_path / "draws" / f"{name}-draws3-seed0.npz") for name in names]
+    # Three of at most four options in OpenBookQA and five in ARC: the others are -inf.
+    assert [evaluation.logits.shape for evaluation in kept] == [(3, 5, 4), (3, 5, 5)]
     for evaluation in kept:
-        # Three of at most five options, which is ARC's: the others are -inf.
-        assert evaluation.logits.shape == (3, 5, 5)
         assert set(evaluation.ids) < {f"test-{i}" for i in range(6)}
 
 
@@ -229,11 +246,124 @@ def test_five_options_are_scored_by_a_posterior_of_four(answering: str, question
     assert kept.logits.shape == (2, 7, 5)
 
 
+@pytest.fixture
+def encoder(tmp_path: Path, tokenizer: Any) -> str:
+    """A tiny random BERT, as it was pre-trained, and its tokenizer as a local folder."""
+    folder = tmp_path / "tiny-bert"
+    BertForMaskedLM(BertConfig(**{**ENCODER, "vocab_size": len(tokenizer)})).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("task", ["glue_rte", "glue_cola"])
+def test_an_encoder_learns_and_answers_a_task_of_one_or_two_texts(
+    task: str, tmp_path: Path, encoder: str
+) -> None:
+    recorded, folder = str(tmp_path / "data"), tmp_path / "encoded"
+    config = find_task(task).source.config  # type: ignore[union-attr]
+    (tmp_path / "data" / "glue").mkdir(parents=True)
+    shutil.copytree(RECORDED / "glue" / config, tmp_path / "data" / "glue" / config)
+    rows = tmp_path / "data" / "glue" / config / "train.jsonl"
+    rows.with_name("validation.jsonl").write_text(rows.read_text() + '{"idx": 9}\n')
+    result = invoke(
+        "train", "--task", task, "--data-dir", recorded, "--limit-train", "2", "--seed", "1",
+        "--model", encoder, "--output-dir", str(folder), "--steps", "2", "--rank", "2",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert f"{task}, train: 2 of 3 rows (seed 1)" in result.output
+    adapter = json.loads((folder / "adapter_config.json").read_text())
+    assert sorted(adapter["target_modules"]) == ["query", "value"]
+    assert "classifier" in adapter["modules_to_save"]
+    arguments = ["evaluate", str(folder), "--data-dir", recorded, "--num-samples", "2"]
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert "validation.jsonl, line 4: has no" in result.stderr
+    result = invoke(*arguments, "--skip-bad-rows")
+    assert result.exit_code == 0, result.output
+    assert "test: 3 of 4 rows, 1 bad ones skipped" in result.output
+    kept = load_evaluation(folder / "evaluations" / f"{task}-draws2-seed0.npz")
+    assert kept.logits.shape == (2, 3, 2)
+    assert kept.labels.tolist() == [
+        json.loads(row)["label"] for row in rows.read_text().split("\n")[:3]
+    ]
+    network = AutoModelForSequenceClassification.from_pretrained(encoder)
+    assert PeftModel.from_pretrained(network, str(folder)).peft_config["default"].r == 2
+
+
+def test_an_encoder_learns_a_users_texts(tmp_path: Path, encoder: str, tickets: str) -> None:
+    with Path(tickets).open("a") as file:
+        file.write("\n,login\n")
+    columns = ["--data", tickets, "--text-column", "body", "--label-column", "queue"]
+    folder = str(tmp_path / "encoded")
+    result = invoke(
+        "train", *columns, "--model", encoder, "--output-dir", folder, "--steps", "1",
+        "--skip-bad-rows", "--limit-train", "5", "--num-samples", "0",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "tickets.csv: 1 bad rows skipped" in result.output
+    assert "tickets, train: 5 of 10 rows (seed 0)" in result.output
+    result = invoke(
+        "evaluate", folder, *columns, "--skip-bad-rows", "--limit", "4", "--num-samples", "0"
+    )
+    assert result.exit_code == 0, result.output
+    result = invoke("predict", folder, "the login", "--json", "--num-samples", "0")
+    assert set(json.loads(result.stdout)["probabilities"]) == {"login", "printing"}
+
+
+def test_an_encoder_answers_no_questions(tmp_path: Path, encoder: str, questions: str) -> None:
+    result = invoke(
+        "train", "--task", "openbookqa", "--data-dir", questions, "--model", encoder,
+        "--output-dir", str(tmp_path / "x"),
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert "openbookqa has questions with options, which need a causal LM" in result.stderr
+
+
+def test_questions_are_answered_by_letter(tmp_path: Path, base_folder: str, questions: str) -> None:
+    folder = tmp_path / "lettered"
+    result = invoke(
+        "train", "--task", "openbookqa", "--data-dir", questions, "--scoring", "letters",
+        "--model", base_folder, "--output-dir", str(folder), "--steps", "2", "--rank", "2",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    config = json.loads((folder / "posterior_config.json").read_text())
+    assert config["model"]["class"] == "LabelTokenClassifier"
+    result = invoke(
+        "evaluate", str(folder), "--data-dir", questions, "--ood", "ai2_arc_easy",
+        "--num-samples", "2",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    for name, letters in (("openbookqa", 4), ("ai2_arc_easy", 5)):
+        kept = load_evaluation(folder / "evaluations" / f"{name}-draws2-seed0.npz")
+        assert kept.logits.shape == (2, 6, letters)
+        # The questions have three options.
+        assert np.isneginf(kept.logits[..., 3:]).all()
+        assert np.isfinite(kept.logits[..., :3]).all()
+
+
+def test_class_names_of_several_tokens_are_answered_by_letter(
+    tmp_path: Path, base_folder: str
+) -> None:
+    data = tmp_path / "long.csv"
+    data.write_text("text,label\n" + "a phone,the printing\nmy login,the phone\n" * 3)
+    arguments = ["train", "--data", str(data), "--model", base_folder, "--steps", "1"]
+    result = invoke(*arguments, "--output-dir", str(tmp_path / "x"))
+    assert result.exit_code == 2
+    assert "the label 'the phone' is 2 tokens" in result.stderr
+    assert "--scoring letters" in result.stderr
+    folder = str(tmp_path / "lettered")
+    result = invoke(*arguments, "--scoring", "letters", "--output-dir", folder)
+    assert result.exit_code == 0, result.output
+    result = invoke("predict", folder, "the login", "--json")
+    assert set(json.loads(result.stdout)["probabilities"]) == {"the phone", "the printing"}
+    assert invoke("evaluate", folder, "--data", str(data)).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--task", "openbookqa", "--data", "f.csv"], "--task and --data exclude each other"),
-        (["--limit-train", "3"], "--limit-train and --data-dir belong to --task"),
+        (["--data-dir", "x"], "--data-dir belongs to --task; name a task too"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(

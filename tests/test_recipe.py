@@ -11,7 +11,7 @@ from blob_pyro.base_model import load_causal_lm, load_tokenizer
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import kl_weight
 from blob_pyro.lora import NormalPrior
-from blob_pyro.recipe import PAPER, RECIPES, Recipe, task_record, torch_dtype
+from blob_pyro.recipe import PAPER, RECIPES, Recipe, torch_dtype
 from blob_pyro.tasks import TextClassificationTask
 from blob_pyro.training import TrainingConfig
 
@@ -63,10 +63,6 @@ def test_map_is_mle_with_the_priors_penalty(base_folder: str) -> None:
         for site in model.sites.values()
     )
     assert records[0].kl == pytest.approx(-float(density), rel=1e-5)
-
-
-def test_a_task_is_recorded_as_json_values() -> None:
-    assert task_record(TASK)["class_names"] == ["login", "printing"]
 
 
 def test_dtypes_of_the_command_line() -> None:

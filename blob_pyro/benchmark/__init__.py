@@ -3,6 +3,7 @@
 from blob_pyro.benchmark.cell import Cell, run_cell
 from blob_pyro.benchmark.config import BenchmarkConfig, MethodConfig, TaskConfig, read_config
 from blob_pyro.benchmark.cost import Cost, extra_parameters, measured
+from blob_pyro.benchmark.plots import plot_methods
 from blob_pyro.benchmark.run import run_benchmark
 from blob_pyro.benchmark.tables import Layout, cost_summary, latex_table, markdown_table, summary
 
@@ -20,10 +21,11 @@ __all__ = [
     "Cost",
     "extra_parameters",
     "measured",
-    # tables
+    # tables and plots
     "Layout",
     "cost_summary",
     "latex_table",
     "markdown_table",
+    "plot_methods",
     "summary",
 ]

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from blob_pyro.atomic_file import atomic_file
 from blob_pyro.benchmark.config import BenchmarkConfig
-from blob_pyro.benchmark.cost import extra_parameters, measured
-from blob_pyro.benchmark.questions import (
-    test_questions,
-    training_and_validation_questions,
-    training_questions,
+from blob_pyro.benchmark.cost import Cost, extra_parameters, measured
+from blob_pyro.benchmark.data import (
+    test_data,
+    training_and_validation_data,
+    training_data,
 )
 from blob_pyro.checkpoint import load_posterior, save_posterior
 from blob_pyro.evaluation import Evaluation, evaluate
 from blob_pyro.guides import LoraGuide
+from blob_pyro.likelihood import load_network, offer
 from blob_pyro.methods import Program
-from blob_pyro.models import Classifier, OptionLikelihood
-from blob_pyro.recipe import Recipe, task_record
+from blob_pyro.models import Classifier
+from blob_pyro.recipe import Recipe, torch_dtype
+from blob_pyro.task_record import task_record
 from blob_pyro.tasks import collator_for, find_task
 from blob_pyro.training import StepRecord, best_step
 
@@ -80,6 +82,7 @@ class Cell:
             "task": dataclasses.asdict(config.tasks[self.task]),
             "method": dataclasses.asdict(config.methods[self.method]),
             "test_limit": config.test_limit,
+            "dtype": config.dtype,
             "starts": [cell.fingerprint(config) for cell in self.starts(config)],
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -88,7 +91,6 @@ class Cell:
 def run_cell(
     cell: Cell,
     config: BenchmarkConfig,
-    network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     data_dir: Path | None,
@@ -103,8 +105,8 @@ def run_cell(
         Which one; the cells that it starts from are finished.
     config
         The benchmark.
-    network, tokenizer
-        The base model; it is copied, not changed.
+    tokenizer
+        Tokenizer of the base model.
     folder
         Results: ``cells/*.json``, the draws in ``draws/*.npz`` and the fits in ``posteriors/``.
     data_dir
@@ -131,8 +133,10 @@ def run_cell(
     cells = cell.starts(config)
     earlier = [_finished(start.path(folder), start.fingerprint(config)) for start in cells]
     with measured() as cost:
-        model, guide, records = _fitted(cell, config, network, tokenizer, folder, data_dir, on_step)
-    save_posterior(cell.posterior(folder), model, guide, task=task_record(find_task(cell.task)))
+        model, guide, records = _fitted(cell, config, tokenizer, folder, data_dir, on_step)
+    scoring = cell.recipe(config).scoring_of(model.network.get_base_model())
+    record = task_record(find_task(cell.task), scoring)
+    save_posterior(cell.posterior(folder), model, guide, task=record)
     results = {
         "train_seconds": cost.seconds + sum(result["train_seconds"] for result in earlier),
         "train_bytes": max([cost.peak_bytes, *(result["train_bytes"] for result in earlier)]),
@@ -148,7 +152,6 @@ def run_cell(
 def _fitted(
     cell: Cell,
     config: BenchmarkConfig,
-    network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     data_dir: Path | None,
@@ -157,17 +160,16 @@ def _fitted(
     recipe, task, task_config = cell.recipe(config), find_task(cell.task), config.tasks[cell.task]
     validation = None
     if recipe.takes_validation:
-        train, validation = training_and_validation_questions(
-            task, task_config, data_dir, cell.seed
-        )
+        train, validation = training_and_validation_data(task, task_config, data_dir, cell.seed)
     else:
-        train = training_questions(task, task_config, data_dir, cell.seed)
+        train = training_data(task, task_config, data_dir, cell.seed)
+    network = partial(load_network, config.model, task, torch_dtype(config.dtype), seed=cell.seed)
     cells = cell.starts(config)
     if not cells:
         return recipe.fine_tune(
-            copy.deepcopy(network), tokenizer, task, train, validation=validation, on_step=on_step
+            network(), tokenizer, task, train, validation=validation, on_step=on_step
         )
-    starts = (load_posterior(start.posterior(folder), copy.deepcopy(network)) for start in cells)
+    starts = (load_posterior(start.posterior(folder), network()) for start in cells)
     return *recipe.finish(starts, tokenizer, task, train if validation is None else validation), []
 
 
@@ -179,26 +181,48 @@ def _evaluated(
     folder: Path,
     data_dir: Path | None,
 ) -> Results:
-    task, names = find_task(cell.task), (cell.task, *config.tasks[cell.task].ood)
-    # Room for the data set with most options; those that a question lacks are -inf.
-    cast(OptionLikelihood, program[0]).num_options = max(find_task(n).num_options for n in names)
-    tests = {name: test_questions(find_task(name), config.test_limit, data_dir) for name in names}
     results: Results = {"metrics": {}, "predict_seconds": {}, "predict_bytes": {}}
-    for num_samples in () if cell.member else config.methods[cell.method].num_samples:
-        evaluations = {}
-        with measured() as cost:
-            for name, data in tests.items():
-                loader = collator_for(task, tokenizer).loader(data)
-                evaluations[name] = evaluate(
-                    *program, loader, data["id"], num_samples, cell.seed, progress=False
-                )
+    counts = () if cell.member else config.methods[cell.method].num_samples
+    predicted: dict[int, tuple[dict[str, Evaluation], Cost]] = {}
+    for num_samples in counts:
+        # Fewer draws are the first of the largest number: no draw is predicted with twice.
+        made = max(counts) if num_samples else 0
+        if made not in predicted:
+            predicted[made] = _predicted(cell, config, program, tokenizer, data_dir, made)
+        whole, cost = predicted[made]
+        evaluations = {name: part.first_draws(num_samples or 1) for name, part in whole.items()}
         for name, evaluation in evaluations.items():
             evaluation.save(folder / "draws" / f"{cell}-{name}-draws{num_samples}.npz")
         key = str(num_samples)
         results["metrics"][key] = _metrics(evaluations)
-        results["predict_seconds"][key] = cost.seconds
+        results["predict_seconds"][key] = cost.seconds * (num_samples / made if made else 1)
         results["predict_bytes"][key] = cost.peak_bytes
     return results
+
+
+def _predicted(
+    cell: Cell,
+    config: BenchmarkConfig,
+    program: Program,
+    tokenizer: PreTrainedTokenizerBase,
+    data_dir: Path | None,
+    num_samples: int,
+) -> tuple[dict[str, Evaluation], Cost]:
+    model, guide = program
+    task_config = config.tasks[cell.task]
+    scoring = cell.recipe(config).scoring_of(model.network.get_base_model())
+    collator = collator_for(find_task(cell.task), tokenizer, scoring)
+    tasks = {name: find_task(name) for name in (cell.task, *task_config.ood)}
+    tests = {name: test_data(task, config.test_limit, data_dir) for name, task in tasks.items()}
+    evaluations = {}
+    with measured() as cost:
+        for name, data in tests.items():
+            offer(model, tasks[name], tokenizer)
+            loader = collator.loader(data)
+            evaluations[name] = evaluate(
+                model, guide, loader, data["id"], num_samples, cell.seed, progress=False
+            )
+    return evaluations, cost
 
 
 def _metrics(evaluations: dict[str, Evaluation]) -> dict[str, dict[str, float]]:

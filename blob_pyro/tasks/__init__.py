@@ -1,32 +1,52 @@
 """Data sets as texts, labels and prompts."""
 
 from blob_pyro.tasks.catalogue import TASKS, find_task, mmlu
-from blob_pyro.tasks.collators import Task, collator_for
+from blob_pyro.tasks.collator import Collator
+from blob_pyro.tasks.collators import Scoring, Task, collator_for
+from blob_pyro.tasks.glue import TEXT_TASKS
 from blob_pyro.tasks.helpdesk import helpdesk
 from blob_pyro.tasks.label_tokens import label_token_ids
-from blob_pyro.tasks.multiple_choice import MultipleChoiceTask, Questions
+from blob_pyro.tasks.lengths import LongestFirst, lengths
+from blob_pyro.tasks.letter_collator import LetterCollator
+from blob_pyro.tasks.multiple_choice import MultipleChoiceTask
 from blob_pyro.tasks.option_collator import OptionCollator
 from blob_pyro.tasks.prompt_collator import PromptCollator
 from blob_pyro.tasks.question import Question
+from blob_pyro.tasks.source import Source
 from blob_pyro.tasks.table import table
+from blob_pyro.tasks.task_data import TaskData
 from blob_pyro.tasks.text_classification import TextClassificationTask
+from blob_pyro.tasks.text_collator import TextCollator
+from blob_pyro.tasks.text_source import LabelledText, TextSource
 
 __all__ = [
+    # by name
+    "Task",
+    "find_task",
     # texts with a class
+    "TEXT_TASKS",
     "TextClassificationTask",
+    "TextSource",
+    "LabelledText",
     "helpdesk",
     "table",
     # questions with options
     "TASKS",
     "MultipleChoiceTask",
     "Question",
-    "Questions",
-    "find_task",
     "mmlu",
+    # where rows come from, and what was read
+    "Source",
+    "TaskData",
     # from texts to tensors
-    "Task",
+    "Scoring",
+    "Collator",
     "collator_for",
+    "LetterCollator",
     "OptionCollator",
     "PromptCollator",
+    "TextCollator",
+    "LongestFirst",
+    "lengths",
     "label_token_ids",
 ]

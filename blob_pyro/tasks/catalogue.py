@@ -1,22 +1,27 @@
-"""The multiple-choice tasks of the papers on Bayesian LoRA."""
+"""The tasks of the papers on Bayesian LoRA by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from blob_pyro.tasks.multiple_choice import MultipleChoiceTask, Row
+from blob_pyro.tasks.collators import Task
+from blob_pyro.tasks.glue import TEXT_TASKS
+from blob_pyro.tasks.helpdesk import helpdesk
+from blob_pyro.tasks.letters import listed
+from blob_pyro.tasks.multiple_choice import MultipleChoiceTask
 from blob_pyro.tasks.question import Question
-
-SPLITS = {split: split for split in ("train", "validation", "test")}
-# The test split's answers are not public.
-ANSWERED = {"train": "train", "validation": "validation", "test": "validation"}
+from blob_pyro.tasks.source import ANSWERED, SPLITS, Row, Source
 
 
 def _prompt(question: str, passage: str = "") -> str:
     before = f"{passage.strip()}\n" if passage else ""
     return f"{before}Question: {question.strip()}\nAnswer:"
+
+
+def _lettered(question: str, options: Sequence[str]) -> str:
+    return f"Question: {question.strip()}\n{listed(options)}\nAnswer:"
 
 
 def _with_choices(row: Row, stem: str = "question") -> Question:
@@ -28,14 +33,18 @@ def _with_choices(row: Row, stem: str = "question") -> Question:
     options = tuple(text.strip() for text in choices["text"])
     if len(options) != len(labels):
         raise ValueError(f"has {len(options)} options but {len(labels)} labels")
-    return Question(row["id"], _prompt(row[stem]), options, labels.index(key))
+    asked = row[stem]
+    return Question(
+        row["id"], _prompt(asked), options, _lettered(asked, options), labels.index(key)
+    )
 
 
 def _mmlu(row: Row) -> Question:
     # No ids in this data set; the question is its own.
     name = row.get("id", row["question"])
     options = tuple(text.strip() for text in row["choices"])
-    return Question(name, _prompt(row["question"]), options, row["answer"])
+    asked = row["question"]
+    return Question(name, _prompt(asked), options, _lettered(asked, options), row["answer"])
 
 
 def _winogrande(row: Row) -> Question:
@@ -46,14 +55,24 @@ def _winogrande(row: Row) -> Question:
         raise ValueError(f"has the answer {row['answer']!r}, which is neither '1' nor '2'")
     options = (f"{row['option1']}{after}", f"{row['option2']}{after}")
     prompt = before.strip() or "Sentence:"
-    return Question(row.get("qID", row["sentence"]), prompt, options, int(row["answer"]) - 1)
+    lettered = _lettered(
+        f"which one fills the gap? {row['sentence']}", (row["option1"], row["option2"])
+    )
+    name = row.get("qID", row["sentence"])
+    return Question(name, prompt, options, lettered, int(row["answer"]) - 1)
 
 
 def _boolq(row: Row) -> Question:
     if not isinstance(row["answer"], bool):
         raise TypeError(f"has the answer {row['answer']!r}, which is neither true nor false")
-    prompt = _prompt(f"{row['question'].strip()}?", row["passage"])
-    return Question(row.get("id", row["question"]), prompt, ("no", "yes"), int(row["answer"]))
+    asked = f"{row['question'].strip()}?"
+    return Question(
+        row.get("id", row["question"]),
+        _prompt(asked, row["passage"]),
+        ("no", "yes"),
+        _prompt(f"true or false: {asked}", row["passage"]),
+        int(row["answer"]),
+    )
 
 
 def mmlu(subject: str) -> MultipleChoiceTask:
@@ -64,20 +83,32 @@ def mmlu(subject: str) -> MultipleChoiceTask:
     Hendrycks et al., "Measuring Massive Multitask Language Understanding", ICLR 2021.
     """
     splits = {"validation": "validation", "test": "test"}
-    return MultipleChoiceTask(f"mmlu_{subject}", "cais/mmlu", subject, 4, _mmlu, splits)
+    return MultipleChoiceTask(f"mmlu_{subject}", Source("cais/mmlu", subject, splits), 4, _mmlu)
 
 
 def _arc(name: str, config: str) -> MultipleChoiceTask:
-    return MultipleChoiceTask(name, "allenai/ai2_arc", config, 5, _with_choices, SPLITS)
+    return MultipleChoiceTask(name, Source("allenai/ai2_arc", config, SPLITS), 5, _with_choices)
 
 
 def _winogrande_of_size(size: str) -> MultipleChoiceTask:
     config = f"winogrande_{size}"
-    return MultipleChoiceTask(config, "allenai/winogrande", config, 2, _winogrande, ANSWERED)
+    source = Source("allenai/winogrande", config, ANSWERED)
+    return MultipleChoiceTask(config, source, 2, _winogrande)
 
 
-def find_task(name: str) -> MultipleChoiceTask:
-    """Find a task by its name: one of :data:`TASKS`, or any subject as ``mmlu_SUBJECT``.
+def find_task(name: str) -> Task:
+    """Find a task by its name.
+
+    Parameters
+    ----------
+    name
+        One of :data:`TASKS` (questions) or :data:`TEXT_TASKS` (texts), ``"helpdesk"``, or any
+        subject as ``mmlu_SUBJECT``.
+
+    Returns
+    -------
+    MultipleChoiceTask or TextClassificationTask
+        Its ``load`` reads the examples.
 
     Raises
     ------
@@ -86,14 +117,21 @@ def find_task(name: str) -> MultipleChoiceTask:
 
     Examples
     --------
-    >>> find_task("mmlu_astronomy").config
+    >>> find_task("mmlu_astronomy").source.config
     'astronomy'
+    >>> find_task("glue_rte").class_names
+    ('entailment', 'not_entailment')
     """
     if name in TASKS:
         return TASKS[name]
+    if name in TEXT_TASKS:
+        return TEXT_TASKS[name]
+    if name == "helpdesk":
+        return helpdesk()
     if name.startswith("mmlu_"):
         return mmlu(name.removeprefix("mmlu_"))
-    raise ValueError(f"the task {name!r} is unknown; use {', '.join(TASKS)}, or mmlu_SUBJECT")
+    known = ", ".join([*TASKS, *TEXT_TASKS])
+    raise ValueError(f"the task {name!r} is unknown; use {known}, helpdesk, or mmlu_SUBJECT")
 
 
 TASKS: dict[str, MultipleChoiceTask] = {
@@ -101,20 +139,20 @@ TASKS: dict[str, MultipleChoiceTask] = {
     for task in (
         MultipleChoiceTask(
             "openbookqa",
-            "allenai/openbookqa",
-            "main",
+            Source("allenai/openbookqa", "main", SPLITS),
             4,
             partial(_with_choices, stem="question_stem"),
-            SPLITS,
         ),
         _arc("ai2_arc_easy", "ARC-Easy"),
         _arc("ai2_arc_challenge", "ARC-Challenge"),
         MultipleChoiceTask(
-            "commonsense_qa", "tau/commonsense_qa", "default", 5, _with_choices, ANSWERED
+            "commonsense_qa", Source("tau/commonsense_qa", "default", ANSWERED), 5, _with_choices
         ),
         _winogrande_of_size("s"),
         _winogrande_of_size("m"),
-        MultipleChoiceTask("boolq", "google/boolq", "default", 2, _boolq, ANSWERED),
+        MultipleChoiceTask(
+            "boolq", Source("google/boolq", "default", ANSWERED), 2, _boolq, ("false", "true")
+        ),
         mmlu("college_chemistry"),
         mmlu("college_physics"),
     )

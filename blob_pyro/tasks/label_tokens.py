@@ -6,34 +6,57 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+# Some tokenizers mark the beginning of a text, so a label's token shows only behind another word.
+_BEFORE = "Answer:"
+_WAY_OUT = (
+    "choose other labels, or answer by letter, which lists the labels in the prompt "
+    '(scoring="letters", on the command line --scoring letters)'
+)
 
-def label_token_ids(tokenizer: PreTrainedTokenizerBase, class_names: Sequence[str]) -> list[int]:
-    """Find one token a class: the first token of its name after a space.
+
+def label_token_ids(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> list[int]:
+    """Find the one token of each label, as it follows a prompt and a space.
 
     Parameters
     ----------
     tokenizer
         Tokenizer of the network.
-    class_names
-        Names of the classes.
+    labels
+        What the model may answer: names of classes, letters, or words such as true and false.
 
     Returns
     -------
     list of int
-        Token ids in the order of ``class_names``, all different.
+        Token ids in the order of ``labels``, all different.
 
     Raises
     ------
     ValueError
-        If two names begin with the same token.
+        If a label takes several tokens, is unknown to the tokenizer, or has the token of another
+        one; with the label, its tokens and the way out.
     """
-    first: dict[int, str] = {}
-    for name in class_names:
-        token = tokenizer(f" {name}", add_special_tokens=False)["input_ids"][0]
-        if token in first:
+    found: dict[int, str] = {}
+    for label in labels:
+        token = _token(tokenizer, label)
+        if token in found:
             raise ValueError(
-                f"the labels {first[token]!r} and {name!r} begin with the same token "
-                f"{tokenizer.decode([token])!r}, so the model could not tell them apart; rename one"
+                f"the labels {found[token]!r} and {label!r} are the same token "
+                f"{tokenizer.decode([token])!r}, so the model could not tell them apart; {_WAY_OUT}"
             )
-        first[token] = name
-    return list(first)
+        found[token] = label
+    return list(found)
+
+
+def _token(tokenizer: PreTrainedTokenizerBase, label: str) -> int:
+    before = tokenizer(_BEFORE, add_special_tokens=False)["input_ids"]
+    both = tokenizer(f"{_BEFORE} {label}", add_special_tokens=False)["input_ids"]
+    tokens: list[int] = both[len(before) :]
+    if len(tokens) != 1 or both[: len(before)] != before:
+        pieces = tokenizer.convert_ids_to_tokens(tokens)
+        raise ValueError(
+            f"the label {label!r} is {len(tokens)} tokens ({pieces}) and not one, so the model's "
+            f"next token cannot name it; {_WAY_OUT}"
+        )
+    if tokens[0] == tokenizer.unk_token_id:
+        raise ValueError(f"the tokenizer does not know the label {label!r}; {_WAY_OUT}")
+    return tokens[0]

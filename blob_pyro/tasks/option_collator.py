@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from datasets import Dataset
-from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
+from typing_extensions import override
 
-Batch = dict[str, torch.Tensor]
+from blob_pyro.tasks.collator import Batch, Collator, padded
 
 
-class OptionCollator:
+class OptionCollator(Collator):
     """Turn questions into the batch of :class:`blob_pyro.models.OptionLikelihood`.
 
     A prompt too long for ``max_length`` loses its beginning, since the question stands at its end.
@@ -31,14 +29,7 @@ class OptionCollator:
         If the tokenizer has no padding token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int = 256) -> None:
-        if tokenizer.pad_token_id is None:
-            raise ValueError(
-                "the tokenizer has no padding token; set tokenizer.pad_token = tokenizer.eos_token"
-            )
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-
+    @override
     def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
         """Collate examples with ``prompt``, ``options`` and ``label``.
 
@@ -54,12 +45,12 @@ class OptionCollator:
             [k for k, tokens in enumerate(texts, start=1) for _ in tokens] for texts in options
         ]
         flat = [[token for tokens in texts for token in tokens] for texts in options]
-        left, left_mask = _padded(prompts, self.tokenizer.pad_token_id, on_left=True)
-        right, right_mask = _padded(flat, self.tokenizer.pad_token_id)
+        left, left_mask = padded(prompts, self.tokenizer.pad_token_id, on_left=True)
+        right, right_mask = padded(flat, self.tokenizer.pad_token_id)
         return {
             "input_ids": torch.cat([left, right], dim=1),
             "attention_mask": torch.cat([left_mask, right_mask], dim=1),
-            "option_ids": _padded(owners, 0)[0],
+            "option_ids": padded(owners, 0)[0],
             "labels": torch.tensor([example["label"] for example in examples]),
         }
 
@@ -71,20 +62,3 @@ class OptionCollator:
         texts = [f" {option}" for option in options]
         tokens: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return tokens
-
-    def loader(self, data: Dataset, batch_size: int = 16) -> DataLoader[Any]:
-        """Make a loader in the data set's own order, for prediction."""
-        return DataLoader(data, batch_size=batch_size, collate_fn=self)
-
-
-def _padded(
-    rows: Sequence[list[int]], value: int, *, on_left: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), value)
-    mask = torch.zeros_like(ids)
-    for index, row in enumerate(rows):
-        place = slice(width - len(row), width) if on_left else slice(len(row))
-        ids[index, place] = torch.tensor(row)
-        mask[index, place] = 1
-    return ids, mask

@@ -17,6 +17,9 @@ class Question:
         Text before the options, without a space at its end.
     options
         Texts that may follow the prompt after a space; two or more.
+    lettered
+        The same question for a model that answers by letter (or by one of the task's words): the
+        options are listed in it.
     label
         Index of the right option.
 
@@ -27,13 +30,15 @@ class Question:
 
     Examples
     --------
-    >>> Question("1", "Question: Is ice cold?\nAnswer:", ("yes", "no"), 0).options[0]
+    >>> lettered = "Question: Is ice cold?\nA. yes\nB. no\nAnswer:"
+    >>> Question("1", "Question: Is ice cold?\nAnswer:", ("yes", "no"), lettered, 0).options[0]
     'yes'
     """
 
     id: str
     prompt: str
     options: tuple[str, ...]
+    lettered: str
     label: int
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from blob_pyro.tasks.json_lines import json_lines
+from blob_pyro.tasks.task_data import read_examples
 from blob_pyro.tasks.text_classification import TextClassificationTask
 
 Row = tuple[int, dict[str, Any]]
@@ -22,6 +23,7 @@ def table(
     *,
     test_fraction: float = 0.2,
     seed: int = 0,
+    skip_bad_rows: bool = False,
 ) -> TextClassificationTask:
     r"""Read labelled texts from a file and set a part aside for testing.
 
@@ -35,11 +37,14 @@ def table(
         Share of the rows that becomes the split ``test``, in [0, 1).
     seed
         Seed of that choice.
+    skip_bad_rows
+        Leave out rows without a text or a label; the task's ``num_bad`` counts them.
 
     Returns
     -------
     TextClassificationTask
-        Splits ``train`` and, unless ``test_fraction`` is 0, ``test``.  Classes in sorted order.
+        Splits ``train`` and, unless ``test_fraction`` is 0, ``test``, with the columns ``id`` (the
+        line), ``text`` and ``label``.  Classes in sorted order.
 
     Raises
     ------
@@ -57,17 +62,25 @@ def table(
     path = Path(path)
     if not 0 <= test_fraction < 1:
         raise ValueError(f"test_fraction={test_fraction} must be at least 0 and below 1")
-    texts, labels = [], []
-    for line, row in _rows(path):
-        texts.append(_cell(path, line, row, text_column))
-        labels.append(_cell(path, line, row, label_column))
-    if not texts:
-        raise ValueError(f"{path}: the file has no rows; give at least one labelled text a class")
+
+    def parse(numbered: Row) -> tuple[str, str, str]:
+        line, row = numbered
+        return str(line), _cell(row, text_column), _cell(row, label_column)
+
+    rows = ((f"{path}, line {row[0]}", row) for row in _rows(path))
+    found, num_bad = read_examples(rows, parse, skip_bad_rows)
+    if not found:
+        but = f" but {num_bad} bad ones" if num_bad else ""
+        raise ValueError(
+            f"{path}: the file has no rows{but}; give at least one labelled text a class"
+        )
+    ids, texts, labels = zip(*found, strict=True)
     class_names = tuple(sorted(set(labels)))
     data = Dataset.from_dict(
-        {"text": texts, "label": [class_names.index(label) for label in labels]}
+        {"id": ids, "text": texts, "label": [class_names.index(label) for label in labels]}
     )
-    return TextClassificationTask(path.stem, _split(path, data, test_fraction, seed), class_names)
+    splits = _split(path, data, test_fraction, seed)
+    return TextClassificationTask(path.stem, splits, class_names, num_bad=num_bad)
 
 
 def _split(path: Path, data: Dataset, test_fraction: float, seed: int) -> DatasetDict:
@@ -105,15 +118,13 @@ def _csv_rows(path: Path) -> Iterator[Row]:
             raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
 
 
-def _cell(path: Path, line: int, row: dict[str, Any], column: str) -> str:
+def _cell(row: dict[str, Any], column: str) -> str:
     if column not in row:
         raise ValueError(
-            f"{path}, line {line}: has no column {column!r} but {[*row]}; name the columns with "
-            "--text-column and --label-column"
+            f"has no column {column!r} but {[*row]}; name the columns with --text-column and "
+            "--label-column"
         )
     value = row[column]
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise ValueError(
-            f"{path}, line {line}: column {column!r} is {value!r}; a text or whole number is needed"
-        )
+        raise ValueError(f"column {column!r} is {value!r}; a text or whole number is needed")
     return str(value).strip()

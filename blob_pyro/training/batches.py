@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch.utils.data import BatchSampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from blob_pyro.tasks import lengths
 from blob_pyro.training.config import TrainingConfig
 
 Batch = dict[str, torch.Tensor]
@@ -20,7 +21,7 @@ Collator = Callable[[list[dict[str, Any]]], Batch]
 
 
 def step_indices(
-    lengths: Sequence[int], batch_size: int, num_batches: int, seed: int
+    sizes: Sequence[int], batch_size: int, num_batches: int, seed: int
 ) -> Iterator[list[list[int]]]:
     """List the examples of every gradient step, without end.
 
@@ -29,8 +30,8 @@ def step_indices(
 
     Parameters
     ----------
-    lengths
-        Size of each example, in any unit.
+    sizes
+        Length of each example, in any unit.
     batch_size
         Examples of a micro-batch; the last one of an epoch may have fewer.
     num_batches
@@ -50,7 +51,7 @@ def step_indices(
     [0, 1, 2, 3]
     """
     generator = torch.Generator().manual_seed(seed)
-    sampler = LengthGroupedSampler(batch_size, lengths=[*lengths], generator=generator)
+    sampler = LengthGroupedSampler(batch_size, lengths=[*sizes], generator=generator)
     batches = _without_end(BatchSampler(sampler, batch_size, drop_last=False))
     while True:
         yield list(islice(batches, num_batches))
@@ -86,7 +87,7 @@ class ProcessBatches:
         """
         config, processes = self._config, self._accelerator.num_processes
         num_batches = processes * config.accumulation_steps
-        order = step_indices(lengths_of(self._data), config.batch_size, num_batches, config.seed)
+        order = step_indices(lengths(self._data), config.batch_size, num_batches, config.seed)
         for step in islice(order, start, config.num_steps):
             mean = sum(map(len, step)) / num_batches
             mine = step[self._accelerator.process_index :: processes]
@@ -96,10 +97,3 @@ class ProcessBatches:
         batch = self._collator([self._data[index] for index in indices])
         on_device: Batch = send_to_device(batch, self._accelerator.device)
         return on_device
-
-
-def lengths_of(data: Dataset) -> list[int]:
-    """Count the characters of each example: of ``text``, or of ``prompt`` and ``options``."""
-    if "text" in data.column_names:
-        return [len(text) for text in data["text"]]
-    return [len("".join([row["prompt"], *row["options"]])) for row in data]

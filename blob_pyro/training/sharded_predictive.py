@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import Classifier
-from blob_pyro.training.batches import Collator, lengths_of
+from blob_pyro.tasks import lengths
+from blob_pyro.training.batches import Collator
 
 
 def sharded_predictive(
@@ -56,7 +57,7 @@ def sharded_predictive(
     """
     if len(data) == 0:
         raise ValueError("the data are empty; there is nothing to predict")
-    state, sizes = PartialState(), lengths_of(data)
+    state, sizes = PartialState(), lengths(data)
     order = sorted(range(len(data)), key=sizes.__getitem__)
     mine = order[state.process_index :: state.num_processes]
     parts = []

@@ -59,6 +59,10 @@ def test_a_method_starts_from_a_recipe(content: Any, write: Any) -> None:
         ({"methods": {"a": {"num_samples": 10}}}, "num_samples is 10; give a list of whole num"),
         ({"methods": {"a": {"target_modules": "q_proj"}}}, "target_modules is 'q_proj'; give a li"),
         ({"methods": {"a": {"schedule": 1}}}, "schedule is 1; give str"),
+        ({"methods": {"a": {"scoring": "words"}}}, "scoring='words' is unknown; use one of"),
+        ({"methods": {"a": {"target_modules": None}}}, "target_modules is None; give a list"),
+        ({"dtype": "int8"}, "dtype 'int8' is unknown; use float32 or bfloat16"),
+        ({"tasks": {"boolq": {"ood": ["glue_rte"]}}}, "ood 'glue_rte' is not of its kind; quest"),
         ({"seeds": []}, r"seeds is \[\]; give a list of whole numbers"),
         ({"test_limit": "ten"}, "test_limit is 'ten'; give a whole number"),
         ({"tasks": {"openbookqa": {"train": "many"}}}, "train is 'many'; give a whole number"),
@@ -98,3 +102,9 @@ def test_the_examples_are_benchmarks(path: Path) -> None:
     assert config.seeds == (0, 1, 2)
     assert config.methods["mle"].recipe.method == "mle"
     assert config.methods["blob"].num_samples == (0, 5, 10)
+
+
+def test_the_papers_table_is_answered_by_letter_in_half_precision() -> None:
+    config = read_config(EXAMPLES / "table1_llama2_7b.yaml")
+    assert config.dtype == "bfloat16"
+    assert {method.recipe.scoring for method in config.methods.values()} == {"letters"}

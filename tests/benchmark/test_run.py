@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.image import imread
+from transformers import BertConfig, BertForMaskedLM
 
 from blob_pyro.benchmark import Cell, read_config, run_benchmark
 from blob_pyro.diagnostics import METRICS
@@ -60,7 +68,7 @@ def test_metrics_are_those_of_the_draws_that_are_kept(
         load_evaluation(tmp_path / "draws" / f"blob-openbookqa-seed1-{name}-draws2.npz")
         for name in ("openbookqa", "ai2_arc_easy")
     ]
-    assert kept[0].logits.shape == (2, 5, 5)
+    assert kept[0].logits.shape == (2, 5, 4)
     assert metrics["2"]["openbookqa"] == kept[0].metrics()
     outside = dict(metrics["2"]["ai2_arc_easy"])
     assert outside.pop("auroc") == kept[0].ood_auroc(kept[1])
@@ -89,6 +97,60 @@ def test_a_killed_benchmark_loses_nothing_and_repeats_nothing(
     assert len(fits) == 12
     for cell, result in whole.items():
         assert resumed[cell]["metrics"] == result["metrics"]
+
+
+def test_a_benchmark_stopped_by_sigkill_goes_on_where_it_was(
+    content: Any, write: Any, questions: str, tmp_path: Path, fits: list[int]
+) -> None:
+    # Steps enough that the process is found at work.
+    content["training"]["num_steps"] = 10
+    path, data, folder = write(content), Path(questions), tmp_path / "killed"
+    command = [sys.executable, "-m", "blob_pyro", "benchmark", str(path)]
+    options = ["--data-dir", questions, "--output-dir", str(folder)]
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        [*command, *options],
+        env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while process.poll() is None and len(list(folder.glob("cells/*.json"))) < 2:
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    finished = {file: (file.read_bytes(), file.stat().st_mtime_ns)
+                for file in (folder / "cells").glob("*.json")}  # fmt: skip
+    assert 2 <= len(finished) < 12
+    resumed = run_benchmark(read_config(path), folder, data)
+    assert len(fits) == 12 - len(finished)
+    for file, (text, time_ns) in finished.items():
+        assert (file.read_bytes(), file.stat().st_mtime_ns) == (text, time_ns)
+    whole = run_benchmark(read_config(path), tmp_path / "whole", data)
+    assert {cell: result["metrics"] for cell, result in resumed.items()} == {
+        cell: result["metrics"] for cell, result in whole.items()
+    }
+
+
+def test_an_encoder_is_compared_on_texts(
+    content: Any, write: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert = BertConfig(vocab_size=len(tokenizer), intermediate_size=24, pad_token_id=1, **sizes)
+    BertForMaskedLM(bert).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    recorded = Path(__file__).parents[1] / "tasks" / "recorded" / "glue" / "rte" / "train.jsonl"
+    place = tmp_path / "data" / "glue" / "rte"
+    place.mkdir(parents=True)
+    for split in ("train", "validation"):
+        shutil.copy(recorded, place / f"{split}.jsonl")
+    content.update(model=str(tmp_path / "bert"), dtype="bfloat16", tasks={"glue_rte": {}})
+    del content["test_limit"]
+    content["seeds"] = [0]
+    results = run_benchmark(read_config(write(content)), tmp_path / "out", tmp_path / "data")
+    assert set(results) == {Cell(name, "glue_rte", 0) for name in ("zero_shot", "mle", "blob")}
+    kept = load_evaluation(tmp_path / "out" / "draws" / "blob-glue_rte-seed0-glue_rte-draws2.npz")
+    assert kept.logits.shape == (2, 3, 2)
+    assert kept.ids.tolist() == ["0", "1", "2"]
 
 
 def test_cells_of_other_settings_are_refused(
@@ -123,5 +185,7 @@ def test_tables_hold_a_row_for_each_number_of_draws(
     rows = [line.split("|")[1].strip() for line in markdown.splitlines() if line.startswith("| ")]
     assert rows == ["", "zero_shot", "mle", "blob, K = 0", "blob, K = 2"] * 5
     assert (tmp_path / "tables.tex").read_text().count("\\begin{tabular}") == 5
+    for task in config.tasks:
+        assert imread(tmp_path / "plots" / f"{task}.png").std() > 0
     cell = json.loads((tmp_path / "cells" / "mle-openbookqa-seed0.json").read_text())
     assert cell["train_seconds"] > 0

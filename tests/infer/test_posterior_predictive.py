@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -214,3 +215,23 @@ def test_a_guide_without_a_mean_has_to_draw(program: Any, token_batch: Any) -> N
     assert predict(model, function, [token_batch()])["logits"].shape == (3, 4, 3)
     with pytest.raises(ValueError, match=r"function has neither mean\(\) nor median\(\); ask for"):
         predict(model, function, [token_batch()], num_samples=0)
+
+
+class Shuffled(list[Batch]):
+    """Batches of a loader that reads examples in another order than the data set's."""
+
+    def __init__(self, batches: list[Batch], order: list[int]) -> None:
+        super().__init__(batches)
+        self.sampler = SimpleNamespace(order=order)
+
+
+def test_results_are_in_the_order_of_the_data_set(program: Any, token_batch: Any) -> None:
+    model, guide = program("bert")
+    batch = token_batch(5)
+    order = [3, 0, 4, 2, 1]
+    moved = {name: tensor[order] for name, tensor in batch.items()}
+    found = predict(model, guide, Shuffled(loader(moved, 2), order))
+    expected = predict(model, guide, loader(batch, 5))
+    assert torch.equal(found["labels"], batch["labels"])
+    for name in ("logits", "log_likelihood"):
+        torch.testing.assert_close(found[name], expected[name], **CLOSE)

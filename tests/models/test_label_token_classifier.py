@@ -107,3 +107,20 @@ def test_what_a_checkpoint_needs(peft_network: Any) -> None:
     model = LabelTokenClassifier(peft_network("llama"), TOKENS, num_data=8)
     assert model.likelihood_config() == {"label_token_ids": TOKENS}
     assert model.num_classes == 3
+
+
+def test_classes_that_an_example_does_not_offer_are_impossible(
+    peft_network: Any, token_batch: Any
+) -> None:
+    model = LabelTokenClassifier(peft_network("llama").eval(), TOKENS, num_data=8)
+    program = poutine.condition(model, LowRankGaussianGuide(model).mean())
+    batch = {**token_batch(4), "labels": torch.tensor([1, 2, 0, 1])}
+    offered = torch.tensor([2, 3, 3, 2])
+    logits, free = program(**batch, num_options=offered), program(**batch)
+    assert torch.isneginf(logits).nonzero().tolist() == [[0, 2], [3, 2]]
+    kept = torch.isfinite(logits)
+    assert torch.equal(logits[kept], free[kept])
+    with pytest.raises(ValueError, match=r"labels\[0\] = 1 but the model has 1 classes"):
+        program(**batch, num_options=offered - 1)
+    with pytest.raises(ValueError, match=r"has 4 options but .* 3 label tokens; set model.label_t"):
+        program(**batch, num_options=offered + 1)

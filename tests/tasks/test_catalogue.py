@@ -4,19 +4,13 @@ from typing import Any
 
 import pytest
 
-from blob_pyro.tasks import TASKS, Question
+from blob_pyro.tasks import TASKS, TEXT_TASKS, find_task
 
 
 def arc(key: str, labels: str = "ABCD", texts: Any = None, **row: Any) -> dict[str, Any]:
     texts = texts or [f" thing {label} " for label in labels]
     choices = {"text": texts, "label": [*labels]}
     return {"id": "q1", "question": "What melts?", "choices": choices, "answerKey": key, **row}
-
-
-def openbook(**row: Any) -> dict[str, Any]:
-    made = arc("C", **row)
-    made["question_stem"] = made.pop("question")
-    return made
 
 
 WINO: dict[str, Any] = {
@@ -36,53 +30,38 @@ MMLU: dict[str, Any] = {
     "choices": ["iron", "neon", "lead", "zinc"],
     "answer": 1,
 }
-ASKED = "Question: What melts?\nAnswer:"
-
-# Rows written here in each data set's columns, and the question that each must give.
-GOLDEN: list[tuple[str, dict[str, Any], Question]] = [
-    ("openbookqa", openbook(), Question("q1", ASKED, tuple(f"thing {x}" for x in "ABCD"), 2)),
-    ("openbookqa", openbook(labels="ABCD", texts=["a", "b", "c", "d"]),
-     Question("q1", ASKED, ("a", "b", "c", "d"), 2)),
-    ("openbookqa", {**openbook(), "id": "7"},
-     Question("7", ASKED, tuple(f"thing {x}" for x in "ABCD"), 2)),
-    ("ai2_arc_easy", arc("B"), Question("q1", ASKED, tuple(f"thing {x}" for x in "ABCD"), 1)),
-    ("ai2_arc_easy", arc("C", "ABC"), Question("q1", ASKED, tuple(f"thing {x}" for x in "ABC"), 2)),
-    ("ai2_arc_easy", arc("3", "1234"),
-     Question("q1", ASKED, tuple(f"thing {x}" for x in "1234"), 2)),
-    ("ai2_arc_challenge", arc("E", "ABCDE"),
-     Question("q1", ASKED, tuple(f"thing {x}" for x in "ABCDE"), 4)),
-    ("commonsense_qa", arc("A", "ABCDE", question_concept="melting"),
-     Question("q1", ASKED, tuple(f"thing {x}" for x in "ABCDE"), 0)),
-    ("winogrande_s", WINO, Question(
-        WINO["sentence"], "The mug did not fit into the box since the",
-        ("mug was too wide.", "box was too wide."), 0)),
-    ("winogrande_m", {**WINO, "answer": "2", "qID": "x-2"}, Question(
-        "x-2", "The mug did not fit into the box since the",
-        ("mug was too wide.", "box was too wide."), 1)),
-    ("winogrande_m", {**WINO, "sentence": "_ is wide."}, Question(
-        "_ is wide.", "Sentence:", ("mug is wide.", "box is wide."), 0)),
-    ("boolq", BOOL, Question(
-        "do geese fly", "Most geese fly.\nQuestion: do geese fly?\nAnswer:", ("no", "yes"), 1)),
-    ("boolq", {**BOOL, "answer": False, "id": "7"}, Question(
-        "7", "Most geese fly.\nQuestion: do geese fly?\nAnswer:", ("no", "yes"), 0)),
-    ("mmlu_college_chemistry", MMLU, Question(
-        "Which is a noble gas?", "Question: Which is a noble gas?\nAnswer:",
-        ("iron", "neon", "lead", "zinc"), 1)),
-    ("mmlu_college_physics", {**MMLU, "answer": 3}, Question(
-        "Which is a noble gas?", "Question: Which is a noble gas?\nAnswer:",
-        ("iron", "neon", "lead", "zinc"), 3)),
-]  # fmt: skip
 
 
-@pytest.mark.parametrize(("task", "row", "question"), GOLDEN)
-def test_rows_become_these_questions(task: str, row: dict[str, Any], question: Question) -> None:
-    assert TASKS[task].parse(row) == question
+@pytest.mark.parametrize(
+    ("task", "row", "name"),
+    [
+        ("winogrande_s", WINO, WINO["sentence"]),
+        ("winogrande_m", {**WINO, "qID": "x-2"}, "x-2"),
+        ("boolq", BOOL, "do geese fly"),
+        ("boolq", {**BOOL, "id": "7"}, "7"),
+        ("mmlu_college_chemistry", MMLU, "Which is a noble gas?"),
+    ],
+)
+def test_a_data_set_without_ids_has_the_question_for_one(task: str, row: Any, name: str) -> None:
+    assert TASKS[task].parse(row).id == name
 
 
-def test_every_task_has_a_golden_question_and_room_for_its_options() -> None:
-    assert {task for task, _, _ in GOLDEN} == set(TASKS)
-    for task, _, question in GOLDEN:
-        assert len(question.options) <= TASKS[task].num_options
+def test_every_question_has_room_for_its_options_and_an_answer_for_each() -> None:
+    assert TASKS["ai2_arc_easy"].answers == ("A", "B", "C", "D", "E")
+    assert TASKS["boolq"].answers == ("false", "true")
+    for task in TASKS.values():
+        assert len(task.answers) == task.num_options
+
+
+def test_tasks_are_found_by_name() -> None:
+    assert find_task("helpdesk").name == "helpdesk"
+    assert find_task("glue_cola") is TEXT_TASKS["glue_cola"]
+    assert find_task("boolq") is TASKS["boolq"]
+    assert not TASKS.keys() & TEXT_TASKS.keys()
+    with pytest.raises(
+        ValueError, match=r"'rte' is unknown; use openbookqa, .*glue_rte.* mmlu_SUB"
+    ):
+        find_task("rte")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import load_dataset
 
 from blob_pyro.tasks import TASKS
 
@@ -38,22 +37,9 @@ def test_a_folder_gives_the_rows_in_their_order(folder: Path) -> None:
         "id": "q3",
         "prompt": "Question: What is q3?\nAnswer:",
         "options": ["one", "two"],
+        "lettered": "Question: What is q3?\nA. one\nB. two\nAnswer:",
         "label": 1,
     }
-
-
-def test_a_folder_and_the_hub_give_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def from_cache(path: str, config: str, *, split: str) -> Any:
-        asked.append((path, config, split))
-        file = str(folder / path.split("/")[1] / config / f"{split}.jsonl")
-        cache = str(folder / "cache")
-        return load_dataset("json", data_files={split: file}, split=split, cache_dir=cache)
-
-    monkeypatch.setattr("blob_pyro.tasks.multiple_choice.load_dataset", from_cache)
-    assert TASK.load("train").data.to_dict() == TASK.load("train", data_dir=folder).data.to_dict()
-    assert asked == [("allenai/openbookqa", "main", "train")]
 
 
 def test_a_subset_is_decided_by_its_seed(folder: Path) -> None:
@@ -68,7 +54,7 @@ def test_a_subset_is_decided_by_its_seed(folder: Path) -> None:
 
 @pytest.mark.parametrize("limit", [0, 21])
 def test_a_subset_larger_than_the_split_is_refused(limit: int, folder: Path) -> None:
-    with pytest.raises(ValueError, match=rf"openbookqa: {limit} questions .* 'train' has 20"):
+    with pytest.raises(ValueError, match=rf"openbookqa, train: {limit} examples .* there are 20"):
         TASK.load("train", data_dir=folder, limit=limit)
 
 
@@ -103,7 +89,10 @@ def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
 
 
 def test_an_absent_file_or_split_is_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"main/test.jsonl: is not there; give a folder with open"):
+    with pytest.raises(
+        ValueError,
+        match=r"main/test.jsonl: is not there; give a folder with the rows of allenai/open",
+    ):
         TASK.load("test", data_dir=folder)
     with pytest.raises(ValueError, match=r"has no split 'dev' with answers but \['test', 'train'"):
         TASK.load("dev", data_dir=folder)

@@ -33,9 +33,9 @@ def test_a_long_prompt_keeps_its_end(tokenizer: Any) -> None:
     assert words(tokenizer, batch["input_ids"][1, :2]) == ["is", "the"]
 
 
-def test_the_loader_keeps_the_order(tokenizer: Any) -> None:
+def test_the_loader_reads_the_longest_first(tokenizer: Any) -> None:
     loader = OptionCollator(tokenizer).loader(Dataset.from_list(EXAMPLES * 2), batch_size=3)
-    assert torch.cat([batch["labels"] for batch in loader]).tolist() == [1, 0, 1, 0]
+    assert torch.cat([batch["labels"] for batch in loader]).tolist() == [0, 0, 1, 1]
 
 
 def test_a_tokenizer_without_padding_is_refused(tokenizer: Any) -> None:

@@ -20,7 +20,10 @@ def test_csv_and_json_lines_give_the_same_task(tmp_path: Path) -> None:
     lines = tmp_path / "t.jsonl"
     lines.write_text("\n\n".join(json.dumps({"text": a, "label": b}) for a, b in ROWS))
     tasks = [table(path, test_fraction=0) for path in (write_csv(tmp_path / "t.csv"), lines)]
-    assert tasks[0].splits["train"].to_dict() == tasks[1].splits["train"].to_dict()
+    found = [task.splits["train"].to_dict() for task in tasks]
+    # Examples are named by their line.
+    assert [columns.pop("id") for columns in found] == [["2", "3", "4", "5"], ["1", "3", "5", "7"]]
+    assert found[0] == found[1]
     assert tasks[0].class_names == ("login", "printing")
     assert list(tasks[0].splits["train"]["label"]) == [1, 0, 1, 0]
 
@@ -80,3 +83,19 @@ def test_impossible_fractions_are_refused(tmp_path: Path) -> None:
         table(path, test_fraction=1)
     with pytest.raises(ValueError, match=r"4 rows cannot be divided with test_fraction=0.01"):
         table(path, test_fraction=0.01)
+
+
+def test_bad_rows_are_counted_if_asked(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("text,label\na,x\n,y\nb,\nc,y\n")
+    with pytest.raises(ValueError, match=r"t.csv, line 3: column 'text' is ''.*--skip-bad-rows"):
+        table(path, test_fraction=0)
+    task = table(path, test_fraction=0, skip_bad_rows=True)
+    assert task.num_bad == 2
+    assert task.splits["train"].to_dict() == {
+        "id": ["2", "5"],
+        "text": ["a", "c"],
+        "label": [0, 1],
+    }
+    with pytest.raises(ValueError, match="the file has no rows but 4 bad ones"):
+        table(path, "body", test_fraction=0, skip_bad_rows=True)

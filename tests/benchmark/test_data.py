@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from blob_pyro.benchmark import Cell, TaskConfig, read_config, run_benchmark
-from blob_pyro.benchmark.questions import training_and_validation_questions, training_questions
+from blob_pyro.benchmark.data import training_and_validation_data, training_data
 from blob_pyro.tasks import find_task
 
 TASK = find_task("openbookqa")
@@ -28,23 +28,21 @@ def ids(data: Any) -> list[str]:
 
 def test_a_task_with_a_validation_split_is_stopped_by_it(with_validation: Path) -> None:
     config = TaskConfig(train=4, validation=3)
-    train, validation = training_and_validation_questions(TASK, config, with_validation, seed=1)
-    assert ids(train) == ids(training_questions(TASK, config, with_validation, seed=1))
+    train, validation = training_and_validation_data(TASK, config, with_validation, seed=1)
+    assert ids(train) == ids(training_data(TASK, config, with_validation, seed=1))
     assert len(validation) == 3
     assert all(name.startswith("validation-") for name in ids(validation))
-    everything = training_and_validation_questions(TASK, TaskConfig(), with_validation, seed=1)
+    everything = training_and_validation_data(TASK, TaskConfig(), with_validation, seed=1)
     assert [len(data) for data in everything] == [6, 6]
 
 
-def test_elsewhere_training_questions_are_kept_for_it(questions: str) -> None:
+def test_elsewhere_training_data_are_kept_for_it(questions: str) -> None:
     config = TaskConfig(train=3, validation=2)
-    train, validation = training_and_validation_questions(TASK, config, Path(questions), seed=1)
-    assert ids(train) == ids(training_questions(TASK, config, Path(questions), seed=1))
+    train, validation = training_and_validation_data(TASK, config, Path(questions), seed=1)
+    assert ids(train) == ids(training_data(TASK, config, Path(questions), seed=1))
     assert len(validation) == 2
     assert not set(ids(train)) & set(ids(validation))
-    rest, _ = training_and_validation_questions(
-        TASK, TaskConfig(validation=2), Path(questions), seed=1
-    )
+    rest, _ = training_and_validation_data(TASK, TaskConfig(validation=2), Path(questions), seed=1)
     assert len(rest) == 4
 
 
@@ -54,7 +52,7 @@ def test_the_split_that_is_tested_on_stops_nothing(tmp_path: Path) -> None:
     row = '{"qID": "NAME", "sentence": "A _ b", "option1": "x", "option2": "y", "answer": "1"}\n'
     for split in ("train", "validation"):
         (folder / f"{split}.jsonl").write_text(row.replace("NAME", split) * 4)
-    _, validation = training_and_validation_questions(
+    _, validation = training_and_validation_data(
         find_task("winogrande_s"), TaskConfig(2, validation=2), tmp_path, seed=0
     )
     assert all(name.startswith("train") for name in ids(validation))
@@ -63,14 +61,14 @@ def test_the_split_that_is_tested_on_stops_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (TaskConfig(train=3), "openbookqa has no validation questions beside those of the test; s"),
-        (TaskConfig(3, validation=4), "has 6 training questions, too few for 4 to stop by and 3 o"),
+        (TaskConfig(train=3), "openbookqa has no validation examples beside those of the test; s"),
+        (TaskConfig(3, validation=4), "has 6 training examples, too few for 4 to stop by and 3 o"),
         (TaskConfig(validation=6), "too few for 6 to stop by and some others to train on"),
     ],
 )
 def test_too_few_questions_are_refused(config: TaskConfig, message: str, questions: str) -> None:
     with pytest.raises(ValueError, match=message):
-        training_and_validation_questions(TASK, config, Path(questions), seed=0)
+        training_and_validation_data(TASK, config, Path(questions), seed=0)
 
 
 def test_only_methods_that_ask_for_it_are_stopped(

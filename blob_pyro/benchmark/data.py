@@ -1,0 +1,54 @@
+"""The examples that a cell of a benchmark is fitted to, held out from its fit, and tested on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datasets import Dataset
+
+from blob_pyro.benchmark.config import TaskConfig
+from blob_pyro.tasks import Task
+
+
+def training_data(task: Task, config: TaskConfig, data_dir: Path | None, seed: int) -> Dataset:
+    """Read the examples that a method without validation is fitted to."""
+    return task.load("train", data_dir=data_dir, limit=config.train, seed=seed).data
+
+
+def training_and_validation_data(
+    task: Task, config: TaskConfig, data_dir: Path | None, seed: int
+) -> tuple[Dataset, Dataset]:
+    """Read the examples that a method is fitted to, and others to stop it by or to calibrate on.
+
+    The latter are the task's validation split, unless it is the one that is tested on or is not
+    there; then they are training examples that come after those that are trained on.
+
+    Raises
+    ------
+    ValueError
+        If there are too few examples, or it is not said how many of the training examples are for
+        validation.
+    """
+    if task.has_validation(data_dir):
+        validation = task.load("validation", data_dir=data_dir, limit=config.validation, seed=seed)
+        return training_data(task, config, data_dir, seed), validation.data
+    if config.validation is None:
+        raise ValueError(
+            f"{task.name} has no validation examples beside those of the test; say with "
+            "'validation: 100' how many training examples to keep for it"
+        )
+    # In the order of task.load, so that all methods are fitted to the same examples.
+    examples = task.load("train", data_dir=data_dir).data.shuffle(seed=seed)
+    num_train = config.train or len(examples) - config.validation
+    wanted = num_train + config.validation
+    if num_train < 1 or wanted > len(examples):
+        raise ValueError(
+            f"{task.name} has {len(examples)} training examples, too few for "
+            f"{config.validation} to stop by and {config.train or 'some'} others to train on"
+        )
+    return examples.select(range(num_train)), examples.select(range(num_train, wanted))
+
+
+def test_data(task: Task, limit: int | None, data_dir: Path | None) -> Dataset:
+    """Read the same test examples for every seed."""
+    return task.load("test", data_dir=data_dir, limit=limit).data

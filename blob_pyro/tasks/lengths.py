@@ -1,0 +1,65 @@
+"""How long examples are, and the order in which bulk prediction reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from datasets import Dataset
+from torch.utils.data import Sampler
+
+_TEXTS = ("text", "text_pair", "prompt")
+
+
+def lengths(data: Dataset) -> list[int]:
+    """Count the characters that the tokens of each example are made of.
+
+    Parameters
+    ----------
+    data
+        Examples of any task.
+
+    Returns
+    -------
+    list of int
+        One an example.
+
+    Examples
+    --------
+    >>> lengths(Dataset.from_dict({"text": ["no toner", "hi"], "label": [1, 0]}))
+    [8, 2]
+    """
+    columns = [data[name] for name in _TEXTS if name in data.column_names]
+    if "options" in data.column_names:
+        columns.append(["".join(options) for options in data["options"]])
+    return [sum(map(len, texts)) for texts in zip(*columns, strict=True)]
+
+
+class LongestFirst(Sampler[int]):
+    """Reads the longest examples first: little goes into padding, and memory runs out early.
+
+    Parameters
+    ----------
+    data
+        The examples.
+
+    Attributes
+    ----------
+    order
+        Index of each example in the order of reading: what
+        :func:`blob_pyro.infer.posterior_predictive` puts its results back by.
+
+    Examples
+    --------
+    >>> LongestFirst(Dataset.from_dict({"text": ["hi", "no toner"]})).order
+    [1, 0]
+    """
+
+    def __init__(self, data: Dataset) -> None:
+        counts = lengths(data)
+        self.order = sorted(range(len(counts)), key=lambda index: -counts[index])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order)
+
+    def __len__(self) -> int:
+        return len(self.order)

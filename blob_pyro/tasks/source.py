@@ -1,0 +1,97 @@
+"""Where the rows of a data set come from: the Hub, or a folder with the same columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import load_dataset
+
+from blob_pyro.tasks.json_lines import json_lines
+
+Row = Mapping[str, Any]
+
+SPLITS = {split: split for split in ("train", "validation", "test")}
+# Where the test split's answers are not public.
+ANSWERED = {"train": "train", "validation": "validation", "test": "validation"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set on the Hub, or a local copy of its rows.
+
+    Parameters
+    ----------
+    path
+        Data set on the Hub, ``organisation/name``.
+    config
+        Its configuration.
+    splits
+        Our name of a split (``train``, ``validation``, ``test``) to the data set's own.
+
+    Examples
+    --------
+    >>> source = Source("allenai/openbookqa", "main", SPLITS)
+    >>> source.file("data", "test").as_posix()
+    'data/openbookqa/main/test.jsonl'
+    """
+
+    path: str
+    config: str
+    splits: Mapping[str, str]
+
+    def file(self, data_dir: str | Path, split: str) -> Path:
+        """Give the file of a split in a folder of local data, whether it is there or not."""
+        name = self.path.rpartition("/")[2]
+        return Path(data_dir) / name / self.config / f"{self._theirs(split)}.jsonl"
+
+    def has_validation(self, data_dir: str | Path | None = None) -> bool:
+        """Tell whether there is a validation split beside the one that is tested on."""
+        theirs = self.splits.get("validation")
+        if theirs is None or theirs == self.splits.get("test"):
+            return False
+        return data_dir is None or self.file(data_dir, "validation").is_file()
+
+    def rows(self, split: str, data_dir: str | Path | None = None) -> Iterator[tuple[str, Row]]:
+        """Read the rows of a split, each with the place where it stands.
+
+        Parameters
+        ----------
+        split
+            Our name of the split.
+        data_dir
+            Folder that holds ``name/config/split.jsonl`` with the columns of the Hub's data set
+            (``name`` without the organisation); None reads the Hub.
+
+        Yields
+        ------
+        place, row
+            File and line (or data set and row), and the columns.
+
+        Raises
+        ------
+        ValueError
+            If there is no such split, or the file is absent or no JSON lines.
+        """
+        if data_dir is None:
+            theirs = self._theirs(split)
+            place = f"{self.path}/{self.config}/{theirs}"
+            rows = load_dataset(self.path, self.config, split=theirs)
+            yield from ((f"{place}, row {index}", row) for index, row in enumerate(rows))
+            return
+        file = self.file(data_dir, split)
+        if not file.is_file():
+            raise ValueError(
+                f"{file}: is not there; give a folder with the rows of {self.path} as JSON lines, "
+                "or leave --data-dir out to read the Hub"
+            )
+        yield from ((f"{file}, line {line}", row) for line, row in json_lines(file))
+
+    def _theirs(self, split: str) -> str:
+        if split not in self.splits:
+            raise ValueError(
+                f"{self.path} has no split {split!r} with answers but {sorted(self.splits)}"
+            )
+        return self.splits[split]
