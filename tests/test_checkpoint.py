@@ -407,8 +407,32 @@ def test_another_base_model_is_refused(tmp_path: Path) -> None:
         other.model.norm.weight.mul_(1.01)
     with pytest.raises(ValueError, match="the values of this LlamaForCausalLM's weights differ"):
         load_posterior(tmp_path / "p", other)
-    with pytest.raises(ValueError, match="base_model is a PeftModel already"):
+    with pytest.raises(
+        ValueError, match="base_model is a PeftModel that has an adapter 'default' alr"
+    ):
         load_posterior(tmp_path / "p", program(base)[0].network)
+
+
+@pytest.mark.parametrize("network", [llama, bert])
+def test_several_posteriors_share_a_network(
+    tmp_path: Path, network: Callable[[], nn.Module]
+) -> None:
+    base, inputs, expected = network(), batch(), {}
+    for name, rank in (("first", 2), ("second", 3)):
+        model, guide = program(copy.deepcopy(base), rank=rank)
+        save_posterior(tmp_path / name, model, guide)
+        expected[name] = predicted(model, guide, inputs, 3)
+    first = load_posterior(tmp_path / "first", base, adapter="first")
+    net = first[0].network
+    second = load_posterior(tmp_path / "second", net, adapter="second")
+    assert net.active_adapter == "second"
+    for name, loaded in (("second", second), ("first", first), ("second", second)):
+        net.set_adapter(name)
+        assert torch.equal(predicted(*loaded, inputs, 3), expected[name])
+    # What is saved from a network of two is the adapter that was asked for.
+    save_posterior(tmp_path / "again", *first)
+    again = load_posterior(tmp_path / "again", net, adapter="third")
+    assert torch.equal(predicted(*again, inputs, 3), expected["first"])
 
 
 @pytest.mark.parametrize(("rank", "message"), [(3, "the ranks differ"), (None, "different sites")])

@@ -17,8 +17,11 @@ STOREYS = ["poutine", "distributions", "lora", "models", "guides", "infer"]
 ALONE = ["tasks", "diagnostics"]
 TOP = [
     "atomic_file",
+    "atomic_folder",
     "base_model",
+    "adapter_files",
     "checkpoint",
+    "exchange",
     "training",
     "recipe",
     "evaluation",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import chain
 
 import torch
@@ -12,6 +11,7 @@ from rich.progress import track
 
 from blob_pyro.infer.draws_at_once import DrawsAtOnce
 from blob_pyro.infer.posterior_draws import Batch, Draw, Guide, posterior_draws
+from blob_pyro.infer.prediction_state import evaluation_mode, own_random_state
 from blob_pyro.models import Classifier
 
 
@@ -89,7 +89,7 @@ def posterior_predictive(
     """
     device = next(model.parameters()).device
     logits, labels = [], []
-    with torch.no_grad(), _evaluation_mode(model), _own_random_state(seed):
+    with torch.no_grad(), evaluation_mode(model), own_random_state(seed):
         batches = _tracked(loader, progress)
         first = next(batches, None)
         if first is None:
@@ -140,20 +140,3 @@ def _log_likelihood(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def _on(device: torch.device, batch: Batch) -> dict[str, torch.Tensor]:
     return {name: value.to(device) for name, value in batch.items()}
-
-
-@contextmanager
-def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-@contextmanager
-def _own_random_state(seed: int | None) -> Iterator[None]:
-    with torch.random.fork_rng(enabled=seed is not None):
-        yield

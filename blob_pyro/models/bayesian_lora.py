@@ -128,7 +128,13 @@ class BayesianLora(PyroModule):
         -------
         int
             Number of draws K: the network is to be run on ``K * rows`` rows, draw after draw.
+
+        Raises
+        ------
+        ValueError
+            If another adapter of the network is the active one.
         """
+        self._check_active()
         self._state_point_estimates()
         weights = self.sample_latents()
         num_draws = max(weight.shape[:-2].numel() for weight in weights.values())
@@ -136,6 +142,16 @@ class BayesianLora(PyroModule):
         for name, site in self.sites.items():
             site.projection.install(weights[name], tiled)
         return num_draws
+
+    def _check_active(self) -> None:
+        for site in self.sites.values():
+            active = site.layer.active_adapters
+            if self.adapter not in active and not site.layer.disable_adapters:
+                raise ValueError(
+                    f"the network's active adapter is {', '.join(active)}, not {self.adapter}, "
+                    "whose weights this model draws; call "
+                    f"model.network.set_adapter({self.adapter!r}) first"
+                )
 
     def _state_point_estimates(self) -> None:
         for name, parameter in self.network.named_parameters():
