@@ -26,7 +26,7 @@ from blob_pyro.atomic_folder import atomic_folder
 from blob_pyro.base_model import base_identity, load_causal_lm, load_sequence_classifier
 from blob_pyro.guides import LoraGuide
 from blob_pyro.lora import HierarchicalNormalPrior, NormalPrior, Prior
-from blob_pyro.models import Classifier
+from blob_pyro.models import BayesianLora, Classifier
 from blob_pyro.version import __version__
 
 FORMAT_VERSION = 1
@@ -38,7 +38,7 @@ _LIBRARIES = ("torch", "pyro-ppl", "peft", "transformers")
 
 def save_posterior(
     folder: str | Path,
-    model: Classifier,
+    model: BayesianLora,
     guide: LoraGuide,
     *,
     task: Mapping[str, Any] | None = None,
@@ -90,7 +90,7 @@ def _may_replace(folder: Path) -> bool:
     return (folder / CONFIG_FILE).exists() or not any(folder.iterdir())
 
 
-def _write(draft: Path, model: Classifier, guide: LoraGuide, task: dict[str, Any]) -> None:
+def _write(draft: Path, model: BayesianLora, guide: LoraGuide, task: dict[str, Any]) -> None:
     peft_config = model.network.peft_config[model.adapter]
     saved = tuple(getattr(peft_config, "modules_to_save", None) or ())
     write_adapter(draft, model, guide.mean())
@@ -102,7 +102,7 @@ def _write(draft: Path, model: Classifier, guide: LoraGuide, task: dict[str, Any
             "class": type(model).__name__,
             "arguments": model.likelihood_config(),
             "num_data": model.num_data,
-            "num_classes": model.num_classes,
+            "num_classes": model.num_classes if isinstance(model, Classifier) else None,
             "prior": _prior_record(model.prior),
         },
         "base_model": {
@@ -133,7 +133,7 @@ def load_posterior(
     *,
     prior: Prior | None = None,
     adapter: str = "default",
-) -> tuple[Classifier, LoraGuide]:
+) -> tuple[BayesianLora, LoraGuide]:
     """Read a posterior that :func:`save_posterior` wrote.
 
     Parameters
@@ -167,7 +167,7 @@ def load_posterior(
     network = _base_network(config) if base_model is None else base_model
     _check_base(folder, config, network, adapter)
     net = _with_adapter(folder, network, adapter, config["adapter"]["float32"])
-    model_class = _known_class(folder, models, config["model"]["class"], Classifier)
+    model_class = _known_class(folder, models, config["model"]["class"], BayesianLora)
     model = model_class(
         net,
         num_data=config["model"]["num_data"],

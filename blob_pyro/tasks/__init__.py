@@ -3,6 +3,7 @@
 from blob_pyro.tasks.catalogue import TASKS, find_task, mmlu
 from blob_pyro.tasks.collators import Task, collator_for
 from blob_pyro.tasks.helpdesk import helpdesk
+from blob_pyro.tasks.instruction_collator import InstructionCollator
 from blob_pyro.tasks.label_tokens import label_token_ids
 from blob_pyro.tasks.multiple_choice import MultipleChoiceTask, Questions
 from blob_pyro.tasks.option_collator import OptionCollator
@@ -26,6 +27,7 @@ __all__ = [
     # from texts to tensors
     "Task",
     "collator_for",
+    "InstructionCollator",
     "OptionCollator",
     "PromptCollator",
     "label_token_ids",

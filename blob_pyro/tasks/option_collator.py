@@ -10,6 +10,8 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from blob_pyro.tasks.padded import padded
+
 Batch = dict[str, torch.Tensor]
 
 
@@ -54,12 +56,12 @@ class OptionCollator:
             [k for k, tokens in enumerate(texts, start=1) for _ in tokens] for texts in options
         ]
         flat = [[token for tokens in texts for token in tokens] for texts in options]
-        left, left_mask = _padded(prompts, self.tokenizer.pad_token_id, on_left=True)
-        right, right_mask = _padded(flat, self.tokenizer.pad_token_id)
+        left, left_mask = padded(prompts, self.tokenizer.pad_token_id, on_left=True)
+        right, right_mask = padded(flat, self.tokenizer.pad_token_id)
         return {
             "input_ids": torch.cat([left, right], dim=1),
             "attention_mask": torch.cat([left_mask, right_mask], dim=1),
-            "option_ids": _padded(owners, 0)[0],
+            "option_ids": padded(owners, 0)[0],
             "labels": torch.tensor([example["label"] for example in examples]),
         }
 
@@ -75,16 +77,3 @@ class OptionCollator:
     def loader(self, data: Dataset, batch_size: int = 16) -> DataLoader[Any]:
         """Make a loader in the data set's own order, for prediction."""
         return DataLoader(data, batch_size=batch_size, collate_fn=self)
-
-
-def _padded(
-    rows: Sequence[list[int]], value: int, *, on_left: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), value)
-    mask = torch.zeros_like(ids)
-    for index, row in enumerate(rows):
-        place = slice(width - len(row), width) if on_left else slice(len(row))
-        ids[index, place] = torch.tensor(row)
-        mask[index, place] = 1
-    return ids, mask
