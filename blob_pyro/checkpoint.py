@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -15,9 +14,10 @@ from torch import nn
 
 from blob_pyro import guides, lora, models
 from blob_pyro.adapter_files import (
-    ADAPTER_CONFIG,
     ADAPTER_FILE,
+    blaming,
     check_tensors,
+    read_lora_config,
     read_tensors,
     write_adapter,
     write_tensors,
@@ -27,12 +27,18 @@ from blob_pyro.base_model import base_identity, load_causal_lm, load_sequence_cl
 from blob_pyro.guides import LoraGuide
 from blob_pyro.lora import HierarchicalNormalPrior, NormalPrior, Prior
 from blob_pyro.models import BayesianLora, Classifier
+from blob_pyro.posterior_config import (
+    CONFIG_FILE,
+    FORMAT_VERSION,
+    HASHED_FILES,
+    POSTERIOR_FILE,
+    read_posterior_config,
+    sha256_of,
+)
 from blob_pyro.version import __version__
 
-FORMAT_VERSION = 1
-CONFIG_FILE = "posterior_config.json"
-POSTERIOR_FILE = "posterior.safetensors"
-_HASHED_FILES = (ADAPTER_CONFIG, ADAPTER_FILE, POSTERIOR_FILE)
+# Public for those who derive from them, but nothing that could have been fitted.
+_BASES = (BayesianLora, Classifier, LoraGuide)
 _LIBRARIES = ("torch", "pyro-ppl", "peft", "transformers")
 
 
@@ -71,7 +77,7 @@ def save_posterior(
             f"a {type(guide).__name__} cannot be saved, since load_posterior makes the guides of "
             "blob_pyro.guides only; save its state_dict() beside the adapter yourself"
         )
-    with atomic_folder(folder, replaces=(*_HASHED_FILES, CONFIG_FILE)) as draft:
+    with atomic_folder(folder, replaces=(*HASHED_FILES, CONFIG_FILE)) as draft:
         _write(draft, model, guide, dict(task or {}))
 
 
@@ -115,7 +121,7 @@ def _write(draft: Path, model: BayesianLora, guide: LoraGuide, task: dict[str, A
         },
         "task": task,
         "versions": {"blob-pyro": __version__, **{name: version(name) for name in _LIBRARIES}},
-        "sha256": {name: _sha256(draft / name) for name in _HASHED_FILES},
+        "sha256": {name: sha256_of(draft / name) for name in HASHED_FILES},
     }
     (draft / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -163,20 +169,22 @@ def load_posterior(
         another base model or prior, or if the network has an adapter of that name.
     """
     folder = Path(folder)
-    config = _read_config(folder)
+    config = read_posterior_config(folder)
     network = _base_network(config) if base_model is None else base_model
     _check_base(folder, config, network, adapter)
+    prior = _prior(folder, config["model"]["prior"], prior)
     net = _with_adapter(folder, network, adapter, config["adapter"]["float32"])
     model_class = _known_class(folder, models, config["model"]["class"], BayesianLora)
-    model = model_class(
-        net,
-        num_data=config["model"]["num_data"],
-        prior=_prior(folder, config["model"]["prior"], prior),
-        adapter=adapter,
-        **config["model"]["arguments"],
-    )
     guide_class = _known_class(folder, guides, config["guide"]["class"], LoraGuide)
-    guide = guide_class(model, **config["guide"]["arguments"])
+    with blaming(folder / CONFIG_FILE):
+        model = model_class(
+            net,
+            num_data=config["model"]["num_data"],
+            prior=prior,
+            adapter=adapter,
+            **config["model"]["arguments"],
+        )
+        guide = guide_class(model, **config["guide"]["arguments"])
     _load_guide(folder, guide)
     model.eval()
     return model, guide
@@ -184,40 +192,8 @@ def load_posterior(
 
 def posterior_task(folder: str | Path) -> dict[str, Any]:
     """Read what was saved as ``task`` with a posterior (class names, prompt, ...)."""
-    task: dict[str, Any] = _read_config(Path(folder))["task"]
+    task: dict[str, Any] = read_posterior_config(Path(folder))["task"]
     return task
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be read ({error.strerror}); {folder} is not a posterior that "
-            "blob_pyro saved"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); restore the folder from a copy") from error
-    if not isinstance(config, dict) or config.get("format_version") != FORMAT_VERSION:
-        found = config.get("format_version") if isinstance(config, dict) else None
-        raise ValueError(
-            f"{path} has format_version={found} but this library reads {FORMAT_VERSION}; use the "
-            "version of blob_pyro that wrote it"
-        )
-    for name, checksum in config["sha256"].items():
-        _check_file(folder / name, checksum)
-    return config
-
-
-def _check_file(path: Path, checksum: str) -> None:
-    if not path.exists():
-        raise ValueError(f"{path} is missing; restore the folder from a copy")
-    if _sha256(path) != checksum:
-        raise ValueError(
-            f"{path} is not the file that was saved (its checksum differs): it was cut short, "
-            "changed or taken from elsewhere; restore the folder from a copy"
-        )
 
 
 def _base_network(config: dict[str, Any]) -> nn.Module:
@@ -231,10 +207,13 @@ def _base_network(config: dict[str, Any]) -> nn.Module:
 def _with_adapter(folder: Path, network: nn.Module, adapter: str, float32: bool) -> PeftModel:
     # PEFT's default makes a half-precision adapter a float32 one.
     options: dict[str, Any] = {"is_trainable": True, "autocast_adapter_dtype": float32}
-    if not isinstance(network, PeftModel):
-        return PeftModel.from_pretrained(network, str(folder), adapter, **options)
-    network.load_adapter(str(folder), adapter, **options)
-    network.set_adapter(adapter)
+    read_lora_config(folder)
+    read_tensors(folder / ADAPTER_FILE)
+    with blaming(folder / ADAPTER_FILE):
+        if not isinstance(network, PeftModel):
+            return PeftModel.from_pretrained(network, str(folder), adapter, **options)
+        network.load_adapter(str(folder), adapter, **options)
+        network.set_adapter(adapter)
     return network
 
 
@@ -260,7 +239,7 @@ def _check_base(folder: Path, config: dict[str, Any], network: nn.Module, adapte
 
 def _known_class(folder: Path, room: Any, name: str, base: type) -> Any:
     found = getattr(room, name, None) if name in room.__all__ else None
-    if not (isinstance(found, type) and issubclass(found, base)):
+    if not isinstance(found, type) or not issubclass(found, base) or found in _BASES:
         raise ValueError(
             f"{folder / CONFIG_FILE} asks for the class {name!r}, which {room.__name__} does not "
             "have; use the version of blob_pyro that wrote it"
@@ -289,7 +268,9 @@ def _prior(folder: Path, record: dict[str, Any], given: Prior | None) -> Prior:
             f"{folder} was fitted under {record['class']}({record['arguments']}) but prior is "
             f"{given}; leave prior out"
         )
-    prior: Prior = _known_class(folder, lora, record["class"], object)(**record["arguments"])
+    known = _known_class(folder, lora, record["class"], object)
+    with blaming(folder / CONFIG_FILE):
+        prior: Prior = known(**record["arguments"])
     return prior
 
 
@@ -299,8 +280,3 @@ def _load_guide(folder: Path, guide: LoraGuide) -> None:
     expected = {name: t for name, t in guide.state_dict().items() if not name.startswith("M.")}
     check_tensors(path, tensors, expected, "the adapter beside it")
     guide.load_state_dict(tensors, strict=False)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

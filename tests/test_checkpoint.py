@@ -23,11 +23,12 @@ from transformers import (
 )
 
 from blob_pyro import generate, load_posterior, save_posterior
-from blob_pyro.checkpoint import _sha256, posterior_task
+from blob_pyro.checkpoint import posterior_task
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.lora import HierarchicalNormalPrior, NormalPrior
 from blob_pyro.models import CausalLM, LabelTokenClassifier, SequenceClassifier
+from blob_pyro.posterior_config import sha256_of
 
 TOKENS = [3, 4, 5]
 SIZES: dict[str, Any] = {
@@ -367,7 +368,7 @@ def edit_config(folder: Path, *path: str, value: Any) -> None:
         ("absent", r"posterior.safetensors is missing"),
         ("no config", r"posterior_config.json cannot be read \(No such file"),
         ("bad config", r"posterior_config.json is damaged"),
-        ("list", r"has format_version=None but this library reads 1"),
+        ("list", r"posterior_config.json is damaged \(no JSON object"),
     ],
 )
 def test_damaged_folders_are_refused_by_file(tmp_path: Path, what: str, message: str) -> None:
@@ -385,6 +386,14 @@ def test_damaged_folders_are_refused_by_file(tmp_path: Path, what: str, message:
         (("guide", "class"), "os", "asks for the class 'os'"),
         (("guide", "class"), "SequenceClassifier", "asks for the class 'SequenceClassifier'"),
         (("model", "class"), "Evil", "asks for the class 'Evil'"),
+        (("model", "class"), "Classifier", "asks for the class 'Classifier'"),
+        (("guide", "class"), "LoraGuide", "asks for the class 'LoraGuide'"),
+        (("guide", "arguments"), {"a": 1}, "posterior_config.json holds what cannot be used .Ty"),
+        (("model", "arguments"), {"label_token_ids": [1]}, "posterior_config.json holds what ca"),
+        (("model", "prior", "arguments"), {"scale": -1}, "holds what cannot be used .ValueErr"),
+        (("base_model", "dtype"), "load", "base_model.dtype is 'load', which is no dtype of torch"),
+        (("sha256",), {"../x": ""}, "the entry sha256.adapter_config.json is absent, which cannot"),
+        (("model", "num_data"), "7", "the entry model.num_data is str, which cannot be; restore"),
     ],
 )
 def test_foreign_configurations_are_refused(
@@ -466,7 +475,7 @@ def test_tensors_of_another_fit_are_refused(tmp_path: Path, rank: int | None, me
     else:
         save_posterior(tmp_path / "other", *program(copy.deepcopy(base), rank=rank))
         file.write_bytes((tmp_path / "other" / file.name).read_bytes())
-    edit_config(tmp_path / "p", "sha256", file.name, value=_sha256(file))
+    edit_config(tmp_path / "p", "sha256", file.name, value=sha256_of(file))
     with pytest.raises(ValueError, match=message):
         load_posterior(tmp_path / "p", base)
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from peft import set_peft_model_state_dict as load_adapter_tensors
 from torch import nn
 
-from blob_pyro.adapter_files import ADAPTER_CONFIG, ADAPTER_FILE, check_tensors, read_tensors
+from blob_pyro.adapter_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    blaming,
+    check_tensors,
+    read_lora_config,
+    read_tensors,
+)
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.guides.low_rank_gaussian import Parameterization
 from blob_pyro.models import BayesianLora
@@ -92,43 +98,19 @@ def import_bayesian_peft(
 
 
 def _with_adapter(folder: Path, base_model: nn.Module, tensors: Tensors) -> PeftModel:
-    config = _lora_config(folder / ADAPTER_CONFIG)
+    config = read_lora_config(folder)
     if isinstance(base_model, PeftModel):
         raise ValueError(
             "base_model is a PeftModel already; give the network without adapter, such as "
             "AutoModelForCausalLM.from_pretrained(...)"
         )
-    try:
+    with blaming(folder / ADAPTER_CONFIG):
         net = get_peft_model(base_model, config)
-    # PEFT checks little, so a bad setting surfaces as whatever it breaks.
-    except Exception as error:
-        raise ValueError(
-            f"{folder / ADAPTER_CONFIG} does not fit this {type(base_model).__name__} ({error}); "
-            "load the base model that it was made for"
-        ) from error
     expected = get_peft_model_state_dict(net, save_embedding_layers=False)
     what = f"this {type(base_model).__name__} with that adapter"
     check_tensors(folder / ADAPTER_FILE, tensors, expected, what)
     load_adapter_tensors(net, tensors)
     return net
-
-
-def _lora_config(path: Path) -> LoraConfig:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); restore the folder from a copy") from error
-    if not isinstance(content, dict) or content.get("peft_type") != "LORA":
-        raise ValueError(f"{path} is not the configuration of a LoRA adapter (peft_type LORA)")
-    try:
-        config = LoraConfig.from_peft_type(**content)
-    except Exception as error:
-        raise ValueError(f"{path} holds a setting that PEFT refuses ({error})") from error
-    # Saved for prediction, but whoever has the posterior may go on training it.
-    config.inference_mode = False
-    return config
 
 
 def _load_spread(path: Path, guide: LowRankGaussianGuide, rho: Tensors) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -91,7 +92,8 @@ def find_task(name: str) -> MultipleChoiceTask:
     """
     if name in TASKS:
         return TASKS[name]
-    if name.startswith("mmlu_"):
+    # A subject is part of a path, which must stay below the data's folder.
+    if re.fullmatch(r"mmlu_\w+", name):
         return mmlu(name.removeprefix("mmlu_"))
     raise ValueError(f"the task {name!r} is unknown; use {', '.join(TASKS)}, or mmlu_SUBJECT")
 

@@ -176,11 +176,14 @@ def test_tensors_that_do_not_fit_are_refused(
     [
         (None, r"adapter_config.json cannot be read \(No such file"),
         ("{", "adapter_config.json is damaged"),
-        ("[]", "adapter_config.json is not the configuration of a LoRA adapter"),
+        ("[]", "adapter_config.json is damaged .no JSON object"),
         ('{"peft_type": "IA3"}', "is not the configuration of a LoRA adapter"),
-        (REFUSED, "holds a setting that PEFT refuses"),
-        ('{"peft_type": "LORA", "target_modules": ["nothing"]}', "does not fit this LlamaForCau"),
-        ('{"peft_type": "LORA", "r": "x", "target_modules": ["q_proj"]}', "does not fit this Lla"),
+        (REFUSED, "adapter_config.json holds what cannot be used .ValueError: "),
+        ('{"peft_type": "LORA", "target_modules": ["nothing"]}', "json holds what cannot be used"),
+        (
+            '{"peft_type": "LORA", "r": "x", "target_modules": ["q_proj"]}',
+            "json holds what cannot be used",
+        ),
     ],
 )
 def test_bad_configurations_are_named(
@@ -201,5 +204,5 @@ def test_a_network_with_an_adapter_is_refused(tmp_path: Path, peft_network: Any)
 
 
 def test_a_folder_without_tensors_is_refused(tmp_path: Path, base: Any) -> None:
-    with pytest.raises(ValueError, match=r"adapter_model.safetensors cannot be read \(No such fi"):
+    with pytest.raises(ValueError, match=r"adapter_model.safetensors is missing; is"):
         import_bayesian_peft(tmp_path, base, likelihood=ANSWERS)
