@@ -7,13 +7,19 @@ from blob_pyro.version import __version__
 
 if TYPE_CHECKING:
     from blob_pyro.checkpoint import load_posterior, save_posterior
+    from blob_pyro.exchange import export_draws, import_bayesian_peft, merge_mean
+    from blob_pyro.infer.generate import generate
     from blob_pyro.lora import bayesianize, unbayesianize
 
 # Loaded when first used: the metrics and the tasks must not need Pyro or PEFT.
 _HOMES = {
     "bayesianize": "blob_pyro.lora",
     "unbayesianize": "blob_pyro.lora",
+    "export_draws": "blob_pyro.exchange",
+    "generate": "blob_pyro.infer",
+    "import_bayesian_peft": "blob_pyro.exchange",
     "load_posterior": "blob_pyro.checkpoint",
+    "merge_mean": "blob_pyro.exchange",
     "save_posterior": "blob_pyro.checkpoint",
 }
 
@@ -22,8 +28,13 @@ __all__ = [
     # making PEFT models Bayesian
     "bayesianize",
     "unbayesianize",
+    # writing text
+    "generate",
     # files
+    "export_draws",
+    "import_bayesian_peft",
     "load_posterior",
+    "merge_mean",
     "save_posterior",
 ]
 

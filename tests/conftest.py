@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.trainers import WordLevelTrainer
+from torch import nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -235,6 +236,23 @@ def token_batch() -> Callable[..., dict[str, torch.Tensor]]:
 def classifier() -> Callable[..., Classifier]:
     """Give the maker of tiny models."""
     return make_classifier
+
+
+@pytest.fixture
+def plain_logits() -> Callable[..., torch.Tensor]:
+    """Logits of the network alone: one text at a time, its padding cut off, every position."""
+
+    def logits(
+        net: nn.Module, batch: dict[str, torch.Tensor], tokens: list[int] | None = None
+    ) -> torch.Tensor:
+        rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        with torch.no_grad():
+            outputs = [net(input_ids=ids[mask == 1][None]).logits for ids, mask in rows]
+        if tokens is None:
+            return torch.cat(outputs)
+        return torch.cat([output[:, -1, tokens] for output in outputs])
+
+    return logits
 
 
 @pytest.fixture(params=ARCHITECTURES, ids="-".join)

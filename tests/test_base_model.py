@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,3 +49,23 @@ def test_missing_packages_are_named(
     )
     with pytest.raises(ModuleNotFoundError, match=message):
         load_causal_lm(SMOLLM2)
+
+
+@pytest.mark.parametrize(
+    "load", [load_causal_lm, load_tokenizer, lambda name: load_sequence_classifier(name, 3)]
+)
+def test_code_that_comes_with_weights_does_not_run(
+    load: Any, base_folder: str, tmp_path: Path
+) -> None:
+    ran = tmp_path / "ran"
+    Path(base_folder, "evil.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    names = ["AutoConfig", "AutoModelForCausalLM", "AutoModelForSequenceClassification"]
+    auto_map = dict.fromkeys(names, "evil.Evil")
+    for name in ("config.json", "tokenizer_config.json"):
+        content = json.loads(Path(base_folder, name).read_text())
+        content |= {"auto_map": {**auto_map, "AutoTokenizer": ["evil.Evil", None]}}
+        content |= {"model_type": "evil", "tokenizer_class": "EvilTokenizer"}
+        Path(base_folder, name).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"trust_remote_code=True|custom code"):
+        load(base_folder)
+    assert not ran.exists()

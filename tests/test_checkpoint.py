@@ -22,12 +22,13 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from blob_pyro import load_posterior, save_posterior
-from blob_pyro.checkpoint import _sha256, posterior_task
+from blob_pyro import generate, load_posterior, save_posterior
+from blob_pyro.checkpoint import posterior_task
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.lora import HierarchicalNormalPrior, NormalPrior
-from blob_pyro.models import LabelTokenClassifier, SequenceClassifier
+from blob_pyro.models import CausalLM, LabelTokenClassifier, SequenceClassifier
+from blob_pyro.posterior_config import sha256_of
 
 TOKENS = [3, 4, 5]
 SIZES: dict[str, Any] = {
@@ -381,7 +382,7 @@ def edit_config(folder: Path, *path: str, value: Any) -> None:
         ("absent", r"posterior.safetensors is missing"),
         ("no config", r"posterior_config.json cannot be read \(No such file"),
         ("bad config", r"posterior_config.json is damaged"),
-        ("list", r"has format_version=None but this library reads 1"),
+        ("list", r"posterior_config.json is damaged \(no JSON object"),
     ],
 )
 def test_damaged_folders_are_refused_by_file(tmp_path: Path, what: str, message: str) -> None:
@@ -399,6 +400,14 @@ def test_damaged_folders_are_refused_by_file(tmp_path: Path, what: str, message:
         (("guide", "class"), "os", "asks for the class 'os'"),
         (("guide", "class"), "SequenceClassifier", "asks for the class 'SequenceClassifier'"),
         (("model", "class"), "Evil", "asks for the class 'Evil'"),
+        (("model", "class"), "Classifier", "asks for the class 'Classifier'"),
+        (("guide", "class"), "LoraGuide", "asks for the class 'LoraGuide'"),
+        (("guide", "arguments"), {"a": 1}, "posterior_config.json holds what cannot be used .Ty"),
+        (("model", "arguments"), {"label_token_ids": [1]}, "posterior_config.json holds what ca"),
+        (("model", "prior", "arguments"), {"scale": -1}, "holds what cannot be used .ValueErr"),
+        (("base_model", "dtype"), "load", "base_model.dtype is 'load', which is no dtype of torch"),
+        (("sha256",), {"../x": ""}, "the entry sha256.adapter_config.json is absent, which cannot"),
+        (("model", "num_data"), "7", "the entry model.num_data is str, which cannot be; restore"),
     ],
 )
 def test_foreign_configurations_are_refused(
@@ -421,8 +430,51 @@ def test_another_base_model_is_refused(tmp_path: Path) -> None:
         other.model.norm.weight.mul_(1.01)
     with pytest.raises(ValueError, match="the values of this LlamaForCausalLM's weights differ"):
         load_posterior(tmp_path / "p", other)
-    with pytest.raises(ValueError, match="base_model is a PeftModel already"):
+    with pytest.raises(
+        ValueError, match="base_model is a PeftModel that has an adapter 'default' alr"
+    ):
         load_posterior(tmp_path / "p", program(base)[0].network)
+
+
+def test_a_model_that_writes_text_comes_back(tmp_path: Path) -> None:
+    network = llama()
+    base = copy.deepcopy(network)
+    net = get_peft_model(network, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"]))
+    model = CausalLM(net, 7).eval()
+    guide = LowRankGaussianGuide(model, init_scale=0.5)
+    with torch.no_grad():
+        for site in model.sites.values():
+            site.lora_B.normal_()
+    save_posterior(tmp_path / "p", model, guide)
+    loaded, loaded_guide = load_posterior(tmp_path / "p", base)
+    assert type(loaded) is CausalLM
+    options: Any = {**batch(), "num_samples": 2, "seed": 0, "max_new_tokens": 3}
+    written = generate(model, guide, **options)
+    again = generate(loaded, loaded_guide, **options)
+    assert torch.equal(again.tokens, written.tokens)
+    assert torch.equal(again.total, written.total)
+
+
+@pytest.mark.parametrize("network", [llama, bert])
+def test_several_posteriors_share_a_network(
+    tmp_path: Path, network: Callable[[], nn.Module]
+) -> None:
+    base, inputs, expected = network(), batch(), {}
+    for name, rank in (("first", 2), ("second", 3)):
+        model, guide = program(copy.deepcopy(base), rank=rank)
+        save_posterior(tmp_path / name, model, guide)
+        expected[name] = predicted(model, guide, inputs, 3)
+    first = load_posterior(tmp_path / "first", base, adapter="first")
+    net = first[0].network
+    second = load_posterior(tmp_path / "second", net, adapter="second")
+    assert net.active_adapter == "second"
+    for name, loaded in (("second", second), ("first", first), ("second", second)):
+        net.set_adapter(name)
+        assert torch.equal(predicted(*loaded, inputs, 3), expected[name])
+    # What is saved from a network of two is the adapter that was asked for.
+    save_posterior(tmp_path / "again", *first)
+    again = load_posterior(tmp_path / "again", net, adapter="third")
+    assert torch.equal(predicted(*again, inputs, 3), expected["first"])
 
 
 @pytest.mark.parametrize(("rank", "message"), [(3, "the ranks differ"), (None, "different sites")])
@@ -437,7 +489,7 @@ def test_tensors_of_another_fit_are_refused(tmp_path: Path, rank: int | None, me
     else:
         save_posterior(tmp_path / "other", *program(copy.deepcopy(base), rank=rank))
         file.write_bytes((tmp_path / "other" / file.name).read_bytes())
-    edit_config(tmp_path / "p", "sha256", file.name, value=_sha256(file))
+    edit_config(tmp_path / "p", "sha256", file.name, value=sha256_of(file))
     with pytest.raises(ValueError, match=message):
         load_posterior(tmp_path / "p", base)
 

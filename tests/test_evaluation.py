@@ -115,3 +115,20 @@ def test_half_precision_networks_are_saved_in_float32(classifier: Any, token_bat
     guide = LowRankGaussianGuide(model)
     found = evaluate(model, guide, [token_batch(3)], list("abc"), 1, progress=False)  # type: ignore[arg-type]
     assert found.logits.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ids": np.asarray(["a"])}, r"arrays of shapes .2, 3, 4., .3,. and .1,."),
+        ({"labels": np.zeros(3)}, r"arrays of kinds .'f', 'f', 'U'. and 3 dimensions"),
+        ({"logits": np.zeros((3, 4), np.float32)}, r"and 2 dimensions"),
+    ],
+)
+def test_arrays_that_do_not_belong_together_are_refused(
+    change: Any, message: str, tmp_path: Path
+) -> None:
+    arrays = {"logits": np.zeros((2, 3, 4), np.float32), "labels": np.zeros(3, np.int64)}
+    np.savez(tmp_path / "e.npz", **{**arrays, "ids": np.asarray(["a", "b", "c"]), **change})
+    with pytest.raises(ValueError, match=rf"e.npz is not an evaluation .*{message}"):
+        load_evaluation(tmp_path / "e.npz")

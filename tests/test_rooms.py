@@ -16,9 +16,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 STOREYS = ["poutine", "distributions", "lora", "models", "guides", "infer"]
 ALONE = ["tasks", "diagnostics"]
 TOP = [
+    "memory",
     "atomic_file",
+    "atomic_folder",
     "base_model",
+    "adapter_files",
+    "posterior_config",
     "checkpoint",
+    "exchange",
     "training",
     "likelihood",
     "methods",

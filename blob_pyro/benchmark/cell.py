@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -169,7 +169,7 @@ def _fitted(
         return recipe.fine_tune(
             network(), tokenizer, task, train, validation=validation, on_step=on_step
         )
-    starts = (load_posterior(start.posterior(folder), network()) for start in cells)
+    starts = (cast(Program, load_posterior(start.posterior(folder), network())) for start in cells)
     return *recipe.finish(starts, tokenizer, task, train if validation is None else validation), []
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from reprlib import repr as repr_short
 from typing import Any
 
 import yaml
@@ -112,7 +114,8 @@ def read_config(path: str | Path) -> BenchmarkConfig:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # PyYAML lets through what its constructors of dates and numbers raise.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
     try:
         return _config(_mapping("the file", content))
@@ -126,6 +129,7 @@ def _config(content: dict[str, Any]) -> BenchmarkConfig:
         if not content.get(needed):
             raise ValueError(f"{needed} is missing; a benchmark has a model, tasks and methods")
     training = _mapping("training", content.pop("training", {}))
+    _check_type("model", content["model"], "")
     tasks = {
         name: _task(name, entry) for name, entry in _mapping("tasks", content["tasks"]).items()
     }
@@ -147,6 +151,7 @@ def _config(content: dict[str, Any]) -> BenchmarkConfig:
 
 
 def _task(name: str, entry: Any) -> TaskConfig:
+    _check_type("the name of a task", name, "")
     entry = _mapping(f"task {name!r}", entry)
     _check_keys(f"task {name!r}", entry, _names(TaskConfig))
     for key in ("train", "validation"):
@@ -157,6 +162,7 @@ def _task(name: str, entry: Any) -> TaskConfig:
     config = TaskConfig(entry.get("train"), tuple(ood), entry.get("validation"))
     kind = type(find_task(name))
     for other in config.ood:
+        _check_type(f"task {name!r}: ood", other, "")
         if type(find_task(other)) is not kind:
             raise ValueError(
                 f"task {name!r}: ood {other!r} is not of its kind; questions and texts do not mix"
@@ -165,10 +171,17 @@ def _task(name: str, entry: Any) -> TaskConfig:
 
 
 def _method(name: str, entry: dict[str, Any]) -> MethodConfig:
+    # It becomes part of the names of files.
+    if not (isinstance(name, str) and re.fullmatch(r"\w[\w.+ -]*", name)):
+        raise ValueError(
+            f"the method {repr_short(name)} has a name that no file can have; use letters, "
+            "digits, spaces and . + - _"
+        )
     of_recipe, of_training = _names(Recipe) - {"training"}, _names(TrainingConfig) - {"seed"}
     known = {*of_recipe, *of_training, "recipe", "num_samples"}
     _check_keys(f"method {name!r}", entry, known)
     start = entry.get("recipe", "small")
+    _check_type(f"method {name!r}: recipe", start, "")
     if start not in RECIPES:
         raise ValueError(f"method {name!r}: recipe {start!r} is none of {sorted(RECIPES)}")
     defaults = {
@@ -226,13 +239,15 @@ def _names(settings: type[Any]) -> set[str]:
 
 def _mapping(what: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{what} is {value!r}, which has no 'name: value' entries")
+        raise ValueError(f"{what} is {repr_short(value)}, which has no 'name: value' entries")
     return value
 
 
 def _numbers(what: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not value or not all(type(item) is int for item in value):
-        raise ValueError(f"{what} is {value!r}; give a list of whole numbers, such as [0, 10]")
+        raise ValueError(
+            f"{what} is {repr_short(value)}; give a list of whole numbers, such as [0, 10]"
+        )
     return tuple(value)
 
 
@@ -250,7 +265,7 @@ def _check_type(what: str, value: Any, default: Any) -> None:
         right = isinstance(value, int | float) or value is None
         wanted = "a number (YAML needs the point of 1.0e-3)"
     if not right:
-        raise ValueError(f"{what} is {value!r}; give {wanted}")
+        raise ValueError(f"{what} is {repr_short(value)}; give {wanted}")
 
 
 def _check_keys(what: str, entry: Mapping[str, Any], known: set[str]) -> None:

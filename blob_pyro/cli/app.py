@@ -9,6 +9,7 @@ from transformers.utils import logging as transformers_logging
 
 from blob_pyro.cli.benchmark import benchmark
 from blob_pyro.cli.demo import demo
+from blob_pyro.cli.estimate import estimate
 from blob_pyro.cli.evaluate import evaluate
 from blob_pyro.cli.predict import predict
 from blob_pyro.cli.terminal import print_warning
@@ -21,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, evaluate, predict, benchmark):
+for command in (demo, train, evaluate, predict, benchmark, estimate):
     app.command()(command)
 
 

@@ -119,6 +119,11 @@ def load(folder: Path) -> Program:
         )
     task, scoring = recorded_task(record)
     model, guide = load_posterior(folder)
+    if not isinstance(model, Classifier):
+        raise ValueError(
+            f"{folder} holds a {type(model).__name__}, which classifies nothing; use "
+            "blob_pyro.generate"
+        )
     device = Accelerator().device
     model.to(device)
     guide.to(device)

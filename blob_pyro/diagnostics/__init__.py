@@ -31,6 +31,7 @@ from blob_pyro.diagnostics.risk_coverage import (
 )
 from blob_pyro.diagnostics.scale_map import plot_scale_map, scale_ratios
 from blob_pyro.diagnostics.style import plot_style
+from blob_pyro.diagnostics.token_uncertainty import color_tokens, tokens_html
 from blob_pyro.diagnostics.uncertainty import (
     auroc,
     expected_entropy,
@@ -70,6 +71,9 @@ __all__ = [
     "bald",
     "batch_bald",
     "variation_ratio",
+    # uncertain tokens
+    "color_tokens",
+    "tokens_html",
     # ArviZ
     "from_pyro_svi",
     "loo",

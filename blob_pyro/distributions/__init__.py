@@ -1,8 +1,9 @@
-"""Distributions over matrices with correlated entries, and a KL from a factorised normal."""
+"""Distributions that Pyro lacks: matrices with correlated entries, and labelled tokens."""
 
 from blob_pyro.distributions.column_dropout import ColumnDropout
 from blob_pyro.distributions.gaussian_kl import kl_from_factorised_normal
 from blob_pyro.distributions.kronecker_precision_normal import KroneckerPrecisionNormal
+from blob_pyro.distributions.labelled_tokens import LabelledTokens
 from blob_pyro.distributions.low_rank_normal import LowRankNormal
 from blob_pyro.distributions.matrix_normal import MatrixNormal
 from blob_pyro.distributions.matrix_shaped import MatrixShaped
@@ -13,6 +14,7 @@ __all__ = [
     "ColumnDropout",
     "KroneckerPrecisionNormal",
     "LowRankNormal",
+    "LabelledTokens",
     "MatrixNormal",
     "MatrixShaped",
     "SubspaceNormal",

@@ -1,7 +1,9 @@
 """Objectives, schedules, posteriors without training, and prediction."""
 
+from blob_pyro.infer.data_pass import evaluation_mode, own_random_state
 from blob_pyro.infer.decoupled_svi import DecoupledSVI, SpreadUpdates
 from blob_pyro.infer.elbo_terms import ELBOTerms, check_gradient
+from blob_pyro.infer.generate import Generation, generate
 from blob_pyro.infer.importance_weights import importance_log_weights
 from blob_pyro.infer.ivon import ivon
 from blob_pyro.infer.kl_weight import Schedule, kl_weight, rescaled_num_batches
@@ -35,6 +37,10 @@ __all__ = [
     "rescaled_num_batches",
     # prediction
     "linearised_logits",
+    "Generation",
+    "evaluation_mode",
+    "generate",
+    "own_random_state",
     "posterior_draws",
     "posterior_predictive",
     # calibration

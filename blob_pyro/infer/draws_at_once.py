@@ -10,7 +10,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from pyro import poutine
 
-from blob_pyro.infer.posterior_draws import Batch, Draw
+from blob_pyro.infer.posterior_draws import Batch, Draw, stacked_draws
 from blob_pyro.models import Classifier
 
 # A CPU gains by fewer calls, and loses by temporaries that no longer fit its caches and free lists:
@@ -80,10 +80,7 @@ class DrawsAtOnce:
         if len(group) == 1:
             logits: torch.Tensor = poutine.condition(self.model, group[0])(**batch)
             return logits[None]
-        together = {
-            name: torch.stack([draw[name] for draw in group]).unsqueeze(1) for name in group[0]
-        }
         # Left of the model's own plate of data.
         with pyro.plate("draws", len(group), dim=-2):
-            logits = poutine.condition(self.model, together)(**batch)
+            logits = poutine.condition(self.model, stacked_draws(group))(**batch)
         return logits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -45,6 +45,17 @@ def posterior_draws(guide: Guide, num_samples: int, batch: Batch) -> list[Draw]:
     if isinstance(guide, EnsembleGuide):
         return guide.draws_in_turn(num_samples)
     return [_draw(guide, batch) for _ in range(num_samples)]
+
+
+def stacked_draws(draws: Sequence[Draw]) -> Draw:
+    """Stack draws for a model that runs inside a plate of draws at dimension -2.
+
+    Examples
+    --------
+    >>> stacked_draws([{"a": torch.zeros(2, 3)}] * 4)["a"].shape
+    torch.Size([4, 1, 2, 3])
+    """
+    return {name: torch.stack([draw[name] for draw in draws]).unsqueeze(1) for name in draws[0]}
 
 
 def _draw(guide: Guide, batch: Batch) -> Draw:

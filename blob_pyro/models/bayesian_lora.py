@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
+import pyro
 import torch
 from peft import PeftModel
 from pyro.nn import PyroModule
@@ -152,7 +154,13 @@ class BayesianLora(PyroModule):
         -------
         int
             Number of draws K: the network is to be run on ``K * rows`` rows, draw after draw.
+
+        Raises
+        ------
+        ValueError
+            If another adapter of the network is the active one.
         """
+        self._check_active()
         self._state_point_estimates()
         weights = self.sample_latents()
         num_draws = max(weight.shape[:-2].numel() for weight in weights.values())
@@ -160,6 +168,32 @@ class BayesianLora(PyroModule):
         for name, site in self.sites.items():
             site.projection.install(weights[name], tiled)
         return num_draws
+
+    def data_plate(self, rows: torch.Tensor) -> AbstractContextManager[Any]:
+        """Make the plate ``data`` over a batch, in which each example counts N / B times.
+
+        Parameters
+        ----------
+        rows
+            Any tensor of the batch, examples first.
+        """
+        return pyro.plate(
+            "data",
+            max(self.num_data, len(rows)),
+            subsample=torch.arange(len(rows), device=rows.device),
+            dim=-1,
+            device=str(rows.device),
+        )
+
+    def _check_active(self) -> None:
+        for site in self.sites.values():
+            active = site.layer.active_adapters
+            if self.adapter not in active and not site.layer.disable_adapters:
+                raise ValueError(
+                    f"the network's active adapter is {', '.join(active)}, not {self.adapter}, "
+                    "whose weights this model draws; call "
+                    f"model.network.set_adapter({self.adapter!r}) first"
+                )
 
     def _state_point_estimates(self) -> None:
         for name, module, leaf in self._places:

@@ -13,6 +13,8 @@ from pyro.infer.util import is_validation_enabled
 
 from blob_pyro.lora import Latent, Prior
 from blob_pyro.models.bayesian_lora import BayesianLora
+from blob_pyro.models.padding import mask_of
+from blob_pyro.models.tiling import tile, untile
 
 
 class Classifier(BayesianLora):
@@ -89,50 +91,22 @@ class Classifier(BayesianLora):
         ValueError
             If padded text comes without a mask, or a label is out of range.
         """
-        mask = self._mask(input_ids, attention_mask)
+        mask = mask_of(input_ids, attention_mask, self.network.config.pad_token_id)
         batch = {"input_ids": input_ids, "attention_mask": mask, **inputs}
         self._check_labels(labels, self._num_offered(batch))
-        rows = input_ids.shape[0]
         num_draws = self.draw(input_ids.shape)
-        logits = self._tiled_logits(batch, num_draws)
-        with pyro.plate(
-            "data",
-            max(self.num_data, rows),
-            subsample=torch.arange(rows, device=input_ids.device),
-            dim=-1,
-            device=str(input_ids.device),
-        ):
+        logits = self._tempered(untile(self.class_logits(tile(batch, num_draws)), num_draws))
+        with self.data_plate(input_ids):
             logits = pyro.deterministic("logits", logits, event_dim=1)
             # Labels are checked above; a NaN is the objective's to report, with step and terms.
             likelihood = dist.Categorical(logits=logits, validate_args=False)
             pyro.sample("labels", likelihood, obs=labels)
         return logits
 
-    def _tiled_logits(self, batch: dict[str, torch.Tensor], num_draws: int) -> torch.Tensor:
-        if num_draws == 1:
-            return self._tempered(self.class_logits(batch))
-        tiled = {
-            name: tensor.repeat(num_draws, *[1] * (tensor.dim() - 1))
-            for name, tensor in batch.items()
-        }
-        logits = self._tempered(self.class_logits(tiled))
-        return logits.reshape(num_draws, -1, logits.shape[-1])
-
     def _tempered(self, logits: torch.Tensor) -> torch.Tensor:
         # Past PyroModule's attribute access, which would look for a statement.
         temperature = cast(torch.Tensor, self._buffers["temperature"])
-        return _widened(logits) / temperature.to(logits.device)
-
-    def _mask(self, input_ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        if mask is not None:
-            return mask
-        pad = self.network.config.pad_token_id
-        if pad is not None and bool((input_ids == pad).any()):
-            raise ValueError(
-                f"input_ids contain the padding token {pad} but there is no attention_mask; pass "
-                "the tokenizer's attention_mask (all ones if nothing is padded)"
-            )
-        return torch.ones_like(input_ids)
+        return logits / temperature.to(logits.device)
 
     def _num_offered(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Count the classes that each example offers, which come first: ``B``, int64."""
@@ -149,8 +123,3 @@ class Classifier(BayesianLora):
                 f"labels[{row}] = {int(labels[row])} but the model has {int(offered[row])} "
                 f"classes; labels are integers from 0 to {int(offered[row]) - 1}"
             )
-
-
-def _widened(logits: torch.Tensor) -> torch.Tensor:
-    """Go up to float32, where the log probabilities of half-precision logits are exact enough."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

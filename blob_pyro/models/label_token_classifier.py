@@ -15,6 +15,7 @@ from blob_pyro.lora import Latent, Prior, check_peft_model
 from blob_pyro.models.classifier import Classifier
 from blob_pyro.models.kept_columns import last_columns
 from blob_pyro.models.padding import align_padding
+from blob_pyro.models.positions import Positions
 
 
 class LabelTokenClassifier(Classifier):
@@ -84,7 +85,7 @@ class LabelTokenClassifier(Classifier):
             )
         super().__init__(net, num_data, prior_scale, adapter, prior=prior, latent=latent)
         self.label_token_ids = tuple(int(token) for token in label_token_ids)
-        self._takes_positions = "position_ids" in signature and not _counts_positions(net)
+        self._positions = Positions(net)
 
     @staticmethod
     def _check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
@@ -110,9 +111,7 @@ class LabelTokenClassifier(Classifier):
         self._check_offered(offered)
         batch = {name: tensor for name, tensor in batch.items() if name != "num_options"}
         # With the padding on the left, the last real token is the last position of every row.
-        batch = align_padding(batch, "left")
-        if self._takes_positions and "position_ids" not in batch:
-            batch["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        batch = self._positions.add(align_padding(batch, "left"))
         kept = last_columns(batch["input_ids"], 1)
         logits: torch.Tensor = self.network(**batch, logits_to_keep=kept, use_cache=False).logits
         logits = logits[:, -1, list(self.label_token_ids)]
@@ -134,8 +133,3 @@ class LabelTokenClassifier(Classifier):
     @override
     def likelihood_config(self) -> dict[str, Any]:
         return {"label_token_ids": list(self.label_token_ids)}
-
-
-def _counts_positions(net: PeftModel) -> bool:
-    """Tell whether a network skips padding itself, with positions that do not start at 0."""
-    return any(hasattr(module, "create_position_ids_from_input_ids") for module in net.modules())

@@ -46,3 +46,37 @@ def align_padding(batch: dict[str, torch.Tensor], side: Side) -> dict[str, torch
         name: tensor.gather(1, source) if tensor.shape == mask.shape else tensor
         for name, tensor in batch.items()
     }
+
+
+def mask_of(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, pad: int | None
+) -> torch.Tensor:
+    """Give the mask of a batch, all ones where none is needed.
+
+    Parameters
+    ----------
+    input_ids
+        ``B x T``, int64.
+    attention_mask
+        ``B x T``, or None.
+    pad
+        The padding token, None if there is none.
+
+    Raises
+    ------
+    ValueError
+        If there is padding but no mask.
+
+    Examples
+    --------
+    >>> mask_of(torch.tensor([[5, 6]]), None, pad=0)
+    tensor([[1, 1]])
+    """
+    if attention_mask is not None:
+        return attention_mask
+    if pad is not None and bool((input_ids == pad).any()):
+        raise ValueError(
+            f"input_ids contain the padding token {pad} but there is no attention_mask; pass "
+            "the tokenizer's attention_mask (all ones if nothing is padded)"
+        )
+    return torch.ones_like(input_ids)

@@ -5,6 +5,7 @@ from blob_pyro.tasks.collator import Collator
 from blob_pyro.tasks.collators import Scoring, Task, collator_for
 from blob_pyro.tasks.glue import TEXT_TASKS
 from blob_pyro.tasks.helpdesk import helpdesk
+from blob_pyro.tasks.instruction_collator import InstructionCollator
 from blob_pyro.tasks.label_tokens import label_token_ids
 from blob_pyro.tasks.lengths import LongestFirst, lengths
 from blob_pyro.tasks.letter_collator import LetterCollator
@@ -43,6 +44,7 @@ __all__ = [
     "Collator",
     "collator_for",
     "LetterCollator",
+    "InstructionCollator",
     "OptionCollator",
     "PromptCollator",
     "TextCollator",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -128,7 +129,8 @@ def find_task(name: str) -> Task:
         return TEXT_TASKS[name]
     if name == "helpdesk":
         return helpdesk()
-    if name.startswith("mmlu_"):
+    # A subject is part of a path, which must stay below the data's folder.
+    if re.fullmatch(r"mmlu_\w+", name):
         return mmlu(name.removeprefix("mmlu_"))
     known = ", ".join([*TASKS, *TEXT_TASKS])
     raise ValueError(f"the task {name!r} is unknown; use {known}, helpdesk, or mmlu_SUBJECT")

@@ -24,16 +24,26 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises
     ------
     ValueError
-        If a line is not a JSON object, with file, line and reason.
+        If the file is not UTF-8 text, or a line is not a JSON object, with file, line and reason.
     """
-    with path.open(encoding="utf-8-sig") as file:
-        for line, text in enumerate(file, start=1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {line}: is not JSON ({error.msg})") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {line}: is not a JSON object")
-            yield line, row
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for line, text in enumerate(file, start=1):
+                if text.strip():
+                    yield line, _row(path, line, text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not UTF-8 text ({error.reason}); convert it first") from error
+
+
+def _row(path: Path, line: int, text: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+        # JSON can name halves of characters, which no UTF-8 file can hold.
+        json.dumps(row, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {line}: is not JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}, line {line}: holds what cannot be read ({error})") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}, line {line}: is not a JSON object")
+    return row

@@ -1,4 +1,4 @@
-"""The oracle of the logits, and batches padded on either side."""
+"""Batches padded on either side, and label tokens."""
 
 from __future__ import annotations
 
@@ -7,26 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from blob_pyro.models import Classifier, LabelTokenClassifier
 
 Batch = dict[str, torch.Tensor]
-
-
-@pytest.fixture
-def plain_logits() -> Callable[..., torch.Tensor]:
-    """Logits of the network alone: one text at a time, its padding cut off, every position."""
-
-    def logits(net: nn.Module, batch: Batch, tokens: list[int] | None = None) -> torch.Tensor:
-        rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
-        with torch.no_grad():
-            outputs = [net(input_ids=ids[mask == 1][None]).logits for ids, mask in rows]
-        if tokens is None:
-            return torch.cat(outputs)
-        return torch.cat([output[:, -1, tokens] for output in outputs])
-
-    return logits
 
 
 @pytest.fixture(params=["right", "left"])

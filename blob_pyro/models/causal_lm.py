@@ -1,0 +1,170 @@
+"""Likelihood of the text that a causal language model shall write."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pyro
+import torch
+from peft import PeftModel
+from pyro.infer.util import is_validation_enabled
+
+from blob_pyro.distributions import LabelledTokens
+from blob_pyro.lora import Latent, Prior, check_peft_model
+from blob_pyro.models.bayesian_lora import BayesianLora
+from blob_pyro.models.labelled_positions import head_at, labelled_first
+from blob_pyro.models.padding import mask_of
+from blob_pyro.models.positions import Positions
+from blob_pyro.models.tiling import tile, untile
+
+_IGNORED = -100
+
+
+class CausalLM(BayesianLora):
+    r"""A causal language model that is fine-tuned on the text that follows a prompt.
+
+    :math:`\log p(y | x, A) = \sum_{t \in labelled} \log p(y_t | x, y_{<t}, A)`, in nats and summed
+    over tokens: an example is one datum, however long.  The vocabulary's logits are computed for
+    the labelled positions only.  The observed site is ``labels``, inside ``pyro.plate("data")``.
+
+    Parameters
+    ----------
+    net
+        PEFT model of a causal LM.
+    num_data
+        Number of training examples.
+    prior_scale
+        Standard deviation of the prior over ``A``.
+    adapter
+        Name of the PEFT adapter.
+    prior, latent
+        See :class:`BayesianLora`.
+
+    Raises
+    ------
+    ValueError
+        If the network has no language head.
+
+    Examples
+    --------
+    >>> from peft import LoraConfig, get_peft_model
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> config = LlamaConfig(vocab_size=50, hidden_size=8, intermediate_size=16,
+    ...                      num_hidden_layers=1, num_attention_heads=2)
+    >>> lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "v_proj"])
+    >>> model = CausalLM(get_peft_model(LlamaForCausalLM(config), lora), num_data=10)
+    >>> model(input_ids=torch.tensor([[5, 6, 7, 8]]),  # a prompt of two tokens
+    ...       labels=torch.tensor([[-100, -100, 7, 8]])).shape
+    torch.Size([2, 50])
+    """
+
+    def __init__(
+        self,
+        net: PeftModel,
+        num_data: int,
+        prior_scale: float = 0.2,
+        adapter: str = "default",
+        *,
+        prior: Prior | None = None,
+        latent: Latent = ("A",),
+    ) -> None:
+        check_peft_model(net)
+        if _head(net) is None:
+            raise ValueError(
+                f"{type(net.get_base_model()).__name__} has no language head; load the network "
+                "with AutoModelForCausalLM"
+            )
+        super().__init__(net, num_data, prior_scale, adapter, prior=prior, latent=latent)
+        self._positions = Positions(net)
+        self._head_is_latent = any(site.layer is _head(net) for site in self.sites.values())
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **inputs: torch.Tensor,
+    ) -> torch.Tensor:
+        """Run the program on a Hugging Face batch given as keywords.
+
+        Parameters
+        ----------
+        input_ids
+            Token ids, ``B x T``, int64.
+        attention_mask
+            Nonzero where a token is real, ``B x T``.  May be left out if nothing is padded.
+        labels
+            ``input_ids`` where a token is to be learned and -100 elsewhere (prompt, padding),
+            ``B x T``, int64.  As everywhere in Hugging Face they are not shifted, and the first
+            token of a row is never learned.
+        **inputs
+            Anything else that the network takes, rows first.
+
+        Returns
+        -------
+        torch.Tensor
+            Logits of the L labelled tokens, row after row, ``L x V`` (``K x L x V`` under a plate
+            of K draws), float32 or wider.
+
+        Raises
+        ------
+        ValueError
+            If padded text comes without a mask, there are no labels, or one lies outside the
+            vocabulary.
+        """
+        labels = self._checked(labels)
+        mask = mask_of(input_ids, attention_mask, self.network.config.pad_token_id)
+        batch = {"input_ids": input_ids, "attention_mask": mask, **inputs}
+        num_draws = self.draw(input_ids.shape)
+        # A token is predicted where the one before it is read.
+        targets = labels[:, 1:]
+        labelled = targets != _IGNORED
+        logits = self._logits(self._positions.add(batch), labelled, num_draws)
+        with self.data_plate(input_ids):
+            pyro.sample("labels", LabelledTokens(logits, labelled), obs=targets)
+        return logits
+
+    def _checked(self, labels: torch.Tensor | None) -> torch.Tensor:
+        if labels is None:
+            raise ValueError(
+                "CausalLM needs labels, B x T, -100 where nothing is to be learned; to write a "
+                "text, use blob_pyro.generate"
+            )
+        if is_validation_enabled():
+            size = self.network.config.vocab_size
+            wrong = labels[(labels != _IGNORED) & ((labels < 0) | (labels >= size))]
+            if len(wrong):
+                raise ValueError(
+                    f"labels hold {int(wrong[0])}, which is no token of the {size} of the "
+                    "vocabulary; use this network's own tokenizer, and -100 for the prompt"
+                )
+        return labels
+
+    def _logits(
+        self, batch: dict[str, torch.Tensor], labelled: torch.Tensor, num_draws: int
+    ) -> torch.Tensor:
+        """Give the logits of the labelled positions, ``L x V`` (``K x L x V`` for K draws)."""
+        rows, columns, real = self._positions_of_head(labelled.repeat(num_draws, 1))
+        with head_at(_head(self.network), rows, columns):
+            logits: torch.Tensor = self.network(**tile(batch, num_draws), use_cache=False).logits
+        if logits.shape[:-1] != rows.shape:
+            raise ValueError(
+                f"{type(self.network.get_base_model()).__name__} does not call its language head "
+                "as a module, so its logits cannot be restricted to the labelled positions"
+            )
+        return untile(logits if real is None else logits[real], num_draws)
+
+    def _positions_of_head(
+        self, labelled: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        if not self._head_is_latent:
+            rows, columns = labelled.nonzero(as_tuple=True)
+            return rows, columns, None
+        # A latent head has a weight for each draw or example, so its rows have to stay apart.
+        columns, real = labelled_first(labelled)
+        rows = torch.arange(len(columns), device=columns.device)[:, None].expand_as(columns)
+        return rows, columns, real
+
+
+def _head(net: PeftModel) -> Any:
+    return cast(Any, net.get_base_model()).get_output_embeddings()

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from blob_pyro import merge_mean
+
+
+def test_the_merged_network_predicts_with_the_mean(
+    tmp_path: Path, program: Any, predict: Any, inputs: Any, plain_logits: Any
+) -> None:
+    model, guide = program()
+    expected = predict(model, guide, 0)[0]
+    far = predict(model, guide, 1)[0]
+    tokens = [*model.label_token_ids]
+    update, _ = guide.weight_moments(next(iter(guide.sites)))
+    before = model.network.base_model.model.model.layers[0].self_attn.q_proj.base_layer.weight
+    wanted = before + update
+    merged = merge_mean(model, guide)
+    assert not [name for name, _ in merged.named_parameters() if "lora" in name]
+    torch.testing.assert_close(merged.model.layers[0].self_attn.q_proj.weight, wanted)
+    torch.testing.assert_close(plain_logits(merged, inputs, tokens), expected, atol=1e-5, rtol=0)
+    assert (far - expected).abs().max() > 1e-2
+    merged.save_pretrained(tmp_path / "merged")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(plain_logits(again, inputs, tokens), expected, atol=1e-5, rtol=0)
+
+
+def test_another_adapter_of_the_network_is_not_merged(
+    program: Any, predict: Any, inputs: Any, plain_logits: Any
+) -> None:
+    model, guide = program()
+    expected = predict(model, guide, 0)[0]
+    model.network.add_adapter("other", model.network.peft_config["default"])
+    with torch.no_grad():
+        for name, parameter in model.network.named_parameters():
+            if ".lora_B.other." in name:
+                parameter.fill_(3.0)
+    merged = merge_mean(model, guide)
+    logits = plain_logits(merged, inputs, [*model.label_token_ids])
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
