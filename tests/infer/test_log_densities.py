@@ -8,8 +8,9 @@ import torch
 from pyro import poutine
 from torch.distributions import HalfNormal, LogNormal, MultivariateNormal, Normal
 
+from blob_pyro.diagnostics import from_pyro_svi
 from blob_pyro.guides import FullCovarianceGuide, LowRankGaussianGuide, PointEstimateGuide
-from blob_pyro.infer import log_densities, posterior_draws
+from blob_pyro.infer import log_densities, posterior_draws, posterior_predictive
 from blob_pyro.lora import HierarchicalNormalPrior
 from blob_pyro.models import SequenceClassifier
 
@@ -110,3 +111,29 @@ def test_missing_hyper_sites_are_refused(peft_network: Any) -> None:
     name = next(iter(model.sites))
     with pytest.raises(ValueError, match=r"draws lack the sites \['prior.shared_scale'\]"):
         log_densities(guide, {name: draws_of(guide)[name]})
+
+
+def test_a_fit_and_its_prior_become_one_arviz_object(program: Any, token_batch: Any) -> None:
+    model, guide = program("bert")
+    sites = [*model.sites]
+
+    def predict(program_of_latents: Any) -> Any:
+        return posterior_predictive(
+            model, program_of_latents, [token_batch(4)], 30, 0, return_sites=sites, progress=False
+        )
+
+    predictive, prior = predict(guide), predict(lambda **batch: model.sample_latents())
+    draws, prior_draws = ({site: each[site] for site in sites} for each in (predictive, prior))
+    data = from_pyro_svi(
+        predictive,
+        posterior=draws,
+        **log_densities(guide, draws),
+        prior=prior_draws,
+        prior_predictive=prior,
+        by_layer=True,
+    )
+    query = "bert.encoder.layer.attention.self.query"
+    assert data.posterior[query].dims == ("chain", "draw", "layer", "rank", "in_feature")
+    assert data.log_prior[query].dims == ("chain", "draw", "layer")
+    # 4.5 standard errors of a standard deviation, from 2 x 30 x 2 x 16 draws of N(0, 0.2).
+    assert abs(float(data.prior[query].std()) - 0.2) < 4.5 * 0.2 / (2 * 1920) ** 0.5
