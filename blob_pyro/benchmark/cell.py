@@ -17,7 +17,7 @@ from blob_pyro.atomic_file import atomic_file
 from blob_pyro.benchmark.config import BenchmarkConfig
 from blob_pyro.benchmark.cost import Cost, extra_parameters, measured
 from blob_pyro.benchmark.data import (
-    test_data,
+    evaluation_data,
     training_and_validation_data,
     training_data,
 )
@@ -83,6 +83,7 @@ class Cell:
             "method": dataclasses.asdict(config.methods[self.method]),
             "test_limit": config.test_limit,
             "dtype": config.dtype,
+            "split": config.split,
             "starts": [cell.fingerprint(config) for cell in self.starts(config)],
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -209,11 +210,13 @@ def _predicted(
     num_samples: int,
 ) -> tuple[dict[str, Evaluation], Cost]:
     model, guide = program
-    task_config = config.tasks[cell.task]
     scoring = cell.recipe(config).scoring_of(model.network.get_base_model())
     collator = collator_for(find_task(cell.task), tokenizer, scoring)
-    tasks = {name: find_task(name) for name in (cell.task, *task_config.ood)}
-    tests = {name: test_data(task, config.test_limit, data_dir) for name, task in tasks.items()}
+    tasks = {name: find_task(name) for name in config.evaluated_on(cell.task)}
+    tests = {
+        name: evaluation_data(task, config, config.tasks[cell.task], data_dir, cell.seed)
+        for name, task in tasks.items()
+    }
     evaluations = {}
     with measured() as cost:
         for name, data in tests.items():

@@ -75,6 +75,9 @@ class BenchmarkConfig:
         Test examples of each task (the same for all seeds); None for all.
     dtype
         Of the base model's weights: ``float32`` or ``bfloat16``.
+    split
+        What is evaluated: ``"test"``, or ``"validation"`` to choose settings by, which leaves the
+        test examples and other tasks alone.
     """
 
     model: str
@@ -83,13 +86,18 @@ class BenchmarkConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     test_limit: int | None = None
     dtype: str = "float32"
+    split: str = "test"
+
+    def evaluated_on(self, task: str) -> tuple[str, ...]:
+        """Name the tasks that a fit to a task is evaluated on: itself, and those beside it."""
+        return (task,) if self.split == "validation" else (task, *self.tasks[task].ood)
 
 
 def read_config(path: str | Path) -> BenchmarkConfig:
     """Read a benchmark from a YAML file.
 
     Top level: ``model``, ``tasks``, ``methods`` and, if you like, ``seeds``, ``test_limit``,
-    ``dtype`` and ``training`` (for all methods).  A method takes the settings of
+    ``dtype``, ``split`` and ``training`` (for all methods).  A method takes the settings of
     :class:`blob_pyro.recipe.Recipe` and :class:`blob_pyro.training.TrainingConfig`, ``recipe`` (the
     name of one to start from), ``num_samples``, and ``start``: the entry whose fit it starts from,
     if the method starts from a fit and there are several of the kind.
@@ -147,7 +155,10 @@ def _config(content: dict[str, Any]) -> BenchmarkConfig:
     _check_type("test_limit", 0 if test_limit is None else test_limit, 0)
     dtype = content.get("dtype", BenchmarkConfig.dtype)
     torch_dtype(dtype)
-    return BenchmarkConfig(content["model"], tasks, methods, seeds, test_limit, dtype)
+    split = content.get("split", BenchmarkConfig.split)
+    if split not in ("test", "validation"):
+        raise ValueError(f"split is {split!r}; give test, or validation to choose settings by")
+    return BenchmarkConfig(content["model"], tasks, methods, seeds, test_limit, dtype, split)
 
 
 def _task(name: str, entry: Any) -> TaskConfig:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from blob_pyro.benchmark.config import TaskConfig
+from blob_pyro.benchmark.config import BenchmarkConfig, TaskConfig
 from blob_pyro.tasks import Task
 
 
@@ -49,6 +49,14 @@ def training_and_validation_data(
     return examples.select(range(num_train)), examples.select(range(num_train, wanted))
 
 
-def test_data(task: Task, limit: int | None, data_dir: Path | None) -> Dataset:
-    """Read the same test examples for every seed."""
-    return task.load("test", data_dir=data_dir, limit=limit).data
+def evaluation_data(
+    task: Task, config: BenchmarkConfig, trained_on: TaskConfig, data_dir: Path | None, seed: int
+) -> Dataset:
+    """Read the examples that a cell is evaluated on.
+
+    Test examples are the same for every seed; validation examples are those that no cell of this
+    seed was fitted to.
+    """
+    if config.split == "validation":
+        return training_and_validation_data(task, trained_on, data_dir, seed)[1]
+    return task.load("test", data_dir=data_dir, limit=config.test_limit).data

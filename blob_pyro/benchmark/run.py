@@ -73,8 +73,8 @@ def run_benchmark(
         with TrainingProgress(str(cell), steps, console) as on_step:
             results[cell] = run_cell(cell, config, tokenizer, folder, data_dir, on_step=on_step)
     summaries = {
-        task: {on: summary(config, results, task, on) for on in (task, *task_config.ood)}
-        for task, task_config in config.tasks.items()
+        task: {on: summary(config, results, task, on) for on in config.evaluated_on(task)}
+        for task in config.tasks
     }
     _write_tables(config, results, summaries, folder)
     _write_plots(summaries, folder / "plots")

@@ -61,6 +61,7 @@ def test_a_method_starts_from_a_recipe(content: Any, write: Any) -> None:
         ({"methods": {"a": {"schedule": 1}}}, "schedule is 1; give str"),
         ({"methods": {"a": {"scoring": "words"}}}, "scoring='words' is unknown; use one of"),
         ({"methods": {"a": {"target_modules": None}}}, "target_modules is None; give a list"),
+        ({"split": "train"}, "split is 'train'; give test, or validation"),
         ({"dtype": "int8"}, "dtype 'int8' is unknown; use float32 or bfloat16"),
         ({"tasks": {"boolq": {"ood": ["glue_rte"]}}}, "ood 'glue_rte' is not of its kind; quest"),
         ({"seeds": []}, r"seeds is \[\]; give a list of whole numbers"),
@@ -96,12 +97,22 @@ def test_an_absent_file_is_refused(tmp_path: Path) -> None:
         read_config(tmp_path / "x.yaml")
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
-def test_the_examples_are_benchmarks(path: Path) -> None:
-    config = read_config(path)
-    assert config.seeds == (0, 1, 2)
+@pytest.mark.parametrize("name", ["few_shot_smollm2.yaml", "table1_llama2_7b.yaml"])
+def test_the_examples_are_benchmarks(name: str) -> None:
+    config = read_config(EXAMPLES / name)
+    assert (config.seeds, config.split) == ((0, 1, 2), "test")
     assert config.methods["mle"].recipe.method == "mle"
     assert config.methods["blob"].num_samples == (0, 5, 10)
+
+
+def test_settings_are_tried_on_the_task_of_the_table_and_never_on_its_test() -> None:
+    table, tuning = (
+        read_config(EXAMPLES / f"few_shot_{name}.yaml") for name in ("smollm2", "tuning")
+    )
+    assert tuning.split == "validation"
+    assert tuning.tasks["openbookqa"].train == table.tasks["openbookqa"].train
+    chosen = table.methods["blob"].recipe
+    assert chosen in [method.recipe for method in tuning.methods.values()]
 
 
 def test_the_papers_table_is_answered_by_letter_in_half_precision() -> None:

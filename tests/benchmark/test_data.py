@@ -8,6 +8,7 @@ import pytest
 
 from blob_pyro.benchmark import Cell, TaskConfig, read_config, run_benchmark
 from blob_pyro.benchmark.data import training_and_validation_data, training_data
+from blob_pyro.evaluation import load_evaluation
 from blob_pyro.tasks import find_task
 
 TASK = find_task("openbookqa")
@@ -81,3 +82,18 @@ def test_only_methods_that_ask_for_it_are_stopped(
     results = run_benchmark(read_config(write(content)), tmp_path / "results", with_validation)
     assert results[Cell("mle", "openbookqa", 0)]["best_step"] is None
     assert results[Cell("stopped", "openbookqa", 0)]["best_step"] in (0, 1, 2)
+
+
+def test_settings_are_chosen_without_the_test_questions(
+    content: Any, write: Any, with_validation: Path, tmp_path: Path
+) -> None:
+    content.update(seeds=[0], split="validation")
+    content["tasks"] = {"openbookqa": {"train": 4, "validation": 3, "ood": ["ai2_arc_easy"]}}
+    for file in with_validation.rglob("test.jsonl"):
+        file.unlink()
+    config = read_config(write(content))
+    results = run_benchmark(config, tmp_path / "results", with_validation)
+    metrics = results[Cell("blob", "openbookqa", 0)]["metrics"]
+    assert {tuple(tested) for tested in metrics.values()} == {("openbookqa",)}
+    kept = load_evaluation(tmp_path / "results/draws/blob-openbookqa-seed0-openbookqa-draws2.npz")
+    assert all(name.startswith("validation-") for name in kept.ids)
