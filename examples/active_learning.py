@@ -210,6 +210,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     if options.smoke_test:
         options.seeds, options.num_rounds, options.num_steps, options.num_samples = 1, 1, 2, 2
+        options.per_round = 2  # BatchBALD takes every labelling of a batch
     flush_denormals()
     learner = Learner(minilm_folder(), options.num_steps, options.num_samples)
     curves = {
