@@ -99,7 +99,7 @@ def write_card(
 
 def is_on_hub(name: str | None) -> bool:
     """Tell whether a base model's name is one that others can load, and no folder of one's own."""
-    if name is None or name == SMOLLM2 or Path(name).exists():
+    if not name or name == SMOLLM2 or Path(name).exists():
         return False
     try:
         validate_repo_id(name)
@@ -114,7 +114,7 @@ def _digest(text: str) -> str:
 
 def _base(config: Mapping[str, Any]) -> str:
     name = config["base_model"]["name"]
-    if name is None:
+    if not name:
         return "unnamed"
     # A path says more of its owner's machine than of the model.
     return name if is_on_hub(name) else Path(name).name
@@ -138,7 +138,7 @@ def _front_matter(config: Mapping[str, Any], metrics: Mapping[str, float] | None
         library_name="peft",
         pipeline_tag=kind,
         tags=_TAGS,
-        model_name=_title(config),
+        model_name=_title(config) if results else None,
         eval_results=results or None,
     )
     return data.to_yaml().strip()

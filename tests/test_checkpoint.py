@@ -515,7 +515,7 @@ def test_a_folder_of_the_first_format_is_read(tmp_path: Path) -> None:
     # Before `B` could be latent and logits be divided by a temperature.
     del config["model"]["latent"], config["model"]["temperature"]
     path.write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="the entry model.latent is absent"):
+    with pytest.raises(ValueError, match=r"the entry model\.latent is absent"):
         load_posterior(tmp_path / "p", copy.deepcopy(base))
     path.write_text(json.dumps({**config, "format_version": 1}))
     loaded, loaded_guide = load_posterior(tmp_path / "p", base)

@@ -153,9 +153,11 @@ def load(folder: Path) -> Program:
 
 def _check_answers(folder: Path, model: Classifier, task: Task, scoring: Scoring) -> None:
     """Refuse a record that would have the model answer what it was not fitted to."""
-    questions = isinstance(task, MultipleChoiceTask)
-    options = questions and scoring == "options"
-    num_classes = model.num_classes if questions else len(task.class_names)
+    options, num_classes = False, model.num_classes
+    if isinstance(task, MultipleChoiceTask):
+        options = scoring == "options"
+    else:
+        num_classes = len(task.class_names)
     if (
         isinstance(model, SequenceClassifier) != (scoring == "head")
         or isinstance(model, OptionLikelihood) != options

@@ -123,6 +123,10 @@ def _check_names(names: Sequence[str]) -> None:
 def _labelled(
     task: Task, data: Dataset, trained: TextClassificationTask, in_distribution: bool
 ) -> Dataset:
+    if in_distribution and min(data["label"]) < 0:
+        raise ValueError(
+            f"{task.name} has no labels, so nothing can be measured; name it with --ood"
+        )
     known = set(task.class_names) <= set(trained.class_names) and min(data["label"]) >= 0
     if known or in_distribution:
         return numbered_alike(data, task, trained)

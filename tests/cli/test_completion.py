@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from typer.testing import CliRunner
 
@@ -12,10 +10,9 @@ NAMED = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", "COLUMNS": "220"}
 
 
 @pytest.fixture(autouse=True)
-def _named(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in NAMED.items():
         monkeypatch.setenv(name, value)
-    yield
 
 
 def test_completion_is_offered() -> None:

@@ -62,7 +62,7 @@ def test_a_task_of_known_classes_is_measured(posterior: str, invoke: Callable[..
         (["--data-dir", "x"], "but those of helpdesk are elsewhere; leave it out"),
         (["--ood", "helpdesk"], "helpdesk is to be measured twice; leave one out"),
         (["--task", "openbookqa"], "so openbookqa, which has questions, does not fit"),
-        (["--task", "helpdesk_out_of_scope"], "no labels, so nothing can be measured"),
+        (["--task", "helpdesk_out_of_scope"], "helpdesk_out_of_scope has no labels, so"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
