@@ -8,6 +8,7 @@ from blob_pyro.version import __version__
 if TYPE_CHECKING:
     from blob_pyro.checkpoint import load_posterior, save_posterior
     from blob_pyro.exchange import export_draws, import_bayesian_peft, merge_mean
+    from blob_pyro.hub import push_to_hub
     from blob_pyro.infer.generate import generate
     from blob_pyro.lora import bayesianize, unbayesianize
 
@@ -20,6 +21,7 @@ _HOMES = {
     "import_bayesian_peft": "blob_pyro.exchange",
     "load_posterior": "blob_pyro.checkpoint",
     "merge_mean": "blob_pyro.exchange",
+    "push_to_hub": "blob_pyro.hub",
     "save_posterior": "blob_pyro.checkpoint",
 }
 
@@ -35,6 +37,7 @@ __all__ = [
     "import_bayesian_peft",
     "load_posterior",
     "merge_mean",
+    "push_to_hub",
     "save_posterior",
 ]
 

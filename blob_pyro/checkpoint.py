@@ -26,6 +26,7 @@ from blob_pyro.atomic_folder import atomic_folder
 from blob_pyro.base_model import base_identity, load_causal_lm, load_sequence_classifier
 from blob_pyro.guides import LoraGuide
 from blob_pyro.lora import HierarchicalNormalPrior, NormalPrior, Prior
+from blob_pyro.model_card import CARD_FILE, is_users_card, write_card
 from blob_pyro.models import BayesianLora, Classifier
 from blob_pyro.posterior_config import (
     CONFIG_FILE,
@@ -48,12 +49,14 @@ def save_posterior(
     guide: LoraGuide,
     *,
     task: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> None:
     """Write a fitted posterior as a folder that is also a PEFT adapter.
 
     ``PeftModel.from_pretrained(base, folder)`` gives the posterior mean.  A whole new folder is
     written beside the old one and then renamed, so that a crash leaves one or the other; the
-    configuration holds the checksums of the other files.
+    configuration holds the checksums of the other files.  A model card, ``README.md``, comes with
+    it; one that a user wrote or changed stays as it is.
 
     Parameters
     ----------
@@ -63,6 +66,8 @@ def save_posterior(
         The fitted program.
     task
         Anything JSON-able to keep with it, such as class names and prompt.
+    metrics
+        Name to value on test examples, for the model card.
 
     Raises
     ------
@@ -77,8 +82,11 @@ def save_posterior(
             f"a {type(guide).__name__} cannot be saved, since load_posterior makes the guides of "
             "blob_pyro.guides only; save its state_dict() beside the adapter yourself"
         )
-    with atomic_folder(folder, replaces=(*HASHED_FILES, CONFIG_FILE)) as draft:
-        _write(draft, model, guide, dict(task or {}))
+    card = () if is_users_card(folder / CARD_FILE) else (CARD_FILE,)
+    with atomic_folder(folder, replaces=(*HASHED_FILES, CONFIG_FILE, *card)) as draft:
+        config = _write(draft, model, guide, dict(task or {}))
+        if card:
+            write_card(draft, config, metrics)
 
 
 def check_output(folder: Path) -> None:
@@ -96,7 +104,9 @@ def _may_replace(folder: Path) -> bool:
     return (folder / CONFIG_FILE).exists() or not any(folder.iterdir())
 
 
-def _write(draft: Path, model: BayesianLora, guide: LoraGuide, task: dict[str, Any]) -> None:
+def _write(
+    draft: Path, model: BayesianLora, guide: LoraGuide, task: dict[str, Any]
+) -> dict[str, Any]:
     peft_config = model.network.peft_config[model.adapter]
     saved = tuple(getattr(peft_config, "modules_to_save", None) or ())
     write_adapter(draft, model, guide.mean())
@@ -126,6 +136,7 @@ def _write(draft: Path, model: BayesianLora, guide: LoraGuide, task: dict[str, A
         "sha256": {name: sha256_of(draft / name) for name in HASHED_FILES},
     }
     (draft / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return config
 
 
 def _posterior_tensors(guide: LoraGuide) -> dict[str, torch.Tensor]:

@@ -206,7 +206,13 @@ def write(comparison: Comparison, folder: str | Path, command: str) -> None:
         class_names=list(task.class_names),
         constant_data={"text": texts} if len(texts) == len(predictive["labels"]) else None,
     ).to_netcdf(str(folder / "posterior.nc"))
-    save_posterior(folder / "posterior", comparison.model, comparison.guide, task=task_record(task))
+    save_posterior(
+        folder / "posterior",
+        comparison.model,
+        comparison.guide,
+        task=task_record(task),
+        metrics=comparison.metrics[last],
+    )
     (folder / "report.md").write_text(_report(comparison, command), encoding="utf-8")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
@@ -29,7 +30,7 @@ class Evaluation:
     logits
         ``K x N x C``, float32; ``-inf`` for options that a question lacks.
     labels
-        ``N``, int64.
+        ``N``, int64; all -1 where no class is right, and only uncertainty can be measured.
     ids
         Names of the examples, ``N``, strings.
     """
@@ -38,8 +39,23 @@ class Evaluation:
     labels: npt.NDArray[np.int64]
     ids: npt.NDArray[np.str_]
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether every example has a right class."""
+        return bool((self.labels >= 0).all())
+
     def metrics(self) -> dict[str, float]:
-        """Compute accuracy, ECE, NLL (nats) and Brier score."""
+        """Compute accuracy, ECE, NLL (nats) and Brier score.
+
+        Raises
+        ------
+        ValueError
+            If the examples have no labels.
+        """
+        if not self.is_labelled:
+            raise ValueError(
+                "the data have no labels, so nothing can be measured; give labelled data"
+            )
         return {name: metric(self.logits, self.labels) for name, metric in METRICS.items()}
 
     def intervals(self, *, seed: int = 0) -> dict[str, tuple[float, float]]:
@@ -104,14 +120,14 @@ def evaluate(
     *,
     progress: bool = True,
 ) -> Evaluation:
-    """Predict a labelled data set under draws from the posterior.
+    """Predict a data set under draws from the posterior.
 
     Parameters
     ----------
     model, guide
         The fitted program.
     loader
-        Batches with labels, in the order of ``ids``.
+        Batches with labels, or all without, in the order of ``ids``.
     ids
         Names of the examples.
     num_samples
@@ -129,13 +145,12 @@ def evaluate(
     Raises
     ------
     ValueError
-        If the loader is empty, lacks labels or has another number of examples than ``ids``.
+        If the loader is empty, only some of its batches have labels, or it has another
+        number of examples than ``ids``.
     """
     predictive = posterior_predictive(model, guide, loader, num_samples, seed, progress=progress)
-    if "labels" not in predictive:
-        raise ValueError("the data have no labels, so nothing can be measured; give labelled data")
-    if len(ids) != len(predictive["labels"]):
-        raise ValueError(f"{len(ids)} ids for {len(predictive['labels'])} examples; give one each")
-    return Evaluation(
-        predictive["logits"].float().numpy(), predictive["labels"].numpy(), np.asarray(ids)
-    )
+    logits = predictive["logits"].float().numpy()
+    if len(ids) != logits.shape[1]:
+        raise ValueError(f"{len(ids)} ids for {logits.shape[1]} examples; give one each")
+    labels = predictive.get("labels", torch.full((len(ids),), -1)).numpy()
+    return Evaluation(logits, labels, np.asarray(ids))

@@ -10,7 +10,7 @@ import torch
 
 from blob_pyro.adapter_files import ADAPTER_CONFIG, ADAPTER_FILE, read_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG_FILE = "posterior_config.json"
 POSTERIOR_FILE = "posterior.safetensors"
 HASHED_FILES = (ADAPTER_CONFIG, ADAPTER_FILE, POSTERIOR_FILE)
@@ -39,6 +39,8 @@ _ENTRIES: dict[str, dict[str, _Kinds] | _Kinds] = {
     "task": dict,
     "sha256": dict.fromkeys(HASHED_FILES, str),
 }
+# What every model was before it could be otherwise.
+_ABSENT_IN_1: dict[str, Any] = {"latent": ["A"], "temperature": 1.0}
 _PRIOR: dict[str, _Kinds] = {"class": str, "arguments": (dict, _NONE)}
 
 
@@ -63,11 +65,14 @@ def read_posterior_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_FILE
     config = read_json(path)
-    if config.get("format_version") != FORMAT_VERSION:
+    written = config.get("format_version")
+    if written not in (1, FORMAT_VERSION):
         raise ValueError(
-            f"{path} has format_version={config.get('format_version')!r} but this library reads "
-            f"{FORMAT_VERSION}; use the version of blob_pyro that wrote it"
+            f"{path} has format_version={written!r} but this library reads 1 and {FORMAT_VERSION}; "
+            "use the version of blob_pyro that wrote it"
         )
+    if written == 1 and isinstance(config.get("model"), dict):
+        config["model"] = {**_ABSENT_IN_1, **config["model"]}
     for name, kinds in _ENTRIES.items():
         if isinstance(kinds, dict):
             _check_entry(path, name, config, dict)

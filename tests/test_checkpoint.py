@@ -497,8 +497,31 @@ def test_tensors_of_another_fit_are_refused(tmp_path: Path, rank: int | None, me
 def test_nothing_on_disk_is_a_pickle(tmp_path: Path) -> None:
     save_posterior(tmp_path / "p", *program(llama()))
     assert sorted(path.name for path in (tmp_path / "p").iterdir()) == [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
         "posterior.safetensors",
         "posterior_config.json",
     ]
+
+
+def test_a_folder_of_the_first_format_is_read(tmp_path: Path) -> None:
+    base = llama()
+    model, guide = program(copy.deepcopy(base))
+    save_posterior(tmp_path / "p", model, guide)
+    path = tmp_path / "p" / "posterior_config.json"
+    config = json.loads(path.read_text())
+    assert config["format_version"] == 2
+    # Before `B` could be latent and logits be divided by a temperature.
+    del config["model"]["latent"], config["model"]["temperature"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"the entry model\.latent is absent"):
+        load_posterior(tmp_path / "p", copy.deepcopy(base))
+    path.write_text(json.dumps({**config, "format_version": 1}))
+    loaded, loaded_guide = load_posterior(tmp_path / "p", base)
+    assert loaded.latent == ("A",)
+    assert loaded.temperature.tolist() == 1
+    inputs = batch()
+    assert torch.equal(
+        predicted(loaded, loaded_guide, inputs, 2), predicted(model, guide, inputs, 2)
+    )

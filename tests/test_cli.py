@@ -386,7 +386,10 @@ def test_a_posterior_of_texts_has_no_questions_and_the_other_way_round(
 ) -> None:
     result = invoke("evaluate", posterior, "--ood", "ai2_arc_easy")
     assert result.exit_code == 2
-    assert "do not fit; give texts with --data" in result.stderr
+    assert "so ai2_arc_easy, which has questions, does not fit; name another task" in result.stderr
+    result = invoke("evaluate", answering, "--ood", "glue_rte")
+    assert result.exit_code == 2
+    assert "so glue_rte, which has texts, does not fit; name another task" in result.stderr
     result = invoke("evaluate", answering, "--data", "x.csv")
     assert result.exit_code == 2
     assert "answers questions, so --data, which holds texts, does not fit" in result.stderr

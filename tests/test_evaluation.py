@@ -66,8 +66,10 @@ def test_impossible_evaluations_are_refused(classifier: Any, token_batch: Any) -
     with pytest.raises(ValueError, match="2 ids for 3 examples; give one each"):
         evaluate(model, guide, [batch], ["a", "b"], progress=False)  # type: ignore[arg-type]
     del batch["labels"]
+    unlabelled = evaluate(model, guide, [batch], ["a"] * 3, progress=False)  # type: ignore[arg-type]
+    assert unlabelled.labels.tolist() == [-1, -1, -1]
     with pytest.raises(ValueError, match="no labels, so nothing can be measured"):
-        evaluate(model, guide, [batch], ["a"] * 3, progress=False)  # type: ignore[arg-type]
+        unlabelled.metrics()
 
 
 def test_a_save_that_fails_leaves_the_old_file(

@@ -9,14 +9,18 @@ from accelerate import Accelerator
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from blob_pyro.adapter_files import blaming
 from blob_pyro.base_model import load_tokenizer
 from blob_pyro.checkpoint import load_posterior, posterior_task
 from blob_pyro.cli.terminal import console
 from blob_pyro.guides import LoraGuide
-from blob_pyro.models import Classifier
+from blob_pyro.models import Classifier, OptionLikelihood, SequenceClassifier
+from blob_pyro.posterior_config import CONFIG_FILE
 from blob_pyro.task_record import recorded_task
 from blob_pyro.tasks import (
     Collator,
+    MultipleChoiceTask,
+    Scoring,
     Task,
     TextClassificationTask,
     collator_for,
@@ -95,6 +99,12 @@ def texts_task(
     return task
 
 
+def check_one_source(task: str | None, data: Path | None) -> None:
+    """Refuse two places to read examples from."""
+    if task is not None and data is not None:
+        raise ValueError("--task and --data exclude each other; give one of them")
+
+
 def numbered_alike(
     texts: Dataset, given: TextClassificationTask, known: TextClassificationTask
 ) -> Dataset:
@@ -111,22 +121,50 @@ def numbered_alike(
 
 
 def load(folder: Path) -> Program:
-    """Load a posterior onto accelerate's device, with the task that it was fitted to."""
+    """Load a posterior onto accelerate's device, with the task that it was fitted to.
+
+    Raises
+    ------
+    ValueError
+        If the folder is no posterior of a classifier, or its record of the task is not that of the
+        model beside it.
+    """
     record = posterior_task(folder)
     if not record:
         raise ValueError(
             f"{folder} does not say what its classes are; use save_posterior(..., task=...)"
         )
-    task, scoring = recorded_task(record)
+    with blaming(folder / CONFIG_FILE):
+        task, scoring = recorded_task(record)
     model, guide = load_posterior(folder)
     if not isinstance(model, Classifier):
         raise ValueError(
             f"{folder} holds a {type(model).__name__}, which classifies nothing; use "
             "blob_pyro.generate"
         )
+    _check_answers(folder, model, task, scoring)
     device = Accelerator().device
     model.to(device)
     guide.to(device)
     base_model = model.network.peft_config[model.adapter].base_model_name_or_path
     tokenizer = load_tokenizer(str(base_model))
     return Program(model, guide, task, tokenizer, collator_for(task, tokenizer, scoring))
+
+
+def _check_answers(folder: Path, model: Classifier, task: Task, scoring: Scoring) -> None:
+    """Refuse a record that would have the model answer what it was not fitted to."""
+    options, num_classes = False, model.num_classes
+    if isinstance(task, MultipleChoiceTask):
+        options = scoring == "options"
+    else:
+        num_classes = len(task.class_names)
+    if (
+        isinstance(model, SequenceClassifier) != (scoring == "head")
+        or isinstance(model, OptionLikelihood) != options
+        or model.num_classes != num_classes
+    ):
+        raise ValueError(
+            f"{folder / CONFIG_FILE}: its task {task.name}, answered by {scoring!r} in "
+            f"{num_classes} classes, is not that of its {type(model).__name__} of "
+            f"{model.num_classes}; restore the folder from a copy"
+        )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from blob_pyro.cli.data import Selection, load, numbered_alike, texts_task
+from blob_pyro.cli.data import Selection, load
+from blob_pyro.cli.evaluated_sets import Asked, evaluated_sets
 from blob_pyro.cli.options import (
-    QUESTIONS_HELP,
+    TASK_HELP,
     DataDir,
     DataFile,
     LabelColumn,
@@ -24,7 +24,6 @@ from blob_pyro.cli.terminal import console, one_line_errors, print_table
 from blob_pyro.evaluation import Evaluation
 from blob_pyro.evaluation import evaluate as evaluate_examples
 from blob_pyro.likelihood import offer
-from blob_pyro.tasks import MultipleChoiceTask, Task, TextClassificationTask, find_task
 
 
 def evaluate(
@@ -33,10 +32,13 @@ def evaluate(
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
     task: Annotated[
-        str | None, typer.Option(help=f"{QUESTIONS_HELP} The trained one if left out.")
+        str | None, typer.Option(help=f"{TASK_HELP} The trained one if left out.")
     ] = None,
     ood: Annotated[
-        list[str] | None, typer.Option(help="Another such task, out of distribution; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Another such task, or helpdesk_out_of_scope, out of distribution; repeatable."
+        ),
     ] = None,
     data_dir: DataDir = None,
     limit: Annotated[
@@ -56,24 +58,15 @@ def evaluate(
 
     Example: `blob-pyro evaluate blob_pyro_demo/posterior --num-samples 10`
 
+    Example: `blob-pyro evaluate blob_pyro_demo/posterior --ood helpdesk_out_of_scope`
+
     Example: `blob-pyro evaluate posterior --ood ai2_arc_easy --ood mmlu_college_chemistry`
     """
     with one_line_errors():
         program = load(posterior)
         selection = Selection(data_dir, limit, seed, skip_bad_rows)
-        if isinstance(program.task, MultipleChoiceTask):
-            if data is not None:
-                raise ValueError(
-                    f"{posterior} answers questions, so --data, which holds texts, does not fit; "
-                    "use --task and --data-dir"
-                )
-            tasks = [find_task(name) for name in (task or program.task.name, *(ood or []))]
-            sets = [(each, selection.read(each, "test")) for each in tasks]
-        else:
-            _refuse_questions(posterior, program.task, task, ood)
-            given = _texts(program.task, data, text_column, label_column, skip_bad_rows)
-            texts = selection.read(given, "train" if data is not None else "test")
-            sets = [(program.task, numbered_alike(texts, given, program.task))]
+        asked = Asked(data, text_column, label_column, task, ood or [])
+        sets = evaluated_sets(posterior, program.task, asked, selection)
         folder = output_dir or posterior / "evaluations"
         evaluations = {}
         for each, examples in sets:
@@ -88,39 +81,18 @@ def evaluate(
     console.print(f"wrote {folder}")
 
 
-def _texts(
-    trained: TextClassificationTask,
-    data: Path | None,
-    text_column: str,
-    label_column: str,
-    skip_bad_rows: bool,
-) -> TextClassificationTask:
-    """Give a user's texts, else those that the posterior was fitted to, else the help desk's."""
-    if data is None and trained.source is not None:
-        return trained
-    return texts_task(data, text_column, label_column, 0, 0, skip_bad_rows)
-
-
-def _refuse_questions(
-    posterior: Path, trained: Task, task: str | None, ood: Sequence[str] | None
-) -> None:
-    if task is not None or ood:
-        raise ValueError(
-            f"{posterior} classifies texts ({trained.name}), so --task and --ood, which are for "
-            "questions, do not fit; give texts with --data"
-        )
-
-
 def _print(evaluations: dict[str, Evaluation]) -> None:
     first, *_ = evaluations.values()
     columns = ["", "examples", *first.metrics(), *(["AUROC"] if len(evaluations) > 1 else [])]
     rows = []
     for name, evaluation in evaluations.items():
-        intervals = evaluation.intervals()
-        cells = [
-            f"{value:.3f} [{intervals[metric][0]:.3f}, {intervals[metric][1]:.3f}]"
-            for metric, value in evaluation.metrics().items()
-        ]
+        cells = [""] * (len(columns) - 2 - (len(evaluations) > 1))
+        if evaluation.is_labelled:
+            intervals = evaluation.intervals()
+            cells = [
+                f"{value:.3f} [{intervals[metric][0]:.3f}, {intervals[metric][1]:.3f}]"
+                for metric, value in evaluation.metrics().items()
+            ]
         if len(evaluations) > 1:
             cells.append("" if evaluation is first else f"{first.ood_auroc(evaluation):.3f}")
         rows.append([name, str(len(evaluation.labels)), *cells])

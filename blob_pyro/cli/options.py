@@ -47,7 +47,9 @@ TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the label.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Folder with NAME/CONFIG/SPLIT.jsonl for --task; the Hub if left out."),
+    typer.Option(
+        help="Folder with NAME/CONFIG/SPLIT.jsonl for --task and --ood; the Hub if left out."
+    ),
 ]
 SkipBadRows = Annotated[
     bool,

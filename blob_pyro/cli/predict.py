@@ -3,67 +3,115 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from datasets import Dataset
 
-from blob_pyro.cli.data import load
+from blob_pyro.cli.data import Program, load
 from blob_pyro.cli.options import NumSamples, Posterior, Seed
+from blob_pyro.cli.stream import Example, in_groups, read_examples, reads_pairs
 from blob_pyro.cli.terminal import one_line_errors, print_table
 from blob_pyro.diagnostics import log_probs, mutual_information, predictive_entropy
-from blob_pyro.infer import posterior_predictive
+from blob_pyro.infer import PosteriorFunctions
 from blob_pyro.tasks import Task, TextClassificationTask
 
 
 def predict(
     posterior: Posterior,
-    texts: Annotated[list[str], typer.Argument(help="Texts to classify.")],
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(help="Texts to classify; - reads standard input, one a line."),
+    ] = None,
     num_samples: NumSamples = 10,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Texts a pass; a stream is answered that many at a time.")
+    ] = 16,
 ) -> None:
     """Classify texts, with total and epistemic uncertainty in nats.
 
+    A line of standard input is a text, or a JSON object with "text" and perhaps "id" (and
+    "text_pair" for pairs); its answer is a JSON object, under the same draws for the whole stream.
+
     Example: `blob-pyro predict blob_pyro_demo/posterior "the copier eats my badge" --json`
+
+    Example: `tail -f tickets.jsonl | blob-pyro predict posterior - --batch-size 1`
     """
     with one_line_errors():
+        streams = _streams(texts)
         program = load(posterior)
-        class_names = _class_names(posterior, program.task)
-        loader = program.collator.loader(Dataset.from_dict({"text": texts}))
-        predictive = posterior_predictive(program.model, program.guide, loader, num_samples, seed)
-        logits = predictive["logits"]
-        rows = list(_predictions(texts, logits, class_names))
-    if as_json:
-        for row in rows:
-            typer.echo(json.dumps(row, ensure_ascii=False))
-    else:
-        _print_predictions(rows)
+        task = _text_task(posterior, program.task)
+        if streams:
+            examples = read_examples(typer.get_binary_stream("stdin"), task)
+        else:
+            examples = _given(texts or [], task)
+        groups = in_groups(examples, batch_size)
+        rows = _predictions(program, task.class_names, groups, num_samples, seed)
+        if streams or as_json:
+            for row in rows:
+                # Flushed a line at a time: whoever reads the pipe waits for it.
+                print(json.dumps(row, ensure_ascii=False), flush=True)
+        else:
+            _print_predictions(list(rows))
 
 
-def _class_names(posterior: Path, task: Task) -> tuple[str, ...]:
+def _streams(texts: list[str] | None) -> bool:
+    """Tell whether to read standard input, which nobody should have to type into by surprise."""
+    if not texts and sys.stdin.isatty():
+        raise ValueError("there is nothing to classify; give TEXTS, or pipe lines into it")
+    return not texts or texts == ["-"]
+
+
+def _text_task(posterior: Path, task: Task) -> TextClassificationTask:
     if not isinstance(task, TextClassificationTask):
         raise ValueError(
             f"{posterior} answers the questions of {task.name} and classifies no texts; use "
             "blob-pyro evaluate"
         )
-    return task.class_names
+    return task
+
+
+def _given(texts: list[str], task: TextClassificationTask) -> Iterator[Example]:
+    if reads_pairs(task):
+        raise ValueError(
+            f"{task.name} classifies pairs of texts; pipe JSON objects with text and text_pair "
+            "into standard input"
+        )
+    return ({"text": text} for text in texts)
 
 
 def _predictions(
-    texts: list[str], logits: torch.Tensor, class_names: tuple[str, ...]
+    program: Program,
+    class_names: tuple[str, ...],
+    groups: Iterable[list[Example]],
+    num_samples: int,
+    seed: int,
+) -> Iterator[dict[str, Any]]:
+    functions: PosteriorFunctions | None = None
+    for examples in groups:
+        batch = program.collator(examples)
+        functions = functions or PosteriorFunctions(
+            program.model, program.guide, batch, num_samples, seed
+        )
+        yield from _answers(examples, functions(batch), class_names)
+
+
+def _answers(
+    examples: list[Example], logits: torch.Tensor, class_names: tuple[str, ...]
 ) -> Iterator[dict[str, Any]]:
     probabilities = torch.as_tensor(log_probs(logits)).exp().tolist()
     entropies = torch.as_tensor(predictive_entropy(logits)).tolist()
     informations = torch.as_tensor(mutual_information(logits)).tolist()
-    for text, row, entropy, information in zip(
-        texts, probabilities, entropies, informations, strict=True
+    for example, row, entropy, information in zip(
+        examples, probabilities, entropies, informations, strict=True
     ):
         yield {
-            "text": text,
+            **example,
             "label": class_names[row.index(max(row))],
             "probabilities": dict(zip(class_names, row, strict=True)),
             "entropy": entropy,

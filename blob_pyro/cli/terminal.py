@@ -21,6 +21,9 @@ def one_line_errors() -> Iterator[None]:
     """Turn a user's mistake into one line on stderr and exit code 2."""
     try:
         yield
+    except BrokenPipeError:
+        # Whoever reads our output has had enough, which is no mistake.
+        raise
     except (ValueError, OSError, ModuleNotFoundError, FloatingPointError) as error:
         message = " ".join(str(error).split())
         console.print(f"blob-pyro: {message}", style="red", markup=False, soft_wrap=True)

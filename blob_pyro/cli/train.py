@@ -8,11 +8,12 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 import yaml
-from accelerate import Accelerator
 
 from blob_pyro.base_model import SMOLLM2, load_tokenizer
 from blob_pyro.checkpoint import check_output, save_posterior
-from blob_pyro.cli.data import Selection, texts_task
+from blob_pyro.cli.accelerator import make_accelerator
+from blob_pyro.cli.data import Selection, check_one_source, texts_task
+from blob_pyro.cli.held_out import training_and_validation
 from blob_pyro.cli.options import (
     TASK_HELP,
     DataDir,
@@ -32,11 +33,13 @@ from blob_pyro.cli.terminal import console, one_line_errors, print_metrics, stop
 from blob_pyro.diagnostics import summarize
 from blob_pyro.likelihood import load_network
 from blob_pyro.methods import METHODS
+from blob_pyro.model_card import write_card
+from blob_pyro.posterior_config import read_posterior_config
 from blob_pyro.progress import TrainingProgress
 from blob_pyro.recipe import RECIPES, Recipe, torch_dtype
 from blob_pyro.task_record import task_record
 from blob_pyro.tasks import TextClassificationTask, collator_for, find_task
-from blob_pyro.training import CheckpointConfig, TrainingConfig, sharded_predictive
+from blob_pyro.training import CheckpointConfig, TrainingConfig, best_step, sharded_predictive
 
 Settings = TypeVar("Settings", Recipe, TrainingConfig)
 
@@ -103,6 +106,15 @@ def train(
     tracker: Annotated[
         str | None, typer.Option(help="tensorboard, wandb or another that accelerate knows.")
     ] = None,
+    validate_every: Annotated[
+        int | None, typer.Option(help="Steps between two looks at validation data; the best stays.")
+    ] = None,
+    validation_fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the training data for it; else the task's validation split, or 0.2."
+        ),
+    ] = None,
     save_steps: Annotated[
         int | None, typer.Option(help="Steps between two checkpoints; none if left out.")
     ] = None,
@@ -127,9 +139,8 @@ def train(
     """
     with one_line_errors(), stopped_by_signal():
         check_output(output_dir)
-        accelerator = _accelerator(mixed_precision, tracker, output_dir)
-        if task is not None and data is not None:
-            raise ValueError("--task and --data exclude each other; give one of them")
+        accelerator = make_accelerator(mixed_precision, tracker, output_dir)
+        check_one_source(task, data)
         if task is None and data_dir is not None:
             raise ValueError("--data-dir belongs to --task; name a task too")
         training = _changed(
@@ -140,6 +151,7 @@ def train(
             learning_rate=learning_rate,
             gradient_checkpointing=gradient_checkpointing,
             compile=compile_network,
+            validate_every=validate_every,
             seed=seed,
         )
         settings = _changed(
@@ -160,7 +172,10 @@ def train(
             if task is None
             else find_task(task)
         )
-        examples = Selection(data_dir, limit_train, seed, skip_bad_rows).read(chosen, "train")
+        selection = Selection(data_dir, limit_train, seed, skip_bad_rows)
+        examples, validation = training_and_validation(
+            chosen, selection, settings, validation_fraction
+        )
         checkpoints = _checkpoints(
             checkpoint_dir or output_dir.with_name(f"{output_dir.name}-checkpoints"),
             save_steps,
@@ -170,16 +185,21 @@ def train(
         tokenizer = load_tokenizer(model)
         network = load_network(model, chosen, torch_dtype(dtype.value), seed=seed)
         with TrainingProgress(settings.method, settings.num_steps, console) as on_step:
-            fitted, guide, _ = settings.fine_tune(
+            fitted, guide, records = settings.fine_tune(
                 network,
                 tokenizer,
                 chosen,
                 examples,
+                validation=validation,
                 checkpoints=checkpoints,
                 accelerator=accelerator,
                 on_step=on_step,
             )
         accelerator.end_training()
+        best = best_step(records)
+        # Several fits have a best step each.
+        if best is not None and len(settings.start_recipes()) < 2:
+            console.print(f"kept the state after step {best + 1}, the best on validation data")
         answering = settings.scoring_of(network)
         if accelerator.is_main_process:
             save_posterior(output_dir, fitted, guide, task=task_record(chosen, answering))
@@ -190,7 +210,9 @@ def train(
                 fitted, guide, test, collator, num_samples, seed, progress=not console.quiet
             )
             if accelerator.is_main_process:
-                print_metrics(summarize(predictive["logits"], predictive["labels"]))
+                metrics = summarize(predictive["logits"], predictive["labels"])
+                write_card(output_dir, read_posterior_config(output_dir), metrics)
+                print_metrics(metrics)
 
 
 def _names(target: str | None) -> tuple[str, ...] | None:
@@ -206,23 +228,6 @@ def _options(given: list[str] | None) -> dict[str, Any] | None:
             raise ValueError(f"--option {setting} has no '='; give it as NAME=VALUE")
     pairs = (setting.split("=", 1) for setting in given)
     return {name: yaml.safe_load(value) for name, value in pairs}
-
-
-def _accelerator(precision: Precision | None, tracker: str | None, folder: Path) -> Accelerator:
-    accelerator = Accelerator(
-        mixed_precision=None if precision is None else precision.value,
-        log_with=tracker,
-        project_dir=folder.with_name(f"{folder.name}-logs"),
-    )
-    if tracker is not None:
-        accelerator.init_trackers("blob-pyro")
-        if not accelerator.trackers:
-            raise ValueError(
-                f"--tracker {tracker}: its package is not installed; install it, or leave it out"
-            )
-    # One process speaks for all.
-    console.quiet = not accelerator.is_main_process
-    return accelerator
 
 
 def _checkpoints(

@@ -12,6 +12,7 @@ from blob_pyro.infer.linearised_model import linearised_logits
 from blob_pyro.infer.log_densities import log_densities
 from blob_pyro.infer.path_moments import PathMoments
 from blob_pyro.infer.posterior_draws import posterior_draws
+from blob_pyro.infer.posterior_functions import PosteriorFunctions
 from blob_pyro.infer.posterior_predictive import posterior_predictive
 from blob_pyro.infer.reweighted_trace_elbo import ReweightedTrace_ELBO
 from blob_pyro.infer.swag import swag
@@ -36,6 +37,7 @@ __all__ = [
     "kl_weight",
     "rescaled_num_batches",
     # prediction
+    "PosteriorFunctions",
     "linearised_logits",
     "Generation",
     "evaluation_mode",

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import torch
 
-from blob_pyro.guides import LaplaceGuide
-from blob_pyro.infer.data_pass import (
-    evaluation_mode,
-    log_likelihood,
-    on_device,
-    own_random_state,
-    tracked,
-)
-from blob_pyro.infer.draws_at_once import DrawsAtOnce
-from blob_pyro.infer.linearised_model import LinearisedModel
-from blob_pyro.infer.posterior_draws import Batch, Draw, Guide, posterior_draws
+from blob_pyro.infer.data_pass import log_likelihood, own_random_state, tracked
+from blob_pyro.infer.posterior_draws import Batch, Draw, Guide
+from blob_pyro.infer.posterior_functions import PosteriorFunctions
 from blob_pyro.models import Classifier
 
 
@@ -97,19 +88,17 @@ def posterior_predictive(
     ----------
     Wang et al., "BLoB", NeurIPS 2024, section 3.4 (Bayesian model averaging).
     """
-    device = next(model.parameters()).device
     logits, labels = [], []
-    with torch.no_grad(), evaluation_mode(model), own_random_state(seed):
+    with own_random_state(seed):
         batches = tracked(loader, progress)
         first = next(batches, None)
         if first is None:
             raise ValueError("the loader gave no batch; there is nothing to predict")
-        draws = _seeded_draws(guide, num_samples, on_device(device, first), seed)
-        chosen = _chosen(draws, return_sites)
-        run = _runner(model, guide, draws, num_samples, parallel)
+        functions = PosteriorFunctions(model, guide, first, num_samples, seed, parallel=parallel)
+        chosen = _chosen(functions.draws, return_sites)
         for batch in chain([first], batches):
             _check_labelled_alike(first, batch)
-            logits.append(run(on_device(device, batch)).cpu())
+            logits.append(functions(batch))
             labels += [batch["labels"].cpu()] if "labels" in batch else []
     rows = _places(loader, sum(batch.shape[1] for batch in logits))
     predictive = {"logits": torch.cat(logits, dim=1)[:, rows]}
@@ -128,25 +117,6 @@ def _places(loader: Iterable[Batch], num_rows: int) -> torch.Tensor:
 def _check_labelled_alike(first: Batch, batch: Batch) -> None:
     if ("labels" in first) != ("labels" in batch):
         raise ValueError("only some batches have labels; give labels for all examples or for none")
-
-
-def _seeded_draws(guide: Guide, num_samples: int, batch: Batch, seed: int | None) -> list[Draw]:
-    # Only now: a loader may have used the random state for itself.
-    if seed is not None:
-        torch.manual_seed(seed)
-    return posterior_draws(guide, num_samples, batch)
-
-
-def _runner(
-    model: Classifier, guide: Guide, draws: list[Draw], num_samples: int, parallel: bool | int
-) -> Callable[[Batch], torch.Tensor]:
-    """Give the function from a batch to its logits under all draws."""
-    if not isinstance(guide, LaplaceGuide) or guide.predictive == "network" or num_samples == 0:
-        return DrawsAtOnce(model, draws, parallel).logits
-    linearised = LinearisedModel(model, guide)
-    if guide.predictive == "probit":
-        return lambda batch: linearised.probit_logits(batch)[None]
-    return partial(linearised.moved_logits, linearised.deviations(draws))
 
 
 def _chosen(draws: list[Draw], sites: Sequence[str]) -> dict[str, torch.Tensor]:

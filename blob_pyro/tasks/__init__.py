@@ -4,7 +4,7 @@ from blob_pyro.tasks.catalogue import TASKS, find_task, mmlu
 from blob_pyro.tasks.collator import Collator
 from blob_pyro.tasks.collators import Scoring, Task, collator_for
 from blob_pyro.tasks.glue import TEXT_TASKS
-from blob_pyro.tasks.helpdesk import helpdesk
+from blob_pyro.tasks.helpdesk import helpdesk, helpdesk_out_of_scope
 from blob_pyro.tasks.instruction_collator import InstructionCollator
 from blob_pyro.tasks.label_tokens import label_token_ids
 from blob_pyro.tasks.lengths import LongestFirst, lengths
@@ -30,6 +30,7 @@ __all__ = [
     "TextSource",
     "LabelledText",
     "helpdesk",
+    "helpdesk_out_of_scope",
     "table",
     # questions with options
     "TASKS",

@@ -9,7 +9,7 @@ from typing import Any
 
 from blob_pyro.tasks.collators import Task
 from blob_pyro.tasks.glue import TEXT_TASKS
-from blob_pyro.tasks.helpdesk import helpdesk
+from blob_pyro.tasks.helpdesk import helpdesk, helpdesk_out_of_scope
 from blob_pyro.tasks.letters import listed
 from blob_pyro.tasks.multiple_choice import MultipleChoiceTask
 from blob_pyro.tasks.question import Question
@@ -103,8 +103,8 @@ def find_task(name: str) -> Task:
     Parameters
     ----------
     name
-        One of :data:`TASKS` (questions) or :data:`TEXT_TASKS` (texts), ``"helpdesk"``, or any
-        subject as ``mmlu_SUBJECT``.
+        One of :data:`TASKS` (questions) or :data:`TEXT_TASKS` (texts), ``"helpdesk"``,
+        ``"helpdesk_out_of_scope"`` (to test on only), or any subject as ``mmlu_SUBJECT``.
 
     Returns
     -------
@@ -127,14 +127,16 @@ def find_task(name: str) -> Task:
         return TASKS[name]
     if name in TEXT_TASKS:
         return TEXT_TASKS[name]
-    if name == "helpdesk":
-        return helpdesk()
+    if name in _HELPDESK:
+        return _HELPDESK[name]()
     # A subject is part of a path, which must stay below the data's folder.
     if re.fullmatch(r"mmlu_\w+", name):
         return mmlu(name.removeprefix("mmlu_"))
-    known = ", ".join([*TASKS, *TEXT_TASKS])
-    raise ValueError(f"the task {name!r} is unknown; use {known}, helpdesk, or mmlu_SUBJECT")
+    known = ", ".join([*TASKS, *TEXT_TASKS, *_HELPDESK])
+    raise ValueError(f"the task {name!r} is unknown; use {known}, or mmlu_SUBJECT")
 
+
+_HELPDESK = {"helpdesk": helpdesk, "helpdesk_out_of_scope": helpdesk_out_of_scope}
 
 TASKS: dict[str, MultipleChoiceTask] = {
     task.name: task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib import resources
 
 from datasets import Dataset, DatasetDict
@@ -55,6 +56,19 @@ def helpdesk() -> TextClassificationTask:
         class_names=CLASS_NAMES,
         prompt="{text}\n\nThe problem is about",
     )
+
+
+def helpdesk_out_of_scope() -> TextClassificationTask:
+    """Load the help-desk messages that belong to none of its ten intents, as a test split.
+
+    Examples
+    --------
+    >>> set(helpdesk_out_of_scope().splits["test"]["label"])
+    {-1}
+    """
+    task = helpdesk()
+    splits = DatasetDict(test=task.splits["out_of_scope"])
+    return replace(task, name="helpdesk_out_of_scope", splits=splits)
 
 
 def _class_index(label: str | None) -> int:

@@ -30,20 +30,27 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         with path.open(encoding="utf-8-sig") as file:
             for line, text in enumerate(file, start=1):
                 if text.strip():
-                    yield line, _row(path, line, text)
+                    yield line, json_row(str(path), line, text)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not UTF-8 text ({error.reason}); convert it first") from error
 
 
-def _row(path: Path, line: int, text: str) -> dict[str, Any]:
+def json_row(place: str, line: int, text: str) -> dict[str, Any]:
+    """Read one line that shall be a JSON object, or raise a ``ValueError`` that says where it is.
+
+    Examples
+    --------
+    >>> json_row("a.jsonl", 1, '{"text": "no toner"}')
+    {'text': 'no toner'}
+    """
     try:
         row = json.loads(text)
         # JSON can name halves of characters, which no UTF-8 file can hold.
         json.dumps(row, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {line}: is not JSON ({error.msg})") from error
+        raise ValueError(f"{place}, line {line}: is not JSON ({error.msg})") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}, line {line}: holds what cannot be read ({error})") from error
+        raise ValueError(f"{place}, line {line}: holds what cannot be read ({error})") from error
     if not isinstance(row, dict):
-        raise ValueError(f"{path}, line {line}: is not a JSON object")
+        raise ValueError(f"{place}, line {line}: is not a JSON object")
     return row

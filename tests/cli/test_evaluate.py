@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blob_pyro.evaluation import load_evaluation
+from blob_pyro.tasks import TEXT_TASKS
+
+
+def test_messages_out_of_scope_have_an_auroc_and_no_accuracy(
+    posterior: str, invoke: Callable[..., Any]
+) -> None:
+    result = invoke(
+        "evaluate", posterior, "--ood", "helpdesk_out_of_scope", "--limit", "20",
+        "--num-samples", "2",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "helpdesk, test: 20 of 200 rows" in result.stderr
+    inside, outside = (
+        load_evaluation(Path(posterior) / "evaluations" / f"{name}-draws2-seed0.npz")
+        for name in ("helpdesk", "helpdesk_out_of_scope")
+    )
+    assert outside.labels.tolist() == [-1] * 20
+    (row,) = (line for line in result.stdout.splitlines() if "out_of_scope" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells == ["helpdesk_out_of_scope", "20", *[""] * 4, f"{inside.ood_auroc(outside):.3f}"]
+
+
+def test_texts_with_other_classes_are_out_of_distribution(
+    posterior: str, invoke: Callable[..., Any]
+) -> None:
+    recorded = str(Path(__file__).parents[1] / "tasks" / "recorded")
+    # Its recorded rows are those of training.
+    (Path(posterior) / "glue" / "cola").mkdir(parents=True)
+    rows = (Path(recorded) / "glue" / "cola" / "train.jsonl").read_text()
+    (Path(posterior) / "glue" / "cola" / "validation.jsonl").write_text(rows)
+    result = invoke(
+        "evaluate", posterior, "--ood", "glue_cola", "--data-dir", posterior, "--num-samples", "2"
+    )
+    assert result.exit_code == 0, result.output
+    kept = load_evaluation(Path(posterior) / "evaluations" / "glue_cola-draws2-seed0.npz")
+    assert (kept.labels == -1).all()
+    assert np.isfinite(kept.logits).all()
+    assert kept.logits.shape[2] == 10
+
+
+def test_a_task_of_known_classes_is_measured(posterior: str, invoke: Callable[..., Any]) -> None:
+    result = invoke("evaluate", posterior, "--task", "helpdesk", "--num-samples", "0")
+    assert result.exit_code == 0, result.output
+    assert "accuracy" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--task", "helpdesk", "--data", "a.csv"], "--task and --data exclude each other"),
+        (["--data", "{csv}", "--data-dir", "x"], "--data-dir holds the rows of --task or --ood"),
+        (["--data-dir", "x"], "but those of helpdesk are elsewhere; leave it out"),
+        (["--ood", "helpdesk"], "helpdesk is to be measured twice; leave one out"),
+        (["--task", "openbookqa"], "so openbookqa, which has questions, does not fit"),
+        (["--task", "helpdesk_out_of_scope"], "helpdesk_out_of_scope has no labels, so"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    options: list[str], message: str, posterior: str, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    csv = tmp_path / "own.csv"
+    csv.write_text("text,label\nthe login,login\nmy phone,phone\n")
+    result = invoke("evaluate", posterior, *(each.replace("{csv}", str(csv)) for each in options))
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+
+
+def test_texts_that_are_not_there_are_asked_for(saved: Any, invoke: Callable[..., Any]) -> None:
+    task = TEXT_TASKS["glue_rte"]
+    own = type(task)("tickets", task.splits, ("login", "phone"))
+    result = invoke("evaluate", saved(own))
+    assert result.exit_code == 2
+    assert "was fitted to tickets, whose texts it does not hold; give texts with" in result.stderr
