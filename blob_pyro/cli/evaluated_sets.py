@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from datasets import Dataset
 
@@ -76,7 +77,11 @@ def evaluated_sets(
     sets += [(task, selection.read(task, "test")) for task in others]
     if not isinstance(trained, TextClassificationTask):
         return sets
-    return [(task, _labelled(task, data, trained, task is first)) for task, data in sets]
+    # All of its kind, see _fitting.
+    return [
+        (task, _labelled(cast(TextClassificationTask, task), data, trained, task is first))
+        for task, data in sets
+    ]
 
 
 def _first(folder: Path, trained: Task, asked: Asked, selection: Selection) -> Task:
@@ -121,7 +126,10 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def _labelled(
-    task: Task, data: Dataset, trained: TextClassificationTask, in_distribution: bool
+    task: TextClassificationTask,
+    data: Dataset,
+    trained: TextClassificationTask,
+    in_distribution: bool,
 ) -> Dataset:
     if in_distribution and min(data["label"]) < 0:
         raise ValueError(
