@@ -114,7 +114,7 @@ class Recipe:
 
     @property
     def takes_validation(self) -> bool:
-        """Whether it needs examples that the fit has not seen: to stop by, or to calibrate on."""
+        """Whether it needs examples that the fit has not seen, to stop by or to calibrate on."""
         return self.training.validate_every is not None or find_method(self.method).held_out
 
     @property

@@ -49,8 +49,7 @@ def log_probs(logits: Values) -> FloatArray:
     Raises
     ------
     ValueError
-        If the logits are not K x N x C, or are NaN (see
-        :func:`blob_pyro.diagnostics.arrays.check_logits`).
+        If the logits are not K x N x C, or are NaN.
 
     Examples
     --------

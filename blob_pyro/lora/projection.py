@@ -50,12 +50,12 @@ class LoraProjection(PyroModule):
 
     @property
     def in_features(self) -> int:
-        """Input features: n of ``A``, r of ``B``."""
+        """Number of input features, n of ``A`` and r of ``B``."""
         return self.initial_weight.shape[1]
 
     @property
     def out_features(self) -> int:
-        """Output features: the rank r of ``A``, m of ``B``."""
+        """Number of output features, the rank r of ``A`` and m of ``B``."""
         return self.initial_weight.shape[0]
 
     @property

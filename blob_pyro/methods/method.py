@@ -31,7 +31,7 @@ class Settings(Protocol):
 
     @property
     def method_options(self) -> Mapping[str, Any]:
-        """The method's own settings: all of :attr:`Method.options`, changed as the user said."""
+        """The method's own settings, which are its ``options`` changed as the user said."""
 
     def elbo(self, num_data: int, objective: Objective) -> ReweightedTrace_ELBO:
         """Make the objective of training, for a method that descends it in its ``finish``."""
@@ -52,7 +52,8 @@ class Method:
     """One way of being Bayesian about a LoRA adapter: a guide, and how it comes to be fitted.
 
     A method is trained (``guide``, ``latent``, ``objective``), or starts from the fit of another
-    one (``starts_from``), and may then be finished without gradient steps of :func:`fit`.
+    one (``starts_from``), and may then be finished without gradient steps of
+    :func:`blob_pyro.training.fit`.
 
     Parameters
     ----------

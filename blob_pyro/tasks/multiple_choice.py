@@ -30,7 +30,7 @@ class MultipleChoiceTask:
         Makes a :class:`Question` from a row, or raises ``KeyError``, ``TypeError`` or
         ``ValueError``.
     words
-        Words that answer :attr:`Question.lettered` in place of letters, one an option.
+        Words that answer ``Question.lettered`` in place of letters, one an option.
 
     Examples
     --------
@@ -47,7 +47,7 @@ class MultipleChoiceTask:
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """What may answer :attr:`Question.lettered`, in the order of the options."""
+        """What may answer ``Question.lettered``, in the order of the options."""
         return self.words or letters(self.num_options)
 
     def has_validation(self, data_dir: str | Path | None = None) -> bool:
