@@ -32,4 +32,4 @@ napoleon_use_param = False
 napoleon_use_rtype = False
 nitpicky = True
 # Other libraries' names are not looked up, so that the pages build offline.
-nitpick_ignore_regex = [("py:.*", r"(pyro|torch|torchmetrics)\..*")]
+nitpick_ignore_regex = [("py:.*", r"(collections|datasets|pyro|torch|torchmetrics)\..*")]

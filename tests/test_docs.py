@@ -48,7 +48,11 @@ def missing_names(room: str, reference: str) -> list[str]:
     for name in module.__all__:
         value = getattr(module, name)
         by_module = whole and (inspect.isclass(value) or inspect.isfunction(value))
-        if not by_module and f".. autodata:: {module.__name__}.{name}\n" not in reference:
+        # autodata shows what an alias stands for; a dict's would be dict's own docstring.
+        by_line = re.search(
+            rf"\.\. (auto|py:)data:: {re.escape(module.__name__)}\.{name}\n", reference
+        )
+        if not by_module and not by_line:
             missing.append(name)
     return missing
 
