@@ -25,7 +25,7 @@ def push_to_hub(
     Parameters
     ----------
     folder
-        What :func:`blob_pyro.save_posterior` wrote.
+        What :func:`blob_pyro.checkpoint.save_posterior` wrote.
     repo_id
         ``user/name``; made if it does not exist.
     private

@@ -49,8 +49,9 @@ def missing_names(room: str, reference: str) -> list[str]:
         value = getattr(module, name)
         by_module = whole and (inspect.isclass(value) or inspect.isfunction(value))
         # autodata shows what an alias stands for; a dict's would be dict's own docstring.
-        by_line = re.search(
-            rf"\.\. (auto|py:)data:: {re.escape(module.__name__)}\.{name}\n", reference
+        by_line = (
+            f".. autodata:: {module.__name__}.{name}\n" in reference
+            or f".. py:data:: {name}\n   :module: {module.__name__}\n" in reference
         )
         if not by_module and not by_line:
             missing.append(name)
