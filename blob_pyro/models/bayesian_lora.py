@@ -163,7 +163,9 @@ class BayesianLora(PyroModule):
         self._check_active()
         self._state_point_estimates()
         weights = self.sample_latents()
-        num_draws = max(weight.shape[:-2].numel() for weight in weights.values())
+        num_draws = max(
+            1 if weight.dim() == 2 else weight.shape[:-2].numel() for weight in weights.values()
+        )
         tiled = torch.Size([num_draws * shape[0], *shape[1:]])
         for name, site in self.sites.items():
             site.projection.install(weights[name], tiled)
@@ -186,14 +188,15 @@ class BayesianLora(PyroModule):
         )
 
     def _check_active(self) -> None:
-        for site in self.sites.values():
-            active = site.layer.active_adapters
-            if self.adapter not in active and not site.layer.disable_adapters:
-                raise ValueError(
-                    f"the network's active adapter is {', '.join(active)}, not {self.adapter}, "
-                    "whose weights this model draws; call "
-                    f"model.network.set_adapter({self.adapter!r}) first"
-                )
+        # PEFT switches all layers at once.
+        layer = next(iter(self.sites.values())).layer
+        active = layer.active_adapters
+        if self.adapter not in active and not layer.disable_adapters:
+            raise ValueError(
+                f"the network's active adapter is {', '.join(active)}, not {self.adapter}, "
+                "whose weights this model draws; call "
+                f"model.network.set_adapter({self.adapter!r}) first"
+            )
 
     def _state_point_estimates(self) -> None:
         for name, module, leaf in self._places:
