@@ -102,7 +102,7 @@ def generate(
     """
     network = cast(Any, model.network.get_base_model())
     _check(network, options)
-    mask = mask_of(input_ids, attention_mask, network.config.pad_token_id)
+    mask = mask_of(input_ids, attention_mask, network)
     prompts = align_padding({"input_ids": input_ids, "attention_mask": mask}, "left")
     with torch.no_grad(), evaluation_mode(model), own_random_state(seed):
         if seed is not None:

@@ -113,7 +113,7 @@ class CausalLM(BayesianLora):
             vocabulary.
         """
         labels = self._checked(labels)
-        mask = mask_of(input_ids, attention_mask, self.network.config.pad_token_id)
+        mask = mask_of(input_ids, attention_mask, self.network)
         batch = {"input_ids": input_ids, "attention_mask": mask, **inputs}
         num_draws = self.draw(input_ids.shape)
         # A token is predicted where the one before it is read.

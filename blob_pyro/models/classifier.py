@@ -91,7 +91,7 @@ class Classifier(BayesianLora):
         ValueError
             If padded text comes without a mask, or a label is out of range.
         """
-        mask = mask_of(input_ids, attention_mask, self.network.config.pad_token_id)
+        mask = mask_of(input_ids, attention_mask, self.network)
         batch = {"input_ids": input_ids, "attention_mask": mask, **inputs}
         self._check_labels(labels, self._num_offered(batch))
         num_draws = self.draw(input_ids.shape)

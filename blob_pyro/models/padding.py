@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
+from torch import nn
 
 Side = Literal["left", "right"]
 
@@ -49,7 +50,7 @@ def align_padding(batch: dict[str, torch.Tensor], side: Side) -> dict[str, torch
 
 
 def mask_of(
-    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, pad: int | None
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, network: nn.Module
 ) -> torch.Tensor:
     """Give the mask of a batch, all ones where none is needed.
 
@@ -59,8 +60,8 @@ def mask_of(
         ``B x T``, int64.
     attention_mask
         ``B x T``, or None.
-    pad
-        The padding token, None if there is none.
+    network
+        Its ``config`` knows the padding token; not looked at where a mask is given.
 
     Raises
     ------
@@ -69,11 +70,13 @@ def mask_of(
 
     Examples
     --------
-    >>> mask_of(torch.tensor([[5, 6]]), None, pad=0)
-    tensor([[1, 1]])
+    >>> mask = torch.tensor([[1, 0]])
+    >>> mask_of(torch.tensor([[5, 6]]), mask, nn.Identity()) is mask
+    True
     """
     if attention_mask is not None:
         return attention_mask
+    pad = cast(Any, network).config.pad_token_id
     if pad is not None and bool((input_ids == pad).any()):
         raise ValueError(
             f"input_ids contain the padding token {pad} but there is no attention_mask; pass "
