@@ -53,6 +53,10 @@ class Recipe:
         How a causal LM answers: ``"options"``, questions by the likelihood of an option's text and
         texts by the token that names the class; ``"letters"``, by the letter of an option or class
         that the prompt lists.  A classification head needs neither.
+    temperature
+        Logits are divided by it, in training as in prediction.  Where a base model is surer than it
+        should be (a small one, of the likelihood of options), a temperature above 1 lets the fit
+        start from sensible probabilities.
     prior_scale
         Standard deviation of the prior over ``A``.
     init_scale
@@ -71,7 +75,7 @@ class Recipe:
     Raises
     ------
     ValueError
-        If a name is unknown or the rank below 1.
+        If a name is unknown, the rank below 1, or the temperature not positive and finite.
     """
 
     method: str = "blob"
@@ -82,6 +86,7 @@ class Recipe:
     target_modules: tuple[str, ...] | None = None
     dropout: float | None = None
     scoring: CausalScoring = "options"
+    temperature: float = 1.0
     prior_scale: float = 0.2
     init_scale: float = 0.35
     kl_scale: float | None = 1e-3
@@ -106,6 +111,8 @@ class Recipe:
                 raise ValueError(f"{name}={value!r} is unknown; use one of {[*get_args(known)]}")
         if self.rank < 1:
             raise ValueError(f"rank={self.rank} must be at least 1")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature} must be positive and finite")
 
     @property
     def method_options(self) -> dict[str, Any]:
@@ -291,6 +298,7 @@ class Recipe:
         model = make_likelihood(
             net, tokenizer, task, scoring, len(data), self.prior_scale, method.latent
         )
+        model.set_temperature(self.temperature)
         guide = method.guide(model, self)
         if method.objective == "none":
             return _on_device((model, guide))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +10,10 @@ from datasets import Dataset, DatasetDict
 
 from blob_pyro.base_model import load_causal_lm, load_tokenizer
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
-from blob_pyro.infer import kl_weight
+from blob_pyro.infer import kl_weight, posterior_predictive
 from blob_pyro.lora import NormalPrior
 from blob_pyro.recipe import PAPER, RECIPES, Recipe, torch_dtype
-from blob_pyro.tasks import TextClassificationTask
+from blob_pyro.tasks import TextClassificationTask, collator_for
 from blob_pyro.training import TrainingConfig
 
 TASK = TextClassificationTask(
@@ -63,6 +64,34 @@ def test_map_is_mle_with_the_priors_penalty(base_folder: str) -> None:
         for site in model.sites.values()
     )
     assert records[0].kl == pytest.approx(-float(density), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["blob", "swag"])
+def test_a_temperature_divides_logits_in_training_and_in_prediction(
+    method: str, base_folder: str
+) -> None:
+    # A rate too small to move anything: only the temperature tells the programs apart.
+    training = TrainingConfig(num_steps=1, batch_size=4, learning_rate=1e-30, flipout=False)
+    seen = {}
+    for temperature in (1.0, 4.0):
+        recipe = Recipe(method=method, rank=2, temperature=temperature, training=training)
+        if method == "swag":
+            path = {"learning_rate": 1e-30, "num_steps": 2, "collect_every": 1, "num_deviations": 2}
+            recipe = replace(recipe, options=path)
+        model, guide, records = recipe.fine_tune(
+            load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, DATA
+        )
+        batch = collator_for(TASK, load_tokenizer(base_folder)).loader(DATA)
+        logits = posterior_predictive(model, guide, batch, 0, progress=False)["logits"]
+        seen[temperature] = (records[0].nll, logits)
+    assert seen[4.0][0] != seen[1.0][0]
+    torch.testing.assert_close(4 * seen[4.0][1], seen[1.0][1])
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+def test_a_temperature_is_a_positive_number(temperature: float) -> None:
+    with pytest.raises(ValueError, match=f"temperature={temperature} must be positive and finite"):
+        Recipe(temperature=temperature)
 
 
 def test_dtypes_of_the_command_line() -> None:

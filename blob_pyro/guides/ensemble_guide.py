@@ -17,7 +17,7 @@ from blob_pyro.guides.hyper_posterior import HyperPosterior
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.model_at_mean import Model, model_at_mean
 from blob_pyro.guides.site_parameters import SiteParameters
-from blob_pyro.models import BayesianLora
+from blob_pyro.models import BayesianLora, Classifier
 
 MEMBER_SITE = "ensemble_member"
 
@@ -159,7 +159,8 @@ def ensemble(programs: Iterable[tuple[Model, LoraGuide]]) -> tuple[Model, Ensemb
     Raises
     ------
     ValueError
-        If there is no program, or an adapter brings along a head, of which a network has only one.
+        If there is no program, an adapter brings along a head, of which a network has only one, or
+        the temperatures of two programs differ.
 
     Examples
     --------
@@ -178,12 +179,25 @@ def ensemble(programs: Iterable[tuple[Model, LoraGuide]]) -> tuple[Model, Ensemb
     fitted, last = [], None
     for model, guide in programs:
         _check_no_head(model)
+        if last is not None:
+            _check_same_temperature(last[0], model)
         fitted.append(FittedMember.of(model, guide))
         last = model, guide
     if last is None:
         raise ValueError("an ensemble needs at least one member; fit some programs first")
     model = model_at_mean(*last)
     return model, EnsembleGuide(model, [member.within(model) for member in fitted])
+
+
+def _check_same_temperature(earlier: BayesianLora, model: BayesianLora) -> None:
+    if not isinstance(earlier, Classifier) or not isinstance(model, Classifier):
+        return
+    one, other = earlier.temperature.tolist(), model.temperature.tolist()
+    if one != other:
+        raise ValueError(
+            f"members have the temperatures {one} and {other}, and an ensemble has one for all of "
+            "them; call ensemble(programs) before calibrate, which then fits it"
+        )
 
 
 def _check_no_head(model: BayesianLora) -> None:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.lora import Latent, unbayesianize
-from blob_pyro.models import BayesianLora
+from blob_pyro.models import BayesianLora, Classifier
 
 Model = TypeVar("Model", bound=BayesianLora)
 
@@ -28,9 +28,8 @@ def model_at_mean(model: Model, guide: LoraGuide, latent: Latent = ("A", "B")) -
     Returns
     -------
     BayesianLora
-        Of the class of ``model``, with its network, data size, prior and settings, and in the same
-        mode of training or evaluation.  A temperature, which belongs to the old posterior, is left
-        behind.
+        Of the class of ``model``, with its network, data size, prior, settings and temperature, and
+        in the same mode of training or evaluation.
 
     Examples
     --------
@@ -51,4 +50,6 @@ def model_at_mean(model: Model, guide: LoraGuide, latent: Latent = ("A", "B")) -
         latent=latent,
         **model.likelihood_config(),
     )
+    if isinstance(made, Classifier) and isinstance(model, Classifier):
+        made.set_temperature(model.temperature)
     return made.train(model.training)

@@ -164,6 +164,17 @@ def test_members_with_heads_are_refused(classifier: Any) -> None:
         ensemble([(model, PointEstimateGuide(model))])
 
 
+def test_members_of_one_temperature_keep_it_and_others_are_refused(programs: Any) -> None:
+    warm = programs(PointEstimateGuide, 2)
+    for model, _ in warm:
+        model.set_temperature(3.0)
+    assert ensemble(warm)[0].temperature.tolist() == 3
+    warm = programs(PointEstimateGuide, 2)
+    warm[1][0].set_temperature(3.0)
+    with pytest.raises(ValueError, match=r"temperatures 1.0 and 3.0.*ensemble.* before calibrate"):
+        ensemble(warm)
+
+
 def test_no_members_are_refused(classifier: Any) -> None:
     for make in (lambda: ensemble([]), lambda: EnsembleGuide(classifier("llama"), [])):
         with pytest.raises(ValueError, match="needs at least one member; fit some programs first"):
