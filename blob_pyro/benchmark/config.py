@@ -72,7 +72,7 @@ class BenchmarkConfig:
     seeds
         One fit each.
     test_limit
-        Test examples of each task (the same for all seeds); None for all.
+        Test examples of each task at most (the same for all seeds); None for all.
     dtype
         Of the base model's weights: ``float32`` or ``bfloat16``.
     split

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
-from blob_pyro.benchmark import Cell, TaskConfig, read_config, run_benchmark
-from blob_pyro.benchmark.data import training_and_validation_data, training_data
+from blob_pyro.benchmark import BenchmarkConfig, Cell, TaskConfig, read_config, run_benchmark
+from blob_pyro.benchmark.data import (
+    evaluation_data,
+    training_and_validation_data,
+    training_data,
+)
 from blob_pyro.evaluation import load_evaluation
 from blob_pyro.tasks import find_task
 
@@ -57,6 +61,17 @@ def test_the_split_that_is_tested_on_stops_nothing(tmp_path: Path) -> None:
         find_task("winogrande_s"), TaskConfig(2, validation=2), tmp_path, seed=0
     )
     assert all(name.startswith("train") for name in ids(validation))
+
+
+@pytest.mark.parametrize(("limit", "count"), [(None, 6), (4, 4), (300, 6)])
+def test_a_task_with_fewer_test_questions_than_the_limit_has_all_of_them(
+    limit: int | None, count: int, questions: str
+) -> None:
+    benchmark = BenchmarkConfig("", {}, {}, test_limit=limit)
+    data = evaluation_data(TASK, benchmark, TaskConfig(), Path(questions), seed=1)
+    assert len(data) == count
+    if limit == 4:
+        assert ids(data) == ids(TASK.load("test", data_dir=Path(questions), limit=4).data)
 
 
 @pytest.mark.parametrize(
