@@ -30,9 +30,9 @@ class OptionLikelihood(Classifier):
     over tokens).  The prompt is computed once for all its options: they share a row, each seeing
     the prompt and itself only, at the positions that it would have alone.
 
-    A batch has ``input_ids``, ``attention_mask`` (``B x (P + S)``) and ``option_ids`` (``B x S``),
-    see :class:`PackedOptions`.  Questions may have different numbers of options; the logits of
-    those that a question lacks are ``-inf``.
+    A batch has ``input_ids``, ``attention_mask`` (``B x T``) and ``option_ids`` (``B x S``), see
+    :class:`PackedOptions`.  Questions may have different numbers of options; the logits of those
+    that a question lacks are ``-inf``.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class OptionLikelihood(Classifier):
     @override
     def class_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         packed = PackedOptions(batch["input_ids"], batch["attention_mask"], batch["option_ids"])
-        self._check_options(packed.option_ids)
+        self._check_options(packed)
         # The mask of packed rows knows no sliding window: longer rows go one by one.
         if self.packs and packed.input_ids.shape[1] <= self._window:
             return self._scores(packed, self.num_options, packed.visibility())
@@ -139,10 +139,16 @@ class OptionLikelihood(Classifier):
     def likelihood_config(self) -> dict[str, Any]:
         return {"num_options": self.num_options, "normalize": self.normalize}
 
-    def _check_options(self, option_ids: torch.Tensor) -> None:
-        if is_validation_enabled() and int(option_ids.max()) > self.num_options:
+    def _check_options(self, packed: PackedOptions) -> None:
+        if packed.num_leading < 1:
             raise ValueError(
-                f"a question has {int(option_ids.max())} options but the model has num_options="
+                f"option_ids has {packed.option_ids.shape[1]} columns and input_ids "
+                f"{packed.input_ids.shape[1]}, so no prompt is there to predict an option's first "
+                "token; give a prompt of a token or more"
+            )
+        if is_validation_enabled() and (found := int(packed.option_ids.max())) > self.num_options:
+            raise ValueError(
+                f"a question has {found} options but the model has num_options="
                 f"{self.num_options}; set model.num_options, which no weight depends on"
             )
 
@@ -196,17 +202,14 @@ class OptionLikelihood(Classifier):
 
 
 def _token_log_probs(logits: torch.Tensor, packed: PackedOptions) -> torch.Tensor:
-    """Give the log probability of every option token, ``rows x S``, 0 for padding.
+    """Give the log probability of every option token, ``rows x S``, 0 for prompt and padding.
 
-    ``logits`` are those of the last prompt column and of all option columns.
+    ``logits`` are those of the last S + 1 columns.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    ranks = packed.ranks()
-    columns = torch.arange(ranks.shape[1], device=ranks.device)
-    # The prompt's last column predicts every option's first token, else the column before does.
-    source = torch.where(ranks == 0, 0, columns)
-    rows = torch.arange(len(ranks), device=ranks.device)[:, None]
-    tokens = packed.input_ids[:, packed.prompt_width :]
+    source = packed.predecessors()
+    rows = torch.arange(len(source), device=source.device)[:, None]
+    tokens = packed.input_ids[:, packed.num_leading :]
     log_probs = logits[rows, source, tokens] - logits.logsumexp(dim=-1).gather(1, source)
     return log_probs.masked_fill(packed.option_ids == 0, 0.0)
 

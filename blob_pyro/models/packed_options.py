@@ -9,17 +9,17 @@ import torch
 
 @dataclass(frozen=True)
 class PackedOptions:
-    """A batch of rows ``prompt, option 1, option 2, ...``, the prompt padded on its left.
+    """A batch of rows ``prompt, option 1, option 2, ...``, padded anywhere but between tokens.
 
     Parameters
     ----------
     input_ids
-        Token ids, ``B x (P + S)``, int64: P columns of prompt, then S of options.
+        Token ids, ``B x T``, int64.
     attention_mask
-        Nonzero where a token is real, ``B x (P + S)``.
+        Nonzero where a token is real, ``B x T``.
     option_ids
-        For each option column the option that it belongs to, from 1; 0 for padding.  ``B x S``,
-        int64.
+        For each of the last S columns the option that it belongs to, from 1; 0 for the prompt and
+        for padding.  ``B x S``, int64, with S < T.
     """
 
     input_ids: torch.Tensor
@@ -27,13 +27,13 @@ class PackedOptions:
     option_ids: torch.Tensor
 
     @property
-    def prompt_width(self) -> int:
-        """Columns P of the prompt."""
+    def num_leading(self) -> int:
+        """Columns T - S before the first option of any row."""
         return self.input_ids.shape[1] - self.option_ids.shape[1]
 
     def owners(self) -> torch.Tensor:
-        """Give the option of every column, 0 for the prompt: ``B x (P + S)``."""
-        return torch.nn.functional.pad(self.option_ids, (self.prompt_width, 0))
+        """Give the option of every column, 0 for prompt and padding: ``B x T``."""
+        return torch.nn.functional.pad(self.option_ids, (self.num_leading, 0))
 
     def ranks(self) -> torch.Tensor:
         """Count each option's tokens from 0, in the order of the columns: ``B x S``."""
@@ -43,14 +43,25 @@ class PackedOptions:
         starts = torch.where(self.option_ids != before, columns, 0).cummax(dim=1).values
         return columns - starts
 
+    def predecessors(self) -> torch.Tensor:
+        """Give the column that predicts each option token, counted from T - S - 1: ``B x S``.
+
+        The prompt's last column predicts the first token of every option.
+        """
+        columns = torch.arange(self.option_ids.shape[1], device=self.option_ids.device)
+        first = (self.option_ids > 0).long().argmax(dim=1, keepdim=True)
+        return torch.where(self.ranks() == 0, first, columns)
+
     def position_ids(self) -> torch.Tensor:
-        """Count positions as if each option alone followed the prompt: ``B x (P + S)``."""
-        prompt = (self.attention_mask[:, : self.prompt_width] != 0).long()
+        """Count positions as if each option alone followed the prompt: ``B x T``."""
+        owners = self.owners()
+        prompt = ((self.attention_mask != 0) & (owners == 0)).long()
         counted = (prompt.cumsum(dim=1) - 1).clamp(min=0)
-        return torch.cat([counted, prompt.sum(dim=1, keepdim=True) + self.ranks()], dim=1)
+        ranks = torch.nn.functional.pad(self.ranks(), (self.num_leading, 0))
+        return torch.where(owners > 0, prompt.sum(dim=1, keepdim=True) + ranks, counted)
 
     def visibility(self) -> torch.Tensor:
-        """Tell which column sees which: ``B x 1 x (P + S) x (P + S)``, bool, queries first.
+        """Tell which column sees which: ``B x 1 x T x T``, bool, queries first.
 
         A token sees the prompt and its own option up to itself.
         """
@@ -63,28 +74,17 @@ class PackedOptions:
         return ((related & real & (columns[:, None] >= columns)) | itself)[:, None]
 
     def one_by_one(self, num_options: int) -> PackedOptions:
-        """Give each option a row of its own: ``(B * num_options) x (P + L)``, L the longest's."""
-        owners = torch.arange(1, num_options + 1, device=self.option_ids.device)
-        mine = self.option_ids[:, None, :] == owners[:, None]
-        length = int(mine.sum(dim=2).amax())
-        # Stable: an option's tokens come first, in their order.
-        order = (~mine).long().argsort(dim=2, stable=True)[..., :length]
-        kept = mine.gather(2, order)
+        """Give each option a row of its own, padded on the left: ``B * num_options`` rows."""
+        owners = self.owners()[:, None, :]
+        options = torch.arange(1, num_options + 1, device=owners.device)[:, None]
+        mine = owners == options
+        kept = mine | ((owners == 0) & (self.attention_mask != 0)[:, None, :])
+        # Stable: what is kept comes last, in its order.
+        order = kept.long().argsort(dim=2, stable=True)[..., -int(kept.sum(dim=2).amax()) :]
+        input_ids = self.input_ids[:, None, :].expand_as(kept).gather(2, order)
+        longest = int(mine.sum(dim=2).amax())
         return PackedOptions(
-            torch.cat(
-                [
-                    self._prompt(self.input_ids, num_options),
-                    self._options(self.input_ids, order),
-                ],
-                dim=2,
-            ).flatten(0, 1),
-            torch.cat([self._prompt(self.attention_mask, num_options), kept], dim=2).flatten(0, 1),
-            kept.long().flatten(0, 1),
+            input_ids.flatten(0, 1),
+            kept.gather(2, order).flatten(0, 1),
+            mine.gather(2, order)[..., -longest:].long().flatten(0, 1),
         )
-
-    def _prompt(self, tensor: torch.Tensor, num_options: int) -> torch.Tensor:
-        return tensor[:, None, : self.prompt_width].expand(-1, num_options, -1)
-
-    def _options(self, tensor: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-        part = tensor[:, None, self.prompt_width :].expand(-1, order.shape[1], -1)
-        return part.gather(2, order)

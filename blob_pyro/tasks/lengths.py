@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from datasets import Dataset
 from torch.utils.data import Sampler
@@ -39,8 +39,8 @@ class LongestFirst(Sampler[int]):
 
     Parameters
     ----------
-    data
-        The examples.
+    counts
+        Length of each example.
 
     Attributes
     ----------
@@ -50,12 +50,11 @@ class LongestFirst(Sampler[int]):
 
     Examples
     --------
-    >>> LongestFirst(Dataset.from_dict({"text": ["hi", "no toner"]})).order
+    >>> LongestFirst([2, 8]).order
     [1, 0]
     """
 
-    def __init__(self, data: Dataset) -> None:
-        counts = lengths(data)
+    def __init__(self, counts: Sequence[int]) -> None:
         self.order = sorted(range(len(counts)), key=lambda index: -counts[index])
 
     def __iter__(self) -> Iterator[int]:

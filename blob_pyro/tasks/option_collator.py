@@ -36,21 +36,24 @@ class OptionCollator(Collator):
         Returns
         -------
         dict
-            ``input_ids`` and ``attention_mask`` (``B x (P + S)``), ``option_ids`` (``B x S``) and
-            ``labels`` (``B``), all int64.
+            ``input_ids`` and ``attention_mask`` (``B x T``), ``option_ids`` (``B x S``, of the last
+            S columns) and ``labels`` (``B``), all int64.  Rows are padded on the left.
         """
         prompts = [self._prompt_tokens(example["prompt"]) for example in examples]
         options = [self._option_tokens(example["options"]) for example in examples]
         owners = [
             [k for k, tokens in enumerate(texts, start=1) for _ in tokens] for texts in options
         ]
-        flat = [[token for tokens in texts for token in tokens] for texts in options]
-        left, left_mask = padded(prompts, self.tokenizer.pad_token_id, on_left=True)
-        right, right_mask = padded(flat, self.tokenizer.pad_token_id)
+        # Nothing pads between prompt and options: a row is as long as its tokens are many.
+        rows = [
+            [*prompt, *(token for tokens in texts for token in tokens)]
+            for prompt, texts in zip(prompts, options, strict=True)
+        ]
+        input_ids, mask = padded(rows, self.tokenizer.pad_token_id, on_left=True)
         return {
-            "input_ids": torch.cat([left, right], dim=1),
-            "attention_mask": torch.cat([left_mask, right_mask], dim=1),
-            "option_ids": padded(owners, 0)[0],
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "option_ids": padded(owners, 0, on_left=True)[0],
             "labels": torch.tensor([example["label"] for example in examples]),
         }
 

@@ -48,6 +48,23 @@ def packed(asked: list[Question], extra: int = 0) -> dict[str, torch.Tensor]:
     return {name: torch.tensor(rows) for name, rows in batch.items()}
 
 
+def flush_right(asked: list[Question]) -> dict[str, torch.Tensor]:
+    """Pack as the collator does: whole rows to the right, so that prompts end anywhere."""
+    batch = packed(asked)
+    order = batch["attention_mask"].argsort(dim=1, stable=True)
+    owners = torch.nn.functional.pad(
+        batch["option_ids"], (order.shape[1] - batch["option_ids"].shape[1], 0)
+    )
+    width = int(batch["attention_mask"].sum(dim=1).max())
+    option_width = int((batch["option_ids"] > 0).sum(dim=1).max())
+    return {
+        "input_ids": batch["input_ids"].gather(1, order)[:, -width:],
+        "attention_mask": batch["attention_mask"].gather(1, order)[:, -width:],
+        "option_ids": owners.gather(1, order)[:, -option_width:],
+        "labels": batch["labels"],
+    }
+
+
 def plain_scores(model: OptionLikelihood, draw: Any, asked: list[Question]) -> torch.Tensor:
     """The oracle: unmodified PEFT, one prompt and one option at a time, nothing padded."""
     net = unbayesianize(copy.deepcopy(model.network), draw).eval()
@@ -86,8 +103,8 @@ def test_scores_are_those_of_each_option_alone(normalize: Any, network: Any) -> 
     model = OptionLikelihood(network, C, num_data=8, normalize=normalize).eval()
     guide = LowRankGaussianGuide(model, init_scale=0.5)
     asked = questions(12)
-    for extra in (0, 3):
-        found = posterior_predictive(model, guide, [packed(asked, extra)], 2, 5, progress=False)
+    for batch in (packed(asked), packed(asked, extra=3), flush_right(asked)):
+        found = posterior_predictive(model, guide, [batch], 2, 5, progress=False)
         torch.manual_seed(5)
         for logits in found["logits"]:
             wanted = plain_scores(model, {k: v.detach() for k, v in guide().items()}, asked)
@@ -96,9 +113,10 @@ def test_scores_are_those_of_each_option_alone(normalize: Any, network: Any) -> 
 
 
 @pytest.mark.filterwarnings("ignore:.*does not keep packed options apart")
-def test_one_row_an_option_gives_the_same(program: Any) -> None:
+@pytest.mark.parametrize("layout", [packed, flush_right])
+def test_one_row_an_option_gives_the_same(layout: Any, program: Any) -> None:
     model, guide = program
-    asked = packed(questions(9, seed=1))
+    asked = layout(questions(9, seed=1))
     together = posterior_predictive(model, guide, [asked], 2, 5, progress=False)["logits"]
     model.packs = False
     alone = posterior_predictive(model, guide, [asked], 2, 5, progress=False)["logits"]
@@ -127,6 +145,13 @@ def test_gradients_do_not_depend_on_packing(handler: Any, program: Any) -> None:
     assert len(found[0]) == len(found[1]) > 0
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
     assert all(gradient.isfinite().all() for gradient in found[0])
+
+
+def test_rows_without_a_prompt_are_refused(program: Any) -> None:
+    model, _ = program
+    ids = torch.tensor([[5, 6, 7]])
+    with pytest.raises(ValueError, match="option_ids has 3 columns and input_ids 3, so no prompt"):
+        model(input_ids=ids, option_ids=torch.tensor([[1, 1, 2]]))
 
 
 def test_several_draws_share_a_pass(program: Any) -> None:

@@ -85,6 +85,12 @@ def test_pairs_fill_a_prompt(tokenizer: Any) -> None:
     assert batch["input_ids"][0].tolist() == tokenizer(prompt)["input_ids"]
 
 
+def test_it_is_tokens_that_make_a_text_long(tokenizer: Any) -> None:
+    # Nine characters that are four tokens, and sixteen that are two.
+    data = Dataset.from_dict({"text": ["a a a the", "printing printing"], "label": [0, 1]})
+    assert TextCollator(tokenizer).loader(data).sampler.order == [0, 1]
+
+
 def test_loaders_read_the_longest_first_and_know_the_order(tokenizer: Any) -> None:
     texts = ["the", "my phone is the login", "the printing", "the login"]
     data = Dataset.from_dict({"text": texts, "label": [0, 1, 2, 3]})
