@@ -9,7 +9,7 @@ from sphinx.util import logging
 from blob_pyro import __version__
 
 project = "blob_pyro"
-author = "the blob_pyro developers"
+author = copyright = "the blob_pyro developers"
 version = release = __version__
 extensions = [
     "myst_nb",
@@ -40,6 +40,7 @@ napoleon_google_docstring = False
 # Types are prose ("Class indices, ``B``, int64"), not names to link.
 napoleon_use_param = False
 napoleon_use_rtype = False
+napoleon_attr_annotations = False
 nitpicky = True
 # Other libraries' names are not looked up, so that the pages build offline.
 nitpick_ignore_regex = [("py:.*", r"(collections|datasets|pyro|torch|torchmetrics)\..*")]
