@@ -5,7 +5,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.patches import StepPatch
 
-from blob_pyro.diagnostics import expected_calibration_error, plot_reliability, reliability_curve
+from blob_pyro.diagnostics import (
+    expected_calibration_error,
+    plot_reliability,
+    reliability_curve,
+    summarize,
+)
 from blob_pyro.diagnostics.style import series
 
 
@@ -71,6 +76,7 @@ def test_legend_gives_the_calibration_error() -> None:
     logits, labels = np.array([[[0.0, 3.0], [0.0, 0.1]]]), np.array([0, 1])
     one, default = (expected_calibration_error(logits, labels, bins) for bins in (1, 15))
     assert default > one + 0.1
+    assert default == summarize(logits, labels)["ece"]
     assert legend_texts(plot_reliability(logits, labels)) == [f"ECE {default:.3f}"]
     named = plot_reliability(logits, labels, num_bins=1, label="BLoB")
     assert legend_texts(named) == [f"BLoB (ECE {one:.3f})"]
