@@ -18,6 +18,7 @@ from paired_comparison import (
     seconds_in_turns,
     smollm2_network,
     tiny_network,
+    with_interval,
 )
 
 from blob_pyro.base_model import SMOLLM2, load_tokenizer
@@ -73,14 +74,13 @@ def main() -> None:
         {"packed": lambda: scores(True), "alone": lambda: scores(False)}, options.repeats, 1
     )
     ratios = paired(operator.truediv, seconds["alone"], seconds["packed"])
-    median, low, high = median_interval(ratios)
     print(f"{packed.shape[1]} questions, {options.repeats} rounds; wanted: at least 3 times.\n")
     print_table(
         ["packed, seconds", "one row an option / packed (95 %)", "largest difference of a logit"],
         [
             [
                 f"{median_interval(seconds['packed'])[0]:.3f}",
-                f"{median:.2f} ({low:.2f} to {high:.2f})",
+                with_interval(median_interval(ratios), digits=2),
                 f"{difference:.1e}",
             ]
         ],

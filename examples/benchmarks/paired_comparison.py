@@ -1,4 +1,4 @@
-"""What the benchmarks share: networks to compare on, turns, and medians of paired ratios."""
+"""What the benchmarks share: networks to compare on, turns, medians of paired ratios, slopes."""
 
 import math
 import os
@@ -6,9 +6,11 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import pyro
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -17,30 +19,36 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from blob_pyro.base_model import SMOLLM2, load_causal_lm
 
 LABEL_TOKENS = [7, 9, 11, 13]
+Name = TypeVar("Name", bound=Hashable)
 
 
 def tiny_network(num_layers: int = 2) -> PeftModel:
     """Make a random Llama so small that its arithmetic costs next to nothing."""
+    return random_network(width=32, num_layers=num_layers)
+
+
+def random_network(width: int, num_layers: int, rank: int = 8) -> PeftModel:
+    """Make a random Llama with an adapter on the query and value projections."""
     config = LlamaConfig(
         vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
+        hidden_size=width,
+        intermediate_size=3 * width // 2,
         num_hidden_layers=num_layers,
         num_attention_heads=4,
         # Wide, so that the answer depends on what it reads.
         initializer_range=0.2,
     )
-    return _with_adapter(LlamaForCausalLM(config))
+    return _with_adapter(LlamaForCausalLM(config), rank)
 
 
 def smollm2_network() -> PeftModel:
     """Load SmolLM2-135M with an adapter of rank 8 on the query and value projections."""
-    return _with_adapter(load_causal_lm(SMOLLM2))
+    return _with_adapter(load_causal_lm(SMOLLM2), rank=8)
 
 
-def _with_adapter(network: PreTrainedModel) -> PeftModel:
+def _with_adapter(network: PreTrainedModel, rank: int) -> PeftModel:
     targets = ["q_proj", "v_proj"]
-    lora = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=targets)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, target_modules=targets)
     return get_peft_model(network, lora)
 
 
@@ -69,14 +77,14 @@ def _processor() -> str:
 
 
 def seconds_in_turns(
-    variants: dict[str, Callable[[], object]], repeats: int, warm_up: int = 2
-) -> dict[str, list[float]]:
+    variants: dict[Name, Callable[[], object]], repeats: int, warm_up: int = 2
+) -> dict[Name, list[float]]:
     """Time every variant once a round, in a new order each round.
 
     What slows the machine down for a while then meets all variants alike, and the ratio of two
     variants within a round is free of it.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    seconds: dict[Name, list[float]] = {name: [] for name in variants}
     names = list(variants)
     for turn in range(warm_up + repeats):
         for name in random.sample(names, len(names)):
@@ -106,6 +114,20 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
         cut += 1
     outer = max(cut - 1, 0)
     return statistics.median(ordered), ordered[outer], ordered[-1 - outer]
+
+
+def round_slopes(x: Sequence[float], rounds: Sequence[Sequence[float]]) -> list[float]:
+    """Fit a line to each round, which holds one value for each ``x``; give the slopes.
+
+    What slows a whole round down then cancels, as in a paired ratio.
+    """
+    return np.polyfit(x, np.transpose(rounds), deg=1)[0].tolist()
+
+
+def with_interval(estimate: tuple[float, float, float], digits: int = 3) -> str:
+    """Write an estimate and the ends of its interval."""
+    median, low, high = (f"{value:z.{digits}f}" for value in estimate)
+    return f"{median} ({low} to {high})"
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -8,18 +8,13 @@ one run.  Memory is that of tensors, counted allocation by allocation by torch's
 """
 
 import argparse
-import json
 import operator
-import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from paired_comparison import (
-    LABEL_TOKENS,
     begin,
     median_interval,
     paired,
@@ -28,22 +23,25 @@ from paired_comparison import (
     seconds_in_turns,
     smollm2_network,
     tiny_network,
+    with_interval,
 )
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from plain_and_bayesian import (
+    Handler,
+    TrainingStep,
+    adamw,
+    bayesian_steps,
+    plain_loss,
+    plain_step,
+)
 from torch import nn
-from torch.nn import functional
-from torch.profiler import ProfilerActivity, profile
 
-from blob_pyro.guides import LowRankGaussianGuide
-from blob_pyro.infer import ReweightedTrace_ELBO
-from blob_pyro.models import LabelTokenClassifier
 from blob_pyro.poutine import flipout
 from blob_pyro.training import flush_denormals
 
-Batch = dict[str, torch.Tensor]
 PLAIN, BY_HAND, FLIPOUT = "plain LoRA", "BLoB by hand, without Pyro", "BLoB, flipout per example"
-HANDLERS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+HANDLERS: dict[str, Handler] = {
     FLIPOUT: flipout,
     "BLoB, shared draw": nullcontext,
     "BLoB, flipout per token": partial(flipout, per="token"),
@@ -51,74 +49,10 @@ HANDLERS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 MIB = 2**20
 
 
-class TrainingStep(NamedTuple):
-    """One way to take a gradient step: call it, or look at what it keeps in memory."""
-
-    module: nn.Module
-    optimizer: torch.optim.Optimizer
-    loss: Callable[[], torch.Tensor]
-
-    def __call__(self) -> None:
-        """Take the step."""
-        self.loss().backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def resident_bytes(self) -> int:
-        """Count weights, buffers and the optimiser's state."""
-        state = [value for entry in self.optimizer.state.values() for value in entry.values()]
-        tensors = [*self.module.parameters(), *self.module.buffers(), *state]
-        return sum(tensor.nbytes for tensor in tensors)
-
-    def peak_bytes(self) -> int:
-        """Count the most that one step holds beside them."""
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            self()
-        with tempfile.TemporaryDirectory() as folder:
-            trace = Path(folder) / "trace.json"
-            profiler.export_chrome_trace(str(trace))
-            events = json.loads(trace.read_text())["traceEvents"]
-        held = peak = 0
-        allocations = (event for event in events if event["name"] == "[memory]")
-        for event in sorted(allocations, key=lambda event: event["ts"]):
-            held += event["args"]["Bytes"]
-            peak = max(peak, held)
-        return peak
-
-
 def training_steps(make_network: Callable[[], PeftModel], tokens: int) -> dict[str, TrainingStep]:
     net = make_network()
     batch = random_batch(net, 4, tokens)
-    plain = TrainingStep(net, _adamw(net), partial(_plain_loss, net, batch))
-    model = LabelTokenClassifier(make_network(), LABEL_TOKENS, num_data=500)
-    elbo = ReweightedTrace_ELBO(num_batches=125, per_datum=True)
-    module = elbo(model, LowRankGaussianGuide(model))
-    optimizer = _adamw(module)
-    steps = {
-        name: TrainingStep(module, optimizer, partial(_bayesian_loss, module, batch, handler))
-        for name, handler in HANDLERS.items()
-    }
-    return {PLAIN: plain, **steps}
-
-
-def _adamw(module: nn.Module) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0)
-
-
-def _plain_loss(net: PeftModel, batch: Batch) -> torch.Tensor:
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    # The same head: one product for the last column of all rows.
-    kept = torch.tensor([batch["input_ids"].shape[1] - 1])
-    logits = net(**inputs, logits_to_keep=kept, use_cache=False).logits[:, -1, LABEL_TOKENS]
-    return functional.cross_entropy(logits, batch["labels"])
-
-
-def _bayesian_loss(
-    module: nn.Module, batch: Batch, handler: Callable[[], AbstractContextManager[Any]]
-) -> torch.Tensor:
-    with handler():
-        return module(**batch)
+    return {PLAIN: plain_step(net, batch), **bayesian_steps(make_network(), batch, HANDLERS)}
 
 
 class ByHand(nn.Module):
@@ -157,9 +91,9 @@ def step_by_hand(net: PeftModel, tokens: int) -> TrainingStep:
 
     def loss() -> torch.Tensor:
         kl = torch.stack([layer.lora_A["default"].draw(4) for layer in layers]).sum()
-        return _plain_loss(net, batch) + kl / 500
+        return plain_loss(net, batch) + kl / 500
 
-    return TrainingStep(net, _adamw(net), loss)
+    return TrainingStep(net, adamw(net), loss)
 
 
 def compare_cost(make_network: Callable[[], PeftModel], tokens: int, repeats: int) -> None:
@@ -169,13 +103,13 @@ def compare_cost(make_network: Callable[[], PeftModel], tokens: int, repeats: in
     resident = {name: step.resident_bytes() for name, step in steps.items()}
     rows = []
     for name in steps:
-        median, low, high = median_interval(paired(operator.truediv, seconds[name], seconds[PLAIN]))
+        ratios = paired(operator.truediv, seconds[name], seconds[PLAIN])
         total = (resident[name] + peaks[name]) / (resident[PLAIN] + peaks[PLAIN])
         rows.append(
             [
                 name,
                 f"{median_interval(seconds[name])[0]:.3f}",
-                f"{median:.3f} ({low:.3f} to {high:.3f})",
+                with_interval(median_interval(ratios)),
                 f"{total:.3f}",
                 f"{peaks[name] / peaks[PLAIN]:.3f}",
                 f"{(resident[name] + peaks[name]) / MIB:.0f}",
@@ -195,8 +129,8 @@ def compare_overhead(num_layers: int, repeats: int) -> None:
     for name, baseline in [*((name, PLAIN) for name in (BY_HAND, *HANDLERS)), (FLIPOUT, BY_HAND)]:
         added = paired(operator.sub, seconds[name], seconds[baseline])
         # A layer has a query and a value projection.
-        median, low, high = (1e6 * value / (2 * num_layers) for value in median_interval(added))
-        rows.append([name, baseline, f"{median:.0f} ({low:.0f} to {high:.0f})"])
+        per_site = [1e6 * value / (2 * num_layers) for value in added]
+        rows.append([name, baseline, with_interval(median_interval(per_site), digits=0)])
     print(
         f"What a step adds on a network of width 32 with {2 * num_layers} sites, {repeats} rounds,"
     )
