@@ -54,10 +54,11 @@ class Setting:
     num_data: int = 1000
     num_draws: int = 4
     num_batches: int = 1
+    device: str = "cpu"
 
     def network(self) -> Any:
         """Make the network; a layer has a query and a value projection."""
-        return random_network(self.width, self.num_sites // 2, self.rank)
+        return random_network(self.width, self.num_sites // 2, self.rank).to(self.device)
 
 
 def training(setting: Setting) -> dict[str, TrainingStep]:
@@ -74,12 +75,10 @@ def prediction(setting: Setting) -> dict[str, Callable[[], object]]:
     size = setting.batch_size, setting.tokens
     batches = [random_batch(net, *size) for _ in range(setting.num_batches)]
     model = LabelTokenClassifier(setting.network(), LABEL_TOKENS, setting.num_data)
-    guide = LowRankGaussianGuide(model)
+    predict = partial(posterior_predictive, model, LowRankGaussianGuide(model), progress=False)
     return {
         PLAIN: partial(plain_predictions, net, batches),
-        BLOB: partial(
-            posterior_predictive, model, guide, batches, setting.num_draws, progress=False
-        ),
+        BLOB: partial(predict, batches, setting.num_draws),
     }
 
 
@@ -231,13 +230,14 @@ def main() -> None:
     parser.add_argument("--smoke-test", action="store_true")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=Path(), help="folder of growth.png")
     options = parser.parse_args()
-    setting, repeats = Setting(), options.repeats
+    setting, repeats = Setting(device=options.device), options.repeats
     if options.smoke_test:
-        setting, repeats = Setting(width=32, tokens=4), 2
+        setting, repeats = replace(setting, width=32, tokens=4), 2
     flush_denormals()
-    begin(options.seed)
+    begin(options.seed, options.device)
     print(f"{setting}, but for what grows; {repeats} rounds\n")
     growths = [
         measure(study, setting, study.sizes[: 2 if options.smoke_test else None], repeats)

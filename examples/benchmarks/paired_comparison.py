@@ -41,9 +41,9 @@ def random_network(width: int, num_layers: int, rank: int = 8) -> PeftModel:
     return _with_adapter(LlamaForCausalLM(config), rank)
 
 
-def smollm2_network() -> PeftModel:
+def smollm2_network(dtype: torch.dtype = torch.float32) -> PeftModel:
     """Load SmolLM2-135M with an adapter of rank 8 on the query and value projections."""
-    return _with_adapter(load_causal_lm(SMOLLM2), rank=8)
+    return _with_adapter(load_causal_lm(SMOLLM2, dtype), rank=8)
 
 
 def _with_adapter(network: PreTrainedModel, rank: int) -> PeftModel:
@@ -54,22 +54,24 @@ def _with_adapter(network: PreTrainedModel, rank: int) -> PeftModel:
 
 def random_batch(net: PeftModel, rows: int, tokens: int) -> dict[str, torch.Tensor]:
     """Make texts of equal length out of random tokens, each with one of four labels."""
-    input_ids = torch.randint(net.config.vocab_size, (rows, tokens))
-    labels = torch.randint(len(LABEL_TOKENS), (rows,))
+    input_ids = torch.randint(net.config.vocab_size, (rows, tokens)).to(net.device)
+    labels = torch.randint(len(LABEL_TOKENS), (rows,)).to(net.device)
     mask = torch.ones_like(input_ids)
     return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
 
 
-def begin(seed: int) -> None:
+def begin(seed: int, device: str = "cpu") -> None:
     """Seed everything, and print where and how the numbers below were made."""
     pyro.set_rng_seed(seed)
     print(
-        f"{_processor()}, CPUs: {os.cpu_count()}, threads: {torch.get_num_threads()}, "
+        f"{_processor(device)}, CPUs: {os.cpu_count()}, threads: {torch.get_num_threads()}, "
         f"torch {torch.__version__}, seed {seed}\n"
     )
 
 
-def _processor() -> str:
+def _processor(device: str) -> str:
+    if device != "cpu":
+        return torch.get_device_module(device).get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -90,6 +92,8 @@ def seconds_in_turns(
         for name in random.sample(names, len(names)):
             begun = time.perf_counter()
             variants[name]()
+            if torch.accelerator.is_available():  # which may still be at work
+                torch.accelerator.synchronize()
             if turn >= warm_up:
                 seconds[name].append(time.perf_counter() - begun)
     return seconds

@@ -21,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import LabelTokenClassifier
+from blob_pyro.models.kept_columns import last_columns
 
 Batch = dict[str, torch.Tensor]
 Handler = Callable[[], AbstractContextManager[Any]]
@@ -70,7 +71,7 @@ def adamw(module: nn.Module) -> torch.optim.Optimizer:
 def plain_logits(net: PeftModel, batch: Batch) -> torch.Tensor:
     """Run an unmodified PEFT network: one product of the head for the last column of all rows."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    kept = torch.tensor([batch["input_ids"].shape[1] - 1])
+    kept = last_columns(batch["input_ids"], 1)
     return net(**inputs, logits_to_keep=kept, use_cache=False).logits[:, -1, LABEL_TOKENS]
 
 

@@ -69,7 +69,7 @@ class ByHand(nn.Module):
         """Draw a weight for each row; give the KL divergence from ``Normal(0, 0.2)``."""
         scale = self.G.square()
         rank, width = scale.shape
-        signs = _signs(rows, rank, 1) * _signs(rows, 1, width)
+        signs = _signs(scale, rows, rank, 1) * _signs(scale, rows, 1, width)
         self.drawn = self.weight + signs * (scale * torch.randn_like(scale))
         ratio = (scale / 0.2).square()
         return (ratio + (self.weight / 0.2).square() - 1 - ratio.log()).sum() / 2
@@ -79,8 +79,8 @@ class ByHand(nn.Module):
         return torch.bmm(x, self.drawn.mT)
 
 
-def _signs(*shape: int) -> torch.Tensor:
-    return torch.empty(shape).bernoulli_(0.5).mul_(2).sub_(1)
+def _signs(like: torch.Tensor, *shape: int) -> torch.Tensor:
+    return like.new_empty(shape).bernoulli_(0.5).mul_(2).sub_(1)
 
 
 def step_by_hand(net: PeftModel, tokens: int) -> TrainingStep:
@@ -121,9 +121,9 @@ def compare_cost(make_network: Callable[[], PeftModel], tokens: int, repeats: in
     print_table([*header, "without weights", "peak, MiB"], rows)
 
 
-def compare_overhead(num_layers: int, repeats: int) -> None:
-    steps = training_steps(partial(tiny_network, num_layers), tokens=4)
-    steps[BY_HAND] = step_by_hand(tiny_network(num_layers), tokens=4)
+def compare_overhead(make_network: Callable[[], PeftModel], num_layers: int, repeats: int) -> None:
+    steps = training_steps(make_network, tokens=4)
+    steps[BY_HAND] = step_by_hand(make_network(), tokens=4)
     seconds = seconds_in_turns(steps, repeats)
     rows = []
     for name, baseline in [*((name, PLAIN) for name in (BY_HAND, *HANDLERS)), (FLIPOUT, BY_HAND)]:
@@ -144,15 +144,24 @@ def main() -> None:
     parser.add_argument("--smoke-test", action="store_true")
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     options = parser.parse_args()
     flush_denormals()
-    begin(options.seed)
+    begin(options.seed, options.device)
+
+    def tiny(num_layers: int) -> PeftModel:
+        return tiny_network(num_layers).to(options.device)
+
+    def smollm2() -> PeftModel:
+        return smollm2_network(getattr(torch, options.dtype)).to(options.device)
+
     if options.smoke_test:
-        compare_cost(tiny_network, tokens=4, repeats=2)
-        compare_overhead(num_layers=2, repeats=2)
+        compare_cost(partial(tiny, 2), tokens=4, repeats=2)
+        compare_overhead(partial(tiny, 2), num_layers=2, repeats=2)
     else:
-        compare_cost(smollm2_network, tokens=64, repeats=options.repeats)
-        compare_overhead(num_layers=30, repeats=5 * options.repeats)
+        compare_cost(smollm2, tokens=64, repeats=options.repeats)
+        compare_overhead(partial(tiny, 30), num_layers=30, repeats=5 * options.repeats)
 
 
 if __name__ == "__main__":
