@@ -79,7 +79,10 @@ def _processor(device: str) -> str:
 
 
 def seconds_in_turns(
-    variants: dict[Name, Callable[[], object]], repeats: int, warm_up: int = 2
+    variants: dict[Name, Callable[[], object]],
+    repeats: int,
+    warm_up: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Name, list[float]]:
     """Time every variant once a round, in a new order each round.
 
@@ -90,12 +93,12 @@ def seconds_in_turns(
     names = list(variants)
     for turn in range(warm_up + repeats):
         for name in random.sample(names, len(names)):
-            begun = time.perf_counter()
+            begun = clock()
             variants[name]()
             if torch.accelerator.is_available():  # which may still be at work
                 torch.accelerator.synchronize()
             if turn >= warm_up:
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append(clock() - begun)
     return seconds
 
 
