@@ -14,6 +14,7 @@ from typing import Any, cast
 from transformers import PreTrainedTokenizerBase
 
 from blob_pyro.atomic_file import atomic_file
+from blob_pyro.base_model import torch_dtype
 from blob_pyro.benchmark.config import BenchmarkConfig
 from blob_pyro.benchmark.cost import Cost, extra_parameters, measured
 from blob_pyro.benchmark.data import (
@@ -27,7 +28,7 @@ from blob_pyro.guides import LoraGuide
 from blob_pyro.likelihood import load_network, offer
 from blob_pyro.methods import Program
 from blob_pyro.models import Classifier
-from blob_pyro.recipe import Recipe, torch_dtype
+from blob_pyro.recipe import Recipe, fine_tune, finish
 from blob_pyro.task_record import task_record
 from blob_pyro.tasks import collator_for, find_task
 from blob_pyro.training import StepRecord, best_step
@@ -167,11 +168,11 @@ def _fitted(
     network = partial(load_network, config.model, task, torch_dtype(config.dtype), seed=cell.seed)
     cells = cell.starts(config)
     if not cells:
-        return recipe.fine_tune(
-            network(), tokenizer, task, train, validation=validation, on_step=on_step
+        return fine_tune(
+            recipe, network(), tokenizer, task, train, validation=validation, on_step=on_step
         )
     starts = (cast(Program, load_posterior(start.posterior(folder), network())) for start in cells)
-    return *recipe.finish(starts, tokenizer, task, train if validation is None else validation), []
+    return *finish(recipe, starts, tokenizer, task, train if validation is None else validation), []
 
 
 def _evaluated(

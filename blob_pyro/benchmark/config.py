@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
+from blob_pyro.base_model import torch_dtype
 from blob_pyro.methods import ZERO_SHOT, find_method
-from blob_pyro.recipe import RECIPES, Recipe, torch_dtype
+from blob_pyro.recipe import RECIPES, Recipe
 from blob_pyro.tasks import find_task
 from blob_pyro.training import TrainingConfig
 

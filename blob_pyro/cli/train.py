@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 import yaml
 
-from blob_pyro.base_model import SMOLLM2, load_tokenizer
+from blob_pyro.base_model import SMOLLM2, load_tokenizer, torch_dtype
 from blob_pyro.checkpoint import check_output, save_posterior
 from blob_pyro.cli.accelerator import make_accelerator
 from blob_pyro.cli.data import Selection, check_one_source, texts_task
@@ -36,7 +36,7 @@ from blob_pyro.methods import METHODS
 from blob_pyro.model_card import write_card
 from blob_pyro.posterior_config import read_posterior_config
 from blob_pyro.progress import TrainingProgress
-from blob_pyro.recipe import RECIPES, Recipe, torch_dtype
+from blob_pyro.recipe import RECIPES, Recipe, fine_tune
 from blob_pyro.task_record import task_record
 from blob_pyro.tasks import TextClassificationTask, collator_for, find_task
 from blob_pyro.training import CheckpointConfig, TrainingConfig, best_step, sharded_predictive
@@ -185,7 +185,8 @@ def train(
         tokenizer = load_tokenizer(model)
         network = load_network(model, chosen, torch_dtype(dtype.value), seed=seed)
         with TrainingProgress(settings.method, settings.num_steps, console) as on_step:
-            fitted, guide, records = settings.fine_tune(
+            fitted, guide, records = fine_tune(
+                settings,
                 network,
                 tokenizer,
                 chosen,
