@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -66,9 +67,15 @@ def fine_tune(
     Raises
     ------
     ValueError
-        If a layer, label or number does not fit; the message says which.
+        If a layer, label or number does not fit, or there are checkpoints and no step that they
+        could hold; the message says which.
     FloatingPointError
         If training diverges.
+
+    Warns
+    -----
+    UserWarning
+        If there are checkpoints and the method takes further steps that they do not hold.
 
     Examples
     --------
@@ -92,6 +99,8 @@ def fine_tune(
     3
     """
     method = find_method(recipe.method)
+    if checkpoints is not None:
+        _check_what_is_saved(recipe)
     if recipe.takes_validation and validation is None:
         parts = data.train_test_split(test_size=_HELD_OUT, seed=recipe.training.seed)
         data, validation = parts["train"], parts["test"]
@@ -152,6 +161,20 @@ def finish(
     model, guide = next(on_device)
     scoring = recipe.scoring_of(model.network.get_base_model())
     return method.finish(model, guide, data, collator_for(task, tokenizer, scoring), recipe)
+
+
+def _check_what_is_saved(recipe: Recipe) -> None:
+    if recipe.num_steps == 0:
+        raise ValueError(
+            f"method {recipe.method!r} has no step that a checkpoint could hold, so no run can "
+            "go on from one; leave checkpoints (--save-steps) out"
+        )
+    if find_method(recipe.method).steps_in_finish:
+        warnings.warn(
+            f"checkpoints hold the fit that {recipe.method!r} starts from, not the steps that it "
+            "takes after it; a run that is stopped there takes them anew when it is resumed",
+            stacklevel=3,
+        )
 
 
 def _fit_starts(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.recipe import Recipe, fine_tune, finish
 from blob_pyro.tasks import TextClassificationTask, collator_for
-from blob_pyro.training import TrainingConfig
+from blob_pyro.training import CheckpointConfig, StepRecord, TrainingConfig
 
 TASK = TextClassificationTask(
     "t",
@@ -90,3 +91,36 @@ def test_a_temperature_divides_logits_in_training_and_in_prediction(
         seen[temperature] = (records[0].nll, logits)
     assert seen[4.0][0] != seen[1.0][0]
     torch.testing.assert_close(4 * seen[4.0][1], seen[1.0][1])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "ivon"},
+        {"method": "zero_shot"},
+        {"method": "ens", "start": "zero_shot"},
+    ],
+    ids=str,
+)
+def test_checkpoints_that_would_hold_nothing_are_refused(settings: Any, tmp_path: Path) -> None:
+    checkpoints = CheckpointConfig(tmp_path / "c", 1)
+    message = rf"method '{settings['method']}' has no step that .* leave checkpoints \(--save-steps"
+    with pytest.raises(ValueError, match=message):
+        fine_tune(Recipe(**settings), None, None, TASK, DATA, checkpoints=checkpoints)  # type: ignore[arg-type]
+    assert not (tmp_path / "c").exists()
+
+
+def test_steps_that_no_checkpoint_holds_are_told(base_folder: str, tmp_path: Path) -> None:
+    training = TrainingConfig(num_steps=2, batch_size=2)
+    options = {"num_steps": 4, "collect_every": 1, "num_deviations": 2}
+    recipe = Recipe(method="swag", options=options, training=training)
+
+    def run(resume: bool) -> list[StepRecord]:
+        network, tokenizer = load_causal_lm(base_folder), load_tokenizer(base_folder)
+        checkpoints = CheckpointConfig(tmp_path, 1, resume=resume)
+        with pytest.warns(UserWarning, match="not the steps that it takes after it; a run that is"):
+            return fine_tune(recipe, network, tokenizer, TASK, DATA, checkpoints=checkpoints)[2]
+
+    first = run(resume=False)
+    assert any((tmp_path / "member-0").iterdir())
+    assert run(resume=True) == first
