@@ -211,6 +211,7 @@ def write(comparison: Comparison, folder: str | Path, command: str) -> None:
         comparison.model,
         comparison.guide,
         task=task_record(task),
+        method="blob",
         metrics=comparison.metrics[last],
     )
     (folder / "report.md").write_text(_report(comparison, command), encoding="utf-8")

@@ -28,7 +28,7 @@ from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.lora import HierarchicalNormalPrior, NormalPrior
 from blob_pyro.models import CausalLM, LabelTokenClassifier, SequenceClassifier
-from blob_pyro.posterior_config import sha256_of
+from blob_pyro.posterior_config import read_posterior_config, sha256_of
 
 TOKENS = [3, 4, 5]
 SIZES: dict[str, Any] = {
@@ -407,6 +407,7 @@ def test_damaged_folders_are_refused_by_file(tmp_path: Path, what: str, message:
         (("model", "prior", "arguments"), {"scale": -1}, "holds what cannot be used .ValueErr"),
         (("base_model", "dtype"), "load", "base_model.dtype is 'load', which is no dtype of torch"),
         (("sha256",), {"../x": ""}, "the entry sha256.adapter_config.json is absent, which cannot"),
+        (("method",), ["blob"], "the entry method is list, which cannot be; restore the folder"),
         (("model", "num_data"), "7", "the entry model.num_data is str, which cannot be; restore"),
     ],
 )
@@ -503,6 +504,19 @@ def test_nothing_on_disk_is_a_pickle(tmp_path: Path) -> None:
         "posterior.safetensors",
         "posterior_config.json",
     ]
+
+
+def test_the_method_is_recorded_but_not_needed(tmp_path: Path) -> None:
+    base = llama()
+    save_posterior(tmp_path / "p", *program(copy.deepcopy(base)), method="blob")
+    path = tmp_path / "p" / "posterior_config.json"
+    assert read_posterior_config(tmp_path / "p")["method"] == "blob"
+    # Before methods were recorded.
+    config = json.loads(path.read_text())
+    del config["method"]
+    path.write_text(json.dumps(config))
+    assert read_posterior_config(tmp_path / "p")["method"] is None
+    load_posterior(tmp_path / "p", base)
 
 
 def test_a_folder_of_the_first_format_is_read(tmp_path: Path) -> None:

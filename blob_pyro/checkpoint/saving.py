@@ -36,6 +36,7 @@ def save_posterior(
     guide: LoraGuide,
     *,
     task: Mapping[str, Any] | None = None,
+    method: str | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> None:
     """Write a fitted posterior as a folder that is also a PEFT adapter.
@@ -53,6 +54,8 @@ def save_posterior(
         The fitted program.
     task
         Anything JSON-able to keep with it, such as class names and prompt.
+    method
+        How it was fitted, such as a name of :data:`blob_pyro.methods.METHODS`.
     metrics
         Name to value on test examples, for the model card.
 
@@ -71,7 +74,7 @@ def save_posterior(
         )
     card = () if is_users_card(folder / CARD_FILE) else (CARD_FILE,)
     with atomic_folder(folder, replaces=(*HASHED_FILES, CONFIG_FILE, *card)) as draft:
-        config = _write(draft, model, guide, dict(task or {}))
+        config = _write(draft, model, guide, dict(task or {}), method)
         if card:
             write_card(draft, config, metrics)
 
@@ -92,7 +95,11 @@ def _may_replace(folder: Path) -> bool:
 
 
 def _write(
-    draft: Path, model: BayesianLora, guide: LoraGuide, task: dict[str, Any]
+    draft: Path,
+    model: BayesianLora,
+    guide: LoraGuide,
+    task: dict[str, Any],
+    method: str | None,
 ) -> dict[str, Any]:
     peft_config = model.network.peft_config[model.adapter]
     saved = tuple(getattr(peft_config, "modules_to_save", None) or ())
@@ -119,6 +126,7 @@ def _write(
             "float32": next(iter(guide.mean().values())).dtype == torch.float32,
         },
         "task": task,
+        "method": method,
         "versions": {"blob-pyro": __version__, **{name: version(name) for name in _LIBRARIES}},
         "sha256": {name: sha256_of(draft / name) for name in HASHED_FILES},
     }

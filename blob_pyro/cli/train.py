@@ -203,7 +203,8 @@ def train(
             console.print(f"kept the state after step {best + 1}, the best on validation data")
         answering = settings.scoring_of(network)
         if accelerator.is_main_process:
-            save_posterior(output_dir, fitted, guide, task=task_record(chosen, answering))
+            record = task_record(chosen, answering)
+            save_posterior(output_dir, fitted, guide, task=record, method=settings.method)
             console.print(f"wrote {output_dir}")
         if isinstance(chosen, TextClassificationTask) and "test" in chosen.splits:
             test, collator = chosen.splits["test"], collator_for(chosen, tokenizer, answering)
