@@ -13,6 +13,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -25,7 +27,7 @@ from transformers import (
 from blob_pyro import generate, load_posterior, save_posterior
 from blob_pyro.checkpoint import posterior_task
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
-from blob_pyro.infer import posterior_predictive
+from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.lora import HierarchicalNormalPrior, NormalPrior
 from blob_pyro.models import CausalLM, LabelTokenClassifier, SequenceClassifier
 from blob_pyro.posterior_config import read_posterior_config, sha256_of
@@ -201,6 +203,20 @@ def test_a_half_precision_adapter_stays_one(tmp_path: Path) -> None:
     assert torch.equal(
         predicted(loaded, loaded_guide, inputs, 2), predicted(model, guide, inputs, 2)
     )
+
+
+def test_a_shard_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    model, guide = program(llama())
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        # What accelerate shards: model and guide in one module.
+        fully_shard(ReweightedTrace_ELBO(1)(model, guide), mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(ValueError, match=r"holds only a shard of the guide; gather its param"):
+            save_posterior(tmp_path / "p", model, guide)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_guide_of_ones_own_is_refused_before_anything_is_written(tmp_path: Path) -> None:

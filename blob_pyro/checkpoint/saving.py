@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from blob_pyro import guides
 from blob_pyro.adapter_files import write_adapter, write_tensors
@@ -62,8 +63,8 @@ def save_posterior(
     Raises
     ------
     ValueError
-        If ``folder`` is a file, or a folder that holds something other than a posterior, or the
-        guide is not one of :mod:`blob_pyro.guides`.
+        If ``folder`` is a file, or a folder that holds something other than a posterior, the
+        guide is not one of :mod:`blob_pyro.guides`, or this process holds only a shard of it.
     """
     folder = Path(folder)
     check_output(folder)
@@ -71,6 +72,11 @@ def save_posterior(
         raise ValueError(
             f"a {type(guide).__name__} cannot be saved, since load_posterior makes the guides of "
             "blob_pyro.guides only; save its state_dict() beside the adapter yourself"
+        )
+    if any(isinstance(tensor, DTensor) for tensor in guide.state_dict().values()):
+        raise ValueError(
+            "this process holds only a shard of the guide; gather its parameters in all processes, "
+            "each by full_tensor(), into a guide that is not sharded"
         )
     card = () if is_users_card(folder / CARD_FILE) else (CARD_FILE,)
     with atomic_folder(folder, replaces=(*HASHED_FILES, CONFIG_FILE, *card)) as draft:

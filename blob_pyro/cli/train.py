@@ -11,7 +11,7 @@ import yaml
 
 from blob_pyro.base_model import SMOLLM2, load_tokenizer, torch_dtype
 from blob_pyro.checkpoint import check_output, save_posterior
-from blob_pyro.cli.accelerator import make_accelerator
+from blob_pyro.cli.accelerator import check_can_save, make_accelerator
 from blob_pyro.cli.data import Selection, check_one_source, texts_task
 from blob_pyro.cli.held_out import training_and_validation
 from blob_pyro.cli.options import (
@@ -140,6 +140,7 @@ def train(
     with one_line_errors(), stopped_by_signal():
         check_output(output_dir)
         accelerator = make_accelerator(mixed_precision, tracker, output_dir)
+        check_can_save(accelerator)
         check_one_source(task, data)
         if task is None and data_dir is not None:
             raise ValueError("--data-dir belongs to --task; name a task too")
