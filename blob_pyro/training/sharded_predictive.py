@@ -58,7 +58,7 @@ def sharded_predictive(
     if len(data) == 0:
         raise ValueError("the data are empty; there is nothing to predict")
     state = PartialState()
-    mine = LongestFirst(data).order[state.process_index :: state.num_processes]
+    mine = LongestFirst.by_tokens(data, collator).order[state.process_index :: state.num_processes]
     parts = []
     if mine:
         loader = DataLoader(data.select(mine), batch_size=batch_size, collate_fn=collator)
