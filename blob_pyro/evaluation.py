@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from datasets import Dataset
-from torch.utils.data import DataLoader
 
 from blob_pyro.atomic_file import atomic_file
 from blob_pyro.diagnostics import METRICS, auroc, bootstrap_interval, predictive_entropy
 from blob_pyro.guides import LoraGuide
-from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import Classifier
+from blob_pyro.training import Collator, sharded_predictive
 
 _ARRAYS = ("logits", "labels", "ids")
 
@@ -113,23 +111,23 @@ def _check_arrays(evaluation: Evaluation) -> None:
 def evaluate(
     model: Classifier,
     guide: LoraGuide,
-    loader: DataLoader[Dataset],
-    ids: Sequence[str],
+    data: Dataset,
+    collator: Collator,
     num_samples: int = 10,
     seed: int = 0,
     *,
     progress: bool = True,
 ) -> Evaluation:
-    """Predict a data set under draws from the posterior.
+    """Predict a data set under draws from the posterior, each process its share of it.
 
     Parameters
     ----------
     model, guide
         The fitted program.
-    loader
-        Batches with labels, or all without, in the order of ``ids``.
-    ids
-        Names of the examples.
+    data
+        Examples with a column ``id``, all of them labelled or none.
+    collator
+        As in :func:`blob_pyro.training.fit`.
     num_samples
         Posterior draws; 0 for the posterior mean.
     seed
@@ -140,17 +138,16 @@ def evaluate(
     Returns
     -------
     Evaluation
-        Ready to be saved.
+        The same in every process, ready to be saved.
 
     Raises
     ------
     ValueError
-        If the loader is empty, only some of its batches have labels, or it has another
-        number of examples than ``ids``.
+        If there are no data, or only some of the batches have labels.
     """
-    predictive = posterior_predictive(model, guide, loader, num_samples, seed, progress=progress)
+    predictive = sharded_predictive(
+        model, guide, data, collator, num_samples, seed, progress=progress
+    )
     logits = predictive["logits"].float().numpy()
-    if len(ids) != logits.shape[1]:
-        raise ValueError(f"{len(ids)} ids for {logits.shape[1]} examples; give one each")
-    labels = predictive.get("labels", torch.full((len(ids),), -1)).numpy()
-    return Evaluation(logits, labels, np.asarray(ids))
+    labels = predictive.get("labels", torch.full((len(data),), -1)).numpy()
+    return Evaluation(logits, labels, np.asarray(data["id"]))

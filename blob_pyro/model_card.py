@@ -20,7 +20,12 @@ _SIGNATURE = "<!-- Written by blob_pyro; changed text is kept. sha256 of the tex
 _NETWORKS = {"SequenceClassifier": "AutoModelForSequenceClassification"}
 
 
-def model_card(config: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> str:
+def model_card(
+    config: Mapping[str, Any],
+    metrics: Mapping[str, float] | None = None,
+    *,
+    data: str | None = None,
+) -> str:
     """Describe a posterior: what it is, how good it is, and how to load it.
 
     Parameters
@@ -29,6 +34,8 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, float] | None = 
         The content of its ``posterior_config.json``.
     metrics
         Name to value on test examples, NLL in nats; None leaves them out.
+    data
+        Name of what they were measured on; None for the task of ``config``.
 
     Returns
     -------
@@ -40,9 +47,10 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, float] | None = 
     ----------
     The Hub's format: https://huggingface.co/docs/hub/model-cards
     """
+    data = data or str(config["task"].get("name", "test examples"))
     lines = [
         "---",
-        _front_matter(config, metrics),
+        _front_matter(config, metrics, data),
         "---",
         "",
         f"# {_title(config)}",
@@ -52,7 +60,7 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, float] | None = 
         "",
         *_table(("", ""), _facts(config)),
         "",
-        *_metrics_part(metrics),
+        *_metrics_part(metrics, data),
         *_use_part(config),
     ]
     text = "\n".join(lines) + "\n\n"
@@ -80,7 +88,11 @@ def is_users_card(path: Path) -> bool:
 
 
 def write_card(
-    folder: Path, config: Mapping[str, Any], metrics: Mapping[str, float] | None = None
+    folder: Path,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, float] | None = None,
+    *,
+    data: str | None = None,
 ) -> None:
     """Write the card of a posterior into its folder, unless a user's is there.
 
@@ -88,13 +100,13 @@ def write_card(
     ----------
     folder
         The posterior's folder.
-    config, metrics
+    config, metrics, data
         See :func:`model_card`.
     """
     path = folder / CARD_FILE
     if not is_users_card(path):
         with atomic_file(path) as file:
-            file.write(model_card(config, metrics).encode())
+            file.write(model_card(config, metrics, data=data).encode())
 
 
 def is_on_hub(name: str | None) -> bool:
@@ -125,12 +137,13 @@ def _title(config: Mapping[str, Any]) -> str:
     return f"{_base(config)}{f' on {task}' if task else ''}: a posterior over its adapter"
 
 
-def _front_matter(config: Mapping[str, Any], metrics: Mapping[str, float] | None) -> str:
+def _front_matter(
+    config: Mapping[str, Any], metrics: Mapping[str, float] | None, dataset: str
+) -> str:
     name = config["base_model"]["name"]
     kind = "text-generation" if config["model"]["class"] == "CausalLM" else "text-classification"
-    task = str(config["task"].get("name", "test examples"))
     results = [
-        EvalResult(kind, task, task, metric, float(value))
+        EvalResult(kind, dataset, dataset, metric, float(value))
         for metric, value in (metrics or {}).items()
     ]
     data = ModelCardData(
@@ -154,6 +167,7 @@ def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("base model", f"{_base(config)}{own}, {config['base_model']['dtype']}"),
         ("task", f"{task.get('name', 'not recorded')}{listed}"),
         ("likelihood", f"`{model['class']}`, {model['num_data']} training examples"),
+        *([("method", f"`{config['method']}`")] if config.get("method") else []),
         ("posterior", f"`{guide['class']}`, over " + ", ".join(f"`{m}`" for m in model["latent"])),
         ("prior", _prior(model["prior"])),
         ("made with", versions),
@@ -167,15 +181,15 @@ def _prior(prior: Mapping[str, Any]) -> str:
     return f"`{prior['class']}({arguments})`"
 
 
-def _metrics_part(metrics: Mapping[str, float] | None) -> list[str]:
+def _metrics_part(metrics: Mapping[str, float] | None, data: str) -> list[str]:
     if not metrics:
         return []
-    rows = [(name, f"{value:.4f}") for name, value in metrics.items()]
-    return ["## Metrics", "", *_table(("test examples", "value"), rows), ""]
+    rows = [("measured on", data), *((name, f"{value:.4f}") for name, value in metrics.items())]
+    return ["## Metrics", "", *_table(("", ""), rows), ""]
 
 
 def _table(header: tuple[str, str], rows: list[tuple[str, str]]) -> list[str]:
-    # A bar or line break in a class name would end its cell.
+    # A bar or line break in a name would end its cell.
     cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
     return [f"| {header[0]} | {header[1]} |", "|---|---|", *(f"| {a} | {b} |" for a, b in cells)]
 

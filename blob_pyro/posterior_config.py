@@ -37,10 +37,13 @@ _ENTRIES: dict[str, dict[str, _Kinds] | _Kinds] = {
     },
     "adapter": {"float32": bool},
     "task": dict,
+    "method": (str, _NONE),
     "sha256": dict.fromkeys(HASHED_FILES, str),
 }
 # What every model was before it could be otherwise.
 _ABSENT_IN_1: dict[str, Any] = {"latent": ["A"], "temperature": 1.0}
+# What a folder does not say that was written before there was such an entry.
+_ABSENT: dict[str, Any] = {"method": None}
 _PRIOR: dict[str, _Kinds] = {"class": str, "arguments": (dict, _NONE)}
 
 
@@ -64,7 +67,7 @@ def read_posterior_config(folder: Path) -> dict[str, Any]:
         or not the one that was saved.
     """
     path = folder / CONFIG_FILE
-    config = read_json(path)
+    config = {**_ABSENT, **read_json(path)}
     written = config.get("format_version")
     if written not in (1, FORMAT_VERSION):
         raise ValueError(

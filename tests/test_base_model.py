@@ -14,6 +14,7 @@ from blob_pyro.base_model import (
     load_causal_lm,
     load_sequence_classifier,
     load_tokenizer,
+    torch_dtype,
 )
 
 
@@ -69,3 +70,10 @@ def test_code_that_comes_with_weights_does_not_run(
     with pytest.raises(ValueError, match=r"trust_remote_code=True|custom code"):
         load(base_folder)
     assert not ran.exists()
+
+
+def test_dtypes_of_the_command_line() -> None:
+    assert torch_dtype("bf16") is torch.bfloat16
+    assert torch_dtype("float32") is torch.float32
+    with pytest.raises(ValueError, match="dtype 'int8' is unknown; use float32 or bfloat16"):
+        torch_dtype("int8")

@@ -13,6 +13,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -25,10 +27,10 @@ from transformers import (
 from blob_pyro import generate, load_posterior, save_posterior
 from blob_pyro.checkpoint import posterior_task
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
-from blob_pyro.infer import posterior_predictive
+from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.lora import HierarchicalNormalPrior, NormalPrior
 from blob_pyro.models import CausalLM, LabelTokenClassifier, SequenceClassifier
-from blob_pyro.posterior_config import sha256_of
+from blob_pyro.posterior_config import read_posterior_config, sha256_of
 
 TOKENS = [3, 4, 5]
 SIZES: dict[str, Any] = {
@@ -201,6 +203,20 @@ def test_a_half_precision_adapter_stays_one(tmp_path: Path) -> None:
     assert torch.equal(
         predicted(loaded, loaded_guide, inputs, 2), predicted(model, guide, inputs, 2)
     )
+
+
+def test_a_shard_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    model, guide = program(llama())
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        # What accelerate shards: model and guide in one module.
+        fully_shard(ReweightedTrace_ELBO(1)(model, guide), mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(ValueError, match=r"holds only a shard of the guide; gather its param"):
+            save_posterior(tmp_path / "p", model, guide)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_guide_of_ones_own_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -407,6 +423,7 @@ def test_damaged_folders_are_refused_by_file(tmp_path: Path, what: str, message:
         (("model", "prior", "arguments"), {"scale": -1}, "holds what cannot be used .ValueErr"),
         (("base_model", "dtype"), "load", "base_model.dtype is 'load', which is no dtype of torch"),
         (("sha256",), {"../x": ""}, "the entry sha256.adapter_config.json is absent, which cannot"),
+        (("method",), ["blob"], "the entry method is list, which cannot be; restore the folder"),
         (("model", "num_data"), "7", "the entry model.num_data is str, which cannot be; restore"),
     ],
 )
@@ -503,6 +520,19 @@ def test_nothing_on_disk_is_a_pickle(tmp_path: Path) -> None:
         "posterior.safetensors",
         "posterior_config.json",
     ]
+
+
+def test_the_method_is_recorded_but_not_needed(tmp_path: Path) -> None:
+    base = llama()
+    save_posterior(tmp_path / "p", *program(copy.deepcopy(base)), method="blob")
+    path = tmp_path / "p" / "posterior_config.json"
+    assert read_posterior_config(tmp_path / "p")["method"] == "blob"
+    # Before methods were recorded.
+    config = json.loads(path.read_text())
+    del config["method"]
+    path.write_text(json.dumps(config))
+    assert read_posterior_config(tmp_path / "p")["method"] is None
+    load_posterior(tmp_path / "p", base)
 
 
 def test_a_folder_of_the_first_format_is_read(tmp_path: Path) -> None:

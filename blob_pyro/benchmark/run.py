@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from blob_pyro.base_model import load_tokenizer
-from blob_pyro.benchmark.cell import Cell, run_cell
+from blob_pyro.benchmark.cell import Cell
+from blob_pyro.benchmark.cell_run import run_cell
 from blob_pyro.benchmark.config import BenchmarkConfig
 from blob_pyro.benchmark.plots import plot_methods
 from blob_pyro.benchmark.tables import (

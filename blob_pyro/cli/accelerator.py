@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 
 from blob_pyro.cli.options import Precision
 from blob_pyro.cli.terminal import console
@@ -31,3 +32,20 @@ def make_accelerator(precision: Precision | None, tracker: str | None, folder: P
             )
     console.quiet = not accelerator.is_main_process
     return accelerator
+
+
+def check_can_save(accelerator: Accelerator) -> None:
+    """Refuse a run whose posterior could not be saved, before it begins.
+
+    Raises
+    ------
+    ValueError
+        If the parameters themselves are sharded.
+    """
+    kind = accelerator.distributed_type
+    plugin = accelerator.state.deepspeed_plugin if kind == DistributedType.DEEPSPEED else None
+    if kind == DistributedType.FSDP or (plugin is not None and plugin.zero_stage == 3):
+        raise ValueError(
+            f"under {kind.value} no process holds the whole posterior, so it could not be saved; "
+            "use data parallelism, or call blob_pyro.training.fit in a script and gather it there"
+        )

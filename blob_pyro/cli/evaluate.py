@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from blob_pyro.cli.accelerator import make_accelerator
 from blob_pyro.cli.data import Selection, load
 from blob_pyro.cli.evaluated_sets import Asked, evaluated_sets
 from blob_pyro.cli.options import (
@@ -24,6 +25,8 @@ from blob_pyro.cli.terminal import console, one_line_errors, print_table
 from blob_pyro.evaluation import Evaluation
 from blob_pyro.evaluation import evaluate as evaluate_examples
 from blob_pyro.likelihood import offer
+from blob_pyro.model_card import write_card
+from blob_pyro.posterior_config import read_posterior_config
 
 
 def evaluate(
@@ -54,7 +57,8 @@ def evaluate(
 ) -> None:
     """Measure accuracy and calibration of a saved posterior, with 95 % bootstrap intervals.
 
-    Every data set's draws of the logits, labels and ids are saved as a .npz file.
+    Every data set's draws of the logits, labels and ids are saved as a .npz file. Without
+    --output-dir, the posterior's model card gets the metrics of the first data set.
 
     Example: `blob-pyro evaluate blob_pyro_demo/posterior --num-samples 10`
 
@@ -63,6 +67,7 @@ def evaluate(
     Example: `blob-pyro evaluate posterior --ood ai2_arc_easy --ood mmlu_college_chemistry`
     """
     with one_line_errors():
+        is_main = make_accelerator(None, None, posterior).is_main_process
         program = load(posterior)
         selection = Selection(data_dir, limit, seed, skip_bad_rows)
         asked = Asked(data, text_column, label_column, task, ood or [])
@@ -71,14 +76,29 @@ def evaluate(
         evaluations = {}
         for each, examples in sets:
             offer(program.model, each, program.tokenizer)
-            loader = program.collator.loader(examples)
             evaluation = evaluate_examples(
-                program.model, program.guide, loader, examples["id"], num_samples, seed
+                program.model,
+                program.guide,
+                examples,
+                program.collator,
+                num_samples,
+                seed,
+                progress=not console.quiet,
             )
-            evaluation.save(folder / f"{each.name}-draws{num_samples}-seed{seed}.npz")
+            if is_main:
+                evaluation.save(folder / f"{each.name}-draws{num_samples}-seed{seed}.npz")
             evaluations[each.name] = evaluation
-    _print(evaluations)
+        if is_main and output_dir is None:
+            _write_card(posterior, evaluations)
+    if is_main:
+        _print(evaluations)
     console.print(f"wrote {folder}")
+
+
+def _write_card(posterior: Path, evaluations: dict[str, Evaluation]) -> None:
+    name, first = next(iter(evaluations.items()))
+    if first.is_labelled:
+        write_card(posterior, read_posterior_config(posterior), first.metrics(), data=name)
 
 
 def _print(evaluations: dict[str, Evaluation]) -> None:

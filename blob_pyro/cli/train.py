@@ -9,9 +9,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 import yaml
 
-from blob_pyro.base_model import SMOLLM2, load_tokenizer
+from blob_pyro.base_model import SMOLLM2, load_tokenizer, torch_dtype
 from blob_pyro.checkpoint import check_output, save_posterior
-from blob_pyro.cli.accelerator import make_accelerator
+from blob_pyro.cli.accelerator import check_can_save, make_accelerator
 from blob_pyro.cli.data import Selection, check_one_source, texts_task
 from blob_pyro.cli.held_out import training_and_validation
 from blob_pyro.cli.options import (
@@ -36,7 +36,7 @@ from blob_pyro.methods import METHODS
 from blob_pyro.model_card import write_card
 from blob_pyro.posterior_config import read_posterior_config
 from blob_pyro.progress import TrainingProgress
-from blob_pyro.recipe import RECIPES, Recipe, torch_dtype
+from blob_pyro.recipe import RECIPES, Recipe, fine_tune
 from blob_pyro.task_record import task_record
 from blob_pyro.tasks import TextClassificationTask, collator_for, find_task
 from blob_pyro.training import CheckpointConfig, TrainingConfig, best_step, sharded_predictive
@@ -140,6 +140,7 @@ def train(
     with one_line_errors(), stopped_by_signal():
         check_output(output_dir)
         accelerator = make_accelerator(mixed_precision, tracker, output_dir)
+        check_can_save(accelerator)
         check_one_source(task, data)
         if task is None and data_dir is not None:
             raise ValueError("--data-dir belongs to --task; name a task too")
@@ -185,7 +186,8 @@ def train(
         tokenizer = load_tokenizer(model)
         network = load_network(model, chosen, torch_dtype(dtype.value), seed=seed)
         with TrainingProgress(settings.method, settings.num_steps, console) as on_step:
-            fitted, guide, records = settings.fine_tune(
+            fitted, guide, records = fine_tune(
+                settings,
                 network,
                 tokenizer,
                 chosen,
@@ -202,7 +204,8 @@ def train(
             console.print(f"kept the state after step {best + 1}, the best on validation data")
         answering = settings.scoring_of(network)
         if accelerator.is_main_process:
-            save_posterior(output_dir, fitted, guide, task=task_record(chosen, answering))
+            record = task_record(chosen, answering)
+            save_posterior(output_dir, fitted, guide, task=record, method=settings.method)
             console.print(f"wrote {output_dir}")
         if isinstance(chosen, TextClassificationTask) and "test" in chosen.splits:
             test, collator = chosen.splits["test"], collator_for(chosen, tokenizer, answering)

@@ -11,6 +11,7 @@ from blob_pyro.guides.low_rank_plus_diagonal import LowRankPlusDiagonalGuide
 from blob_pyro.guides.matrix_normal import MatrixNormalGuide
 from blob_pyro.guides.model_at_mean import model_at_mean
 from blob_pyro.guides.point_estimate import PointEstimateGuide
+from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.guides.stochastic_subspace import StochasticSubspaceGuide
 from blob_pyro.guides.swag import SWAGGuide
 
@@ -18,8 +19,9 @@ __all__ = [
     # verbs
     "ensemble",
     "model_at_mean",
-    # base
+    # for a guide of your own
     "LoraGuide",
+    "SiteParameters",
     # guides
     "DropoutGuide",
     "EnsembleGuide",

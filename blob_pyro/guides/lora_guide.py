@@ -21,10 +21,10 @@ from blob_pyro.poutine import kl_terms
 class LoraGuide(nn.Module, ABC):
     """Base of the guides: independent sites, each centred at a learned mean ``M``.
 
-    A subclass gives :meth:`site_posterior`, :meth:`scale`, :meth:`update_variance` and
-    :meth:`config`.  Parameters are stated to Pyro by :func:`blob_pyro.poutine.local_param`, so two
-    guides never share any.  If the model's prior has sites of its own, they are sampled first, from
-    independent Gaussians in unconstrained space.
+    A subclass gives :meth:`site_posterior`, :meth:`scale` and :meth:`config`, and
+    :meth:`update_variance` if a site's entries are correlated.  What it learns beside ``M`` goes
+    into :class:`SiteParameters`, so that two guides never share any.  If the model's prior has
+    sites of its own, they are sampled first, from independent Gaussians in unconstrained space.
 
     Below, ``A`` of shape ``r x n`` is any latent matrix: in a model with ``latent=("A", "B")`` each
     layer has a second site, ``B``, of shape ``m x r``.

@@ -14,6 +14,9 @@ from blob_pyro.poutine import local_param
 class SiteParameters(nn.Module):
     """Parameters found by the dotted name of their site, which is also their name on disk.
 
+    A guide keeps what it learns in one for each kind, such as the means ``M`` of every
+    :class:`LoraGuide`.
+
     Parameters
     ----------
     values
@@ -26,6 +29,14 @@ class SiteParameters(nn.Module):
     ['layer.lora_A.weight']
     >>> parameters["layer.lora_A.weight"].shape
     torch.Size([2, 3])
+
+    In a guide's ``site_posterior``, so that SVI finds what it has to learn:
+
+    >>> import pyro
+    >>> with pyro.poutine.trace() as tracer:
+    ...     loc = parameters.state_param("M", "layer.lora_A.weight")
+    >>> tracer.trace.param_nodes
+    ['M.layer.lora_A.weight']
     """
 
     def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
@@ -54,5 +65,8 @@ class SiteParameters(nn.Module):
         return iter(self._places)
 
     def state_param(self, prefix: str, name: str) -> torch.Tensor:
-        """State the parameter of a site to Pyro as ``prefix.name`` and return its value."""
+        """State the parameter of a site to Pyro as ``prefix.name`` and return its value.
+
+        By :func:`blob_pyro.poutine.local_param`: two guides never share one.
+        """
         return local_param(f"{prefix}.{name}", self[name])

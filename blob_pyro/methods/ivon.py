@@ -6,7 +6,7 @@ from datasets import Dataset
 
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import ivon
-from blob_pyro.methods.batches import training_batches
+from blob_pyro.methods.batches import example_batches
 from blob_pyro.methods.method import Method, Program, Settings
 from blob_pyro.models import Classifier
 from blob_pyro.training import Collator
@@ -17,7 +17,7 @@ def _train(
 ) -> Program:
     fitted = ivon(
         model,
-        training_batches(model, data, collator, settings),
+        example_batches(model, data, collator, settings, shuffled=True),
         kl_scale=settings.elbo(len(data), "posterior").kl_scale,
         init_scale=settings.init_scale,
         num_steps=settings.training.num_steps,
@@ -34,5 +34,6 @@ IVON = Method(
     "ivon",
     latent=("A", "B"),
     finish=_train,
+    steps_in_finish=True,
     options={"learning_rate": 0.1, "beta2": 0.9999, "clip_radius": 0.02},
 )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datasets import Dataset
-from torch.utils.data import DataLoader
 
 from blob_pyro.guides import LoraGuide, model_at_mean
 from blob_pyro.infer import laplace
+from blob_pyro.methods.batches import example_batches
 from blob_pyro.methods.method import Method, Program, Settings
 from blob_pyro.models import Classifier
 from blob_pyro.training import Collator
@@ -17,10 +17,10 @@ def _laplace(
 ) -> Program:
     options = settings.method_options
     model = model_at_mean(model, guide)
-    loader = DataLoader(data, settings.training.batch_size, collate_fn=collator)
+    batches = example_batches(model, data, collator, settings)
     posterior = laplace(
         model,
-        loader,
+        batches,
         max_rank=options["max_rank"],
         predictive=options["predictive"],
         progress=False,

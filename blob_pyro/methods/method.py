@@ -80,6 +80,8 @@ class Method:
         different seeds, which come one by one.  Their number is the option ``num_members``.
     held_out
         Whether ``finish`` takes examples that the fit has not seen.
+    steps_in_finish
+        Whether ``finish`` takes gradient steps, which no checkpoint holds.
     options
         The method's own settings, JSON values by name, with their defaults.
 
@@ -100,6 +102,7 @@ class Method:
     finish: Finish | None = None
     combine: Combine | None = None
     held_out: bool = False
+    steps_in_finish: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def chosen_options(self, given: Mapping[str, Any]) -> dict[str, Any]:

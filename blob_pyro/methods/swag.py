@@ -6,7 +6,7 @@ from datasets import Dataset
 
 from blob_pyro.guides import LoraGuide, PointEstimateGuide, model_at_mean
 from blob_pyro.infer import swag
-from blob_pyro.methods.batches import training_batches
+from blob_pyro.methods.batches import example_batches
 from blob_pyro.methods.method import Method, Program, Settings
 from blob_pyro.models import Classifier
 from blob_pyro.training import Collator
@@ -16,7 +16,7 @@ def _walk(
     model: Classifier, guide: LoraGuide, data: Dataset, collator: Collator, settings: Settings
 ) -> Program:
     model = model_at_mean(model, guide)
-    batches = training_batches(model, data, collator, settings)
+    batches = example_batches(model, data, collator, settings, shuffled=True)
     elbo = settings.elbo(len(data), "posterior")
     point = PointEstimateGuide(model)
     return model, swag(model, point, elbo, batches, **settings.method_options)
@@ -28,6 +28,7 @@ SWAG = Method(
     "swag",
     starts_from="map",
     finish=_walk,
+    steps_in_finish=True,
     options={
         "learning_rate": 0.02,
         "num_steps": 200,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datasets import Dataset
-from torch.utils.data import DataLoader
 
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import calibrate
+from blob_pyro.methods.batches import example_batches
 from blob_pyro.methods.method import Method, Program, Settings
 from blob_pyro.models import Classifier
 from blob_pyro.training import Collator
@@ -15,14 +15,13 @@ from blob_pyro.training import Collator
 def _calibrated(
     model: Classifier, guide: LoraGuide, data: Dataset, collator: Collator, settings: Settings
 ) -> Program:
-    options, training = settings.method_options, settings.training
-    loader = DataLoader(data, batch_size=training.batch_size, collate_fn=collator)
+    options = settings.method_options
     calibrate(
         model,
         guide,
-        loader,
+        example_batches(model, data, collator, settings),
         options["num_samples"],
-        training.seed,
+        settings.training.seed,
         per_class=options["per_class"],
     )
     return model, guide

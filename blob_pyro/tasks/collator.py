@@ -49,8 +49,7 @@ class Collator(ABC):
 
         :func:`blob_pyro.infer.posterior_predictive` gives its results in the data set's own order.
         """
-        # By characters, formulas would land among texts of half their tokens.
-        order = LongestFirst([self([example])["input_ids"].shape[1] for example in data])
+        order = LongestFirst.by_tokens(data, self)
         return DataLoader(data, batch_size=batch_size, sampler=order, collate_fn=self)
 
 

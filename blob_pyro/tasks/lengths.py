@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
 
+import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 
@@ -56,6 +58,16 @@ class LongestFirst(Sampler[int]):
 
     def __init__(self, counts: Sequence[int]) -> None:
         self.order = sorted(range(len(counts)), key=lambda index: -counts[index])
+
+    @classmethod
+    def by_tokens(
+        cls, data: Dataset, collator: Callable[[list[dict[str, Any]]], Mapping[str, torch.Tensor]]
+    ) -> Self:
+        """Count the tokens that a collator makes of each example.
+
+        By characters, formulas would land among texts of half their tokens.
+        """
+        return cls([collator([example])["input_ids"].shape[1] for example in data])
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order)

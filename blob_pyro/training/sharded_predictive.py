@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import Classifier
-from blob_pyro.tasks import lengths
+from blob_pyro.tasks import LongestFirst
 from blob_pyro.training.batches import Collator
 
 
@@ -57,9 +57,8 @@ def sharded_predictive(
     """
     if len(data) == 0:
         raise ValueError("the data are empty; there is nothing to predict")
-    state, sizes = PartialState(), lengths(data)
-    order = sorted(range(len(data)), key=sizes.__getitem__)
-    mine = order[state.process_index :: state.num_processes]
+    state = PartialState()
+    mine = LongestFirst.by_tokens(data, collator).order[state.process_index :: state.num_processes]
     parts = []
     if mine:
         loader = DataLoader(data.select(mine), batch_size=batch_size, collate_fn=collator)

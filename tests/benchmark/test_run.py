@@ -14,7 +14,7 @@ import pytest
 from matplotlib.image import imread
 from transformers import BertConfig, BertForMaskedLM
 
-from blob_pyro.benchmark import Cell, read_config, run_benchmark
+from blob_pyro.benchmark import Cell, cell_run, read_config, run_benchmark
 from blob_pyro.diagnostics import METRICS
 from blob_pyro.evaluation import load_evaluation
 from blob_pyro.recipe import Recipe
@@ -29,13 +29,13 @@ def config(content: Any, write: Any) -> Any:
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The seeds of all fits."""
     seeds: list[int] = []
-    fine_tune = Recipe.fine_tune
+    fine_tune = cell_run.fine_tune
 
-    def counted(self: Recipe, *args: Any, **options: Any) -> Any:
-        seeds.append(self.training.seed)
-        return fine_tune(self, *args, **options)
+    def counted(recipe: Recipe, *args: Any, **options: Any) -> Any:
+        seeds.append(recipe.training.seed)
+        return fine_tune(recipe, *args, **options)
 
-    monkeypatch.setattr(Recipe, "fine_tune", counted)
+    monkeypatch.setattr(cell_run, "fine_tune", counted)
     return seeds
 
 
@@ -74,6 +74,10 @@ def test_metrics_are_those_of_the_draws_that_are_kept(
     assert outside.pop("auroc") == kept[0].ood_auroc(kept[1])
     assert outside == kept[1].metrics()
     assert set(outside) == set(METRICS)
+    card = (tmp_path / "posteriors" / "blob-openbookqa-seed1" / "README.md").read_text()
+    for part in ("| method | `blob` |", "| measured on | openbookqa, test |"):
+        assert part in card
+    assert f"| nll | {metrics['2']['openbookqa']['nll']:.4f} |" in card
 
 
 def test_a_killed_benchmark_loses_nothing_and_repeats_nothing(
@@ -81,15 +85,15 @@ def test_a_killed_benchmark_loses_nothing_and_repeats_nothing(
 ) -> None:
     whole = run_benchmark(config, tmp_path / "whole", Path(questions))
     fits.clear()
-    fine_tune = Recipe.fine_tune
+    fine_tune = cell_run.fine_tune
 
-    def killed(self: Recipe, *args: Any, **options: Any) -> Any:
+    def killed(recipe: Recipe, *args: Any, **options: Any) -> Any:
         if len(fits) == 3:
             raise KeyboardInterrupt
-        return fine_tune(self, *args, **options)
+        return fine_tune(recipe, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Recipe, "fine_tune", killed)
+        patch.setattr(cell_run, "fine_tune", killed)
         with pytest.raises(KeyboardInterrupt):
             run_benchmark(config, tmp_path / "killed", Path(questions))
     assert len(files(tmp_path / "killed" / "cells")) == 3

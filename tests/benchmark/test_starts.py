@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from blob_pyro.benchmark import Cell, cost_summary, extra_parameters, read_config, run_benchmark
+from blob_pyro.benchmark import (
+    Cell,
+    cell_run,
+    cost_summary,
+    extra_parameters,
+    read_config,
+    run_benchmark,
+)
 from blob_pyro.checkpoint import load_posterior
 from blob_pyro.guides import EnsembleGuide
 from blob_pyro.recipe import Recipe
@@ -31,13 +38,13 @@ def test_an_ensemble_is_made_of_cells_and_calibrated_without_another_fit(
     content: Any, write: Any, questions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fits: list[tuple[str, int]] = []
-    fine_tune = Recipe.fine_tune
+    fine_tune = cell_run.fine_tune
 
-    def counted(self: Recipe, *args: Any, **options: Any) -> Any:
-        fits.append((self.method, self.training.seed))
-        return fine_tune(self, *args, **options)
+    def counted(recipe: Recipe, *args: Any, **options: Any) -> Any:
+        fits.append((recipe.method, recipe.training.seed))
+        return fine_tune(recipe, *args, **options)
 
-    monkeypatch.setattr(Recipe, "fine_tune", counted)
+    monkeypatch.setattr(cell_run, "fine_tune", counted)
     config = read_config(write(content))
     results = run_benchmark(config, tmp_path, Path(questions))
     assert sorted(fits) == [("mle", 0), ("mle", 1000), ("zero_shot", 0)]

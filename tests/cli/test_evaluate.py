@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 
 from blob_pyro.evaluation import load_evaluation
 from blob_pyro.tasks import TEXT_TASKS
@@ -81,3 +82,19 @@ def test_texts_that_are_not_there_are_asked_for(saved: Any, invoke: Callable[...
     result = invoke("evaluate", saved(own))
     assert result.exit_code == 2
     assert "was fitted to tickets, whose texts it does not hold; give texts with" in result.stderr
+
+
+def test_the_card_gets_the_metrics_in_distribution(
+    posterior: str, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    options = ["--ood", "helpdesk_out_of_scope", "--limit", "9", "--num-samples", "2"]
+    before = (Path(posterior) / "README.md").read_text()
+    result = invoke("evaluate", posterior, *options, "--output-dir", str(tmp_path / "elsewhere"))
+    assert result.exit_code == 0, result.output
+    assert (Path(posterior) / "README.md").read_text() == before
+    assert invoke("evaluate", posterior, *options).exit_code == 0
+    kept = load_evaluation(Path(posterior) / "evaluations" / "helpdesk-draws2-seed0.npz")
+    card = ModelCard.load(Path(posterior) / "README.md", repo_type="model")
+    results = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert results == pytest.approx(kept.metrics())
+    assert {result.dataset_name for result in card.data.eval_results} == {"helpdesk"}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from pyro import poutine
 
-from blob_pyro.guides.site_parameters import SiteParameters
+from blob_pyro.guides import SiteParameters
 
 VALUES = {
     "net.layers.0.lora_A.weight": torch.arange(6.0).reshape(2, 3),

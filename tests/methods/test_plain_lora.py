@@ -12,9 +12,8 @@ from peft import LoraConfig, get_peft_model
 from torch.distributions import Normal
 from transformers import get_linear_schedule_with_warmup
 
-from blob_pyro import recipe as recipe_module
 from blob_pyro.base_model import load_causal_lm, load_tokenizer
-from blob_pyro.recipe import Recipe
+from blob_pyro.recipe import Recipe, fine_tune, fitting
 from blob_pyro.tasks import TextClassificationTask, label_token_ids
 from blob_pyro.training import TrainingConfig
 
@@ -31,7 +30,7 @@ PRIOR = Normal(0.0, 0.2)
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
     """What the collator gave, in its order."""
     seen: list[dict[str, torch.Tensor]] = []
-    make = recipe_module.collator_for
+    make = fitting.collator_for
 
     def kept(*args: Any) -> Any:
         collator = make(*args)
@@ -42,7 +41,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
 
         return collate
 
-    monkeypatch.setattr(recipe_module, "collator_for", kept)
+    monkeypatch.setattr(fitting, "collator_for", kept)
     return seen
 
 
@@ -57,8 +56,8 @@ def test_twenty_steps_are_those_of_peft(
     )
     recipe = Recipe(method=method, rank=2, kl_scale=0.05, training=training)
     tokenizer: Any = load_tokenizer(base_folder)
-    model, guide, records = recipe.fine_tune(
-        load_causal_lm(base_folder), tokenizer, TASK, TASK.splits["train"]
+    model, guide, records = fine_tune(
+        recipe, load_causal_lm(base_folder), tokenizer, TASK, TASK.splits["train"]
     )
     found = guide.mean() | {
         name.replace(".default", ""): parameter.detach()

@@ -15,7 +15,7 @@ from blob_pyro.diagnostics import from_pyro_svi
 from blob_pyro.guides import EnsembleGuide, PointEstimateGuide
 from blob_pyro.infer import fit_temperature, posterior_predictive
 from blob_pyro.methods import METHODS
-from blob_pyro.recipe import Recipe
+from blob_pyro.recipe import Recipe, fine_tune
 from blob_pyro.tasks import TextClassificationTask, collator_for
 from blob_pyro.training import TrainingConfig
 
@@ -32,7 +32,7 @@ def fitted(base_folder: str, num_steps: int = 2, data: Any = DATA, **settings: A
     # The rate is high, so that two steps take members of an ensemble apart.
     training = TrainingConfig(num_steps=num_steps, batch_size=2, learning_rate=0.1)
     recipe = Recipe(rank=2, training=training, **settings)
-    return recipe.fine_tune(load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, data)
+    return fine_tune(recipe, load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, data)
 
 
 def predicted(base_folder: str, model: Any, guide: Any, num_samples: int = 3) -> Any:
@@ -91,8 +91,9 @@ def test_an_ensemble_s_members_are_fits_of_other_seeds(base_folder: str) -> None
     together = predicted(base_folder, model, guide, 2)["logits"]
     for member, seed in enumerate((0, 1000)):
         training = TrainingConfig(num_steps=2, batch_size=2, learning_rate=0.1, seed=seed)
-        alone = Recipe(method="mle", rank=2, training=training).fine_tune(
-            load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, DATA
+        recipe = Recipe(method="mle", rank=2, training=training)
+        alone = fine_tune(
+            recipe, load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, DATA
         )
         expected = predicted(base_folder, *alone[:2], 0)["logits"][0]
         torch.testing.assert_close(together[member], expected, atol=1e-5, rtol=0)
@@ -107,22 +108,3 @@ def test_a_temperature_is_fitted_to_what_the_start_has_not_seen(base_folder: str
     expected = fit_temperature(unseen["logits"], unseen["labels"]).float()
     model, _, _ = fitted(base_folder, method="temperature", start="mle")
     torch.testing.assert_close(model.temperature, expected, atol=1e-3, rtol=1e-3)
-
-
-def test_only_methods_that_start_from_a_fit_have_a_start() -> None:
-    with pytest.raises(ValueError, match=r"start='mle': the method 'blob' is trained from the ba"):
-        Recipe(method="blob", start="mle")
-    with pytest.raises(ValueError, match="method='x' is unknown"):
-        Recipe(method="temperature", start="x")
-
-
-def test_a_trained_method_has_nothing_to_finish() -> None:
-    with pytest.raises(ValueError, match="method 'mle' has nothing to finish; call fine_tune"):
-        Recipe(method="mle").finish([], None, TASK, DATA)  # type: ignore[arg-type]
-
-
-def test_the_number_of_steps_is_that_of_all_members() -> None:
-    training = TrainingConfig(num_steps=7)
-    assert Recipe(method="ens", training=training).num_steps == 21
-    assert Recipe(method="temperature", training=training).num_steps == 7
-    assert Recipe(method="zero_shot", training=training).num_steps == 0

@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict
 
 from blob_pyro.base_model import load_causal_lm, load_tokenizer
 from blob_pyro.guides import SWAGGuide
-from blob_pyro.recipe import Recipe
+from blob_pyro.recipe import Recipe, fine_tune
 from blob_pyro.tasks import TextClassificationTask
 from blob_pyro.training import TrainingConfig
 
@@ -17,15 +17,15 @@ TASK = TextClassificationTask("t", DatasetDict(train=TEXTS), ("login", "printing
 OPTIONS = {"num_steps": 6, "collect_every": 2, "num_deviations": 3}
 
 
-def fine_tune(base_folder: str, **settings: Any) -> Any:
+def walked(base_folder: str, **settings: Any) -> Any:
     training = TrainingConfig(num_steps=3, batch_size=2)
     recipe = Recipe(method="swag", rank=2, options=OPTIONS, training=training, **settings)
     network, tokenizer = load_causal_lm(base_folder), load_tokenizer(base_folder)
-    return recipe.fine_tune(network, tokenizer, TASK, TEXTS)
+    return fine_tune(recipe, network, tokenizer, TASK, TEXTS)
 
 
 def test_a_recipe_goes_on_from_map_over_both_matrices(base_folder: str) -> None:
-    model, guide, records = fine_tune(base_folder)
+    model, guide, records = walked(base_folder)
     assert isinstance(guide, SWAGGuide)
     assert guide.model is model
     assert model.latent == ("A", "B")
@@ -34,15 +34,15 @@ def test_a_recipe_goes_on_from_map_over_both_matrices(base_folder: str) -> None:
     assert len(records) == 3
     for name, scale in guide.scale().items():
         assert scale.min() > 0, name
-    _, again, _ = fine_tune(base_folder)
+    _, again, _ = walked(base_folder)
     for name, value in again.state_dict().items():
         assert torch.equal(value, guide.state_dict()[name])
 
 
 def test_the_priors_penalty_counts_on_the_path(base_folder: str) -> None:
     # Under so strong a prior the weights of both matrices shrink along the path.
-    _, weak, _ = fine_tune(base_folder, kl_scale=0.0)
-    _, strong, _ = fine_tune(base_folder, kl_scale=1.0)
+    _, weak, _ = walked(base_folder, kl_scale=0.0)
+    _, strong, _ = walked(base_folder, kl_scale=1.0)
     norms = [
         sum(float(mean.norm()) for name, mean in guide.mean().items() if ".lora_A." in name)
         for guide in (weak, strong)

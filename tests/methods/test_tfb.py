@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from blob_pyro.base_model import load_causal_lm, load_tokenizer
 from blob_pyro.guides import LowRankIsotropicGuide, model_at_mean
 from blob_pyro.infer import tfb
-from blob_pyro.recipe import Recipe
+from blob_pyro.recipe import Recipe, fine_tune
 from blob_pyro.tasks import TextClassificationTask, collator_for
 from blob_pyro.training import TrainingConfig
 
@@ -27,7 +27,7 @@ def test_it_is_the_search_around_map(base_folder: str) -> None:
     for method, given in (("map", {}), ("tfb", options)):
         recipe = Recipe(method=method, options=given, rank=2, training=training)
         data = TASK.splits["train"]
-        programs[method] = recipe.fine_tune(load_causal_lm(base_folder), tokenizer, TASK, data)
+        programs[method] = fine_tune(recipe, load_causal_lm(base_folder), tokenizer, TASK, data)
     model, guide, records = programs["tfb"]
     assert isinstance(guide, LowRankIsotropicGuide)
     assert model.latent == ("A",)

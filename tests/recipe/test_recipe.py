@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from blob_pyro.recipe import Recipe
+from blob_pyro.training import TrainingConfig
+
+
+def test_only_methods_that_start_from_a_fit_have_a_start() -> None:
+    with pytest.raises(ValueError, match=r"start='mle': the method 'blob' is trained from the ba"):
+        Recipe(method="blob", start="mle")
+    with pytest.raises(ValueError, match="method='x' is unknown"):
+        Recipe(method="temperature", start="x")
+
+
+def test_the_number_of_steps_is_that_of_all_members() -> None:
+    training = TrainingConfig(num_steps=7)
+    assert Recipe(method="ens", training=training).num_steps == 21
+    assert Recipe(method="temperature", training=training).num_steps == 7
+    assert Recipe(method="zero_shot", training=training).num_steps == 0
+
+
+def test_a_rank_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="rank=0 must be at least 1"):
+        Recipe(rank=0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
+def test_a_temperature_is_a_positive_number(temperature: float) -> None:
+    with pytest.raises(ValueError, match=f"temperature={temperature} must be positive and finite"):
+        Recipe(temperature=temperature)
+
+
+@pytest.mark.parametrize(("cycle", "num_batches"), [("epoch", 2), ("rescaled", 86)])
+def test_the_length_of_a_cycle(cycle: Any, num_batches: int) -> None:
+    recipe = Recipe(cycle=cycle, schedule="blundell", kl_scale=0.1)
+    elbo = recipe.elbo(4, "posterior", examples_per_step=2)
+    assert (elbo.num_batches, elbo.schedule, elbo.kl_scale) == (num_batches, "blundell", 0.1)
+    # The paper's: one KL a cycle beside the mean loss of a batch.
+    elbo = Recipe(cycle=cycle, kl_scale=None).elbo(4, "posterior", examples_per_step=2)
+    assert elbo.kl_scale == pytest.approx(4 / num_batches)
+
+
+def test_the_likelihood_alone_has_no_kl() -> None:
+    assert Recipe(kl_scale=0.1).elbo(4, "likelihood").kl_scale == 0
