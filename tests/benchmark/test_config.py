@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from blob_pyro.benchmark import TaskConfig, read_config
+from blob_pyro.benchmark import Cell, TaskConfig, read_config
+from blob_pyro.methods import METHODS
 from blob_pyro.recipe import PAPER
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "benchmarks"
@@ -97,12 +98,24 @@ def test_an_absent_file_is_refused(tmp_path: Path) -> None:
         read_config(tmp_path / "x.yaml")
 
 
-@pytest.mark.parametrize("name", ["few_shot_smollm2.yaml", "table1_llama2_7b.yaml"])
+@pytest.mark.parametrize(
+    "name", ["few_shot_smollm2.yaml", "all_methods_smollm2.yaml", "table1_llama2_7b.yaml"]
+)
 def test_the_examples_are_benchmarks(name: str) -> None:
     config = read_config(EXAMPLES / name)
     assert (config.seeds, config.split) == ((0, 1, 2), "test")
     assert config.methods["mle"].recipe.method == "mle"
     assert config.methods["blob"].num_samples == (0, 5, 10)
+
+
+def test_all_methods_go_on_from_the_cells_of_the_first_table() -> None:
+    first, everything = (
+        read_config(EXAMPLES / f"{name}_smollm2.yaml") for name in ("few_shot", "all_methods")
+    )
+    assert {method.recipe.method for method in everything.methods.values()} == set(METHODS)
+    for name in ("zero_shot", "mle", "map", "blob"):
+        cell = Cell(name, "openbookqa", 1)
+        assert cell.fingerprint(everything) == cell.fingerprint(first)
 
 
 def test_settings_are_tried_on_the_task_of_the_table_and_never_on_its_test() -> None:
