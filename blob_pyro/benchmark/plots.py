@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from blob_pyro.benchmark.tables import COLUMNS, Spread
 from blob_pyro.diagnostics import plot_style
-from blob_pyro.diagnostics.style import series
+from blob_pyro.diagnostics.style import SERIES, series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 METRICS = ("accuracy", "ece", "nll")
 # Share of the room of a data set over which its methods are spread.
 _SPREAD = 0.6
+# Looks repeat when there are more methods; each time around, markers are filled otherwise.
+_FILLS: tuple[Any, ...] = ("full", "none", "left")
 
 Rows = Mapping[str, Mapping[str, Spread]]
 
@@ -70,6 +72,7 @@ def _draw_panel(axes: Axes, metric: str, tested: Mapping[str, Rows]) -> None:
             yerr=[deviation for _, deviation in spreads],
             color=look.color,
             marker=look.marker,
+            fillstyle=_FILLS[number // len(SERIES) % len(_FILLS)],
             linestyle="none",
             elinewidth=1.0,
             capsize=2.5,

@@ -39,3 +39,10 @@ def test_methods_stand_side_by_side_and_data_sets_are_named() -> None:
     names = [text.get_text() for text in axes.get_xticklabels()]
     assert names == ["openbookqa", "boolq\n(out)"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mle", "blob"]
+
+
+def test_no_two_of_many_methods_look_alike() -> None:
+    row = TESTED["openbookqa"]["mle"]
+    figure = plot_methods("openbookqa", {"openbookqa": {f"method {i}": row for i in range(14)}})
+    points = [container.lines[0] for container in figure.axes[0].containers]  # type: ignore[attr-defined]
+    assert len({(one.get_marker(), one.get_fillstyle()) for one in points}) == 14
