@@ -16,7 +16,8 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
 ]
-exclude_patterns = ["_build"]
+# Tables are parts of pages: what the commands beside them wrote, unchanged.
+exclude_patterns = ["_build", "tables"]
 
 html_theme = "furo"
 html_title = "blob_pyro"

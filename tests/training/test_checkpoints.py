@@ -124,7 +124,7 @@ def test_the_last_ones_and_the_best_are_kept(train: Any, tmp_path: Path) -> None
     assert names(tmp_path) == [8, 9]
     best = tmp_path / "best"
     # A rate far too high: the first score is the best one.
-    config = replace(CONFIG, learning_rate=3.0, validate_every=1)
+    config = replace(CONFIG, learning_rate=10.0, validate_every=1)
     _, records = train(config, folder=best, save_every=3)
     scores = [record.validation_nll for record in records]
     wanted = {6, 9, 1 + scores.index(min(scores))}
