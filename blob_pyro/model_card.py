@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from blob_pyro.atomic_file import atomic_file
 from blob_pyro.base_model import SMOLLM2
+from blob_pyro.posterior_config import read_posterior_config
 
 CARD_FILE = "README.md"
 _TAGS = ["bayesian", "blob_pyro", "calibration", "lora", "uncertainty"]
@@ -107,6 +108,24 @@ def write_card(
     if not is_users_card(path):
         with atomic_file(path) as file:
             file.write(model_card(config, metrics, data=data).encode())
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, float], *, data: str | None = None) -> None:
+    """Put metrics on the card of a posterior that was saved without, unless the card is a user's.
+
+    Parameters
+    ----------
+    folder
+        The posterior's folder.
+    metrics, data
+        See :func:`model_card`.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no whole posterior.
+    """
+    write_card(folder, read_posterior_config(folder), metrics, data=data)
 
 
 def is_on_hub(name: str | None) -> bool:

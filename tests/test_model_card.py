@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 
 from blob_pyro import load_posterior, save_posterior
 from blob_pyro.guides import LowRankGaussianGuide
-from blob_pyro.model_card import is_on_hub, is_users_card, model_card, write_card
+from blob_pyro.model_card import is_on_hub, is_users_card, model_card, write_metrics
 from blob_pyro.posterior_config import read_posterior_config
 
 METRICS = {"accuracy": 0.75, "nll": 0.5}
@@ -81,7 +81,7 @@ def test_our_card_is_replaced_and_a_users_stays(tmp_path: Path, program: Any) ->
 def test_metrics_on_other_data_name_them(tmp_path: Path, program: Any) -> None:
     folder = tmp_path / "p"
     save_posterior(folder, *program, task=TASK, metrics={"accuracy": 0.1})
-    write_card(folder, read_posterior_config(folder), METRICS, data="old|tickets")
+    write_metrics(folder, METRICS, data="old|tickets")
     card = ModelCard.load(folder / "README.md", repo_type="model")
     (first, second) = card.data.eval_results
     assert {first.dataset_name, second.dataset_name} == {"old|tickets"}

@@ -24,9 +24,8 @@ from blob_pyro.evaluation import Evaluation, evaluate
 from blob_pyro.guides import LoraGuide
 from blob_pyro.likelihood import load_network, offer
 from blob_pyro.methods import Program
-from blob_pyro.model_card import write_card
+from blob_pyro.model_card import write_metrics
 from blob_pyro.models import Classifier
-from blob_pyro.posterior_config import read_posterior_config
 from blob_pyro.recipe import fine_tune, finish
 from blob_pyro.task_record import task_record
 from blob_pyro.tasks import collator_for, find_task
@@ -104,13 +103,8 @@ def _write_card(cell: Cell, config: BenchmarkConfig, results: Results, folder: P
     """Put the metrics with the most draws on the posterior's card."""
     if results["metrics"]:
         metrics = results["metrics"][str(max(config.methods[cell.method].num_samples))]
-        posterior = cell.posterior(folder)
-        write_card(
-            posterior,
-            read_posterior_config(posterior),
-            metrics[cell.task],
-            data=f"{cell.task}, {config.split}",
-        )
+        data = f"{cell.task}, {config.split}"
+        write_metrics(cell.posterior(folder), metrics[cell.task], data=data)
 
 
 def _fitted(

@@ -25,8 +25,7 @@ from blob_pyro.cli.terminal import console, one_line_errors, print_table
 from blob_pyro.evaluation import Evaluation
 from blob_pyro.evaluation import evaluate as evaluate_examples
 from blob_pyro.likelihood import offer
-from blob_pyro.model_card import write_card
-from blob_pyro.posterior_config import read_posterior_config
+from blob_pyro.model_card import write_metrics
 
 
 def evaluate(
@@ -98,7 +97,7 @@ def evaluate(
 def _write_card(posterior: Path, evaluations: dict[str, Evaluation]) -> None:
     name, first = next(iter(evaluations.items()))
     if first.is_labelled:
-        write_card(posterior, read_posterior_config(posterior), first.metrics(), data=name)
+        write_metrics(posterior, first.metrics(), data=name)
 
 
 def _print(evaluations: dict[str, Evaluation]) -> None:

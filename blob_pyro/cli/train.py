@@ -33,8 +33,7 @@ from blob_pyro.cli.terminal import console, one_line_errors, print_metrics, stop
 from blob_pyro.diagnostics import summarize
 from blob_pyro.likelihood import load_network
 from blob_pyro.methods import METHODS
-from blob_pyro.model_card import write_card
-from blob_pyro.posterior_config import read_posterior_config
+from blob_pyro.model_card import write_metrics
 from blob_pyro.progress import TrainingProgress
 from blob_pyro.recipe import RECIPES, Recipe, fine_tune
 from blob_pyro.task_record import task_record
@@ -214,7 +213,7 @@ def train(
             )
             if accelerator.is_main_process:
                 metrics = summarize(predictive["logits"], predictive["labels"])
-                write_card(output_dir, read_posterior_config(output_dir), metrics)
+                write_metrics(output_dir, metrics)
                 print_metrics(metrics)
 
 
