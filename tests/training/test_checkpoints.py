@@ -56,12 +56,14 @@ def train(peft_network: Any, tmp_path: Path) -> Callable[..., tuple[Tensors, lis
         save_every: int = 2,
         scale: float = 0.2,
         data: Dataset = DATA,
+        temperature: float = 1.0,
         **options: Any,
     ) -> tuple[Tensors, list[StepRecord]]:
         pyro.set_rng_seed(3)
         model = SequenceClassifier(
             peft_network("bert", "SEQ_CLS", lora_dropout=0.1), len(DATA), scale
         )
+        model.set_temperature(temperature)
         guide = LowRankGaussianGuide(model)
         checkpoints = None
         if folder is not None:
@@ -227,6 +229,7 @@ def test_without_a_whole_one_a_run_does_not_start_from_zero(train: Any, tmp_path
             r'its prior is \["NormalPrior", {"scale": 0.2}\], but that of this run is',
         ),
         ({"data": DATA.select([*range(11), 0])}, "its training data is"),
+        ({"temperature": 3.0}, "its temperature is 1.0, but that of this run is 3.0"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(
