@@ -113,7 +113,7 @@ def test_all_methods_go_on_from_the_cells_of_the_first_table() -> None:
         read_config(EXAMPLES / f"{name}_smollm2.yaml") for name in ("few_shot", "all_methods")
     )
     assert {method.recipe.method for method in everything.methods.values()} == set(METHODS)
-    for name in ("zero_shot", "mle", "map", "blob"):
+    for name in ("zero_shot", "mle", "mle_early", "map", "blob"):
         cell = Cell(name, "openbookqa", 1)
         assert cell.fingerprint(everything) == cell.fingerprint(first)
 

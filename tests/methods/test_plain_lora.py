@@ -13,7 +13,7 @@ from torch.distributions import Normal
 from transformers import get_linear_schedule_with_warmup
 
 from blob_pyro.base_model import load_causal_lm, load_tokenizer
-from blob_pyro.recipe import Recipe, fine_tune, fitting
+from blob_pyro.recipe import Recipe, fine_tune, run
 from blob_pyro.tasks import TextClassificationTask, label_token_ids
 from blob_pyro.training import TrainingConfig
 
@@ -30,7 +30,7 @@ PRIOR = Normal(0.0, 0.2)
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
     """What the collator gave, in its order."""
     seen: list[dict[str, torch.Tensor]] = []
-    make = fitting.collator_for
+    make = run.collator_for
 
     def kept(*args: Any) -> Any:
         collator = make(*args)
@@ -41,7 +41,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
 
         return collate
 
-    monkeypatch.setattr(fitting, "collator_for", kept)
+    monkeypatch.setattr(run, "collator_for", kept)
     return seen
 
 

@@ -124,3 +124,14 @@ def test_steps_that_no_checkpoint_holds_are_told(base_folder: str, tmp_path: Pat
     first = run(resume=False)
     assert any((tmp_path / "member-0").iterdir())
     assert run(resume=True) == first
+
+
+def test_steps_of_the_start_that_no_checkpoint_holds_are_told(
+    base_folder: str, tmp_path: Path
+) -> None:
+    training = TrainingConfig(num_steps=1, batch_size=2)
+    recipe = Recipe(method="temperature", start="swag", rank=2, training=training)
+    network, tokenizer = load_causal_lm(base_folder), load_tokenizer(base_folder)
+    checkpoints = CheckpointConfig(tmp_path, 1)
+    with pytest.warns(UserWarning, match="hold the fit that 'swag' starts from, not the steps"):
+        fine_tune(recipe, network, tokenizer, TASK, DATA, checkpoints=checkpoints)
