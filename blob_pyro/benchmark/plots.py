@@ -7,23 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from blob_pyro.benchmark.tables import COLUMNS, Spread
 from blob_pyro.diagnostics import plot_style
-from blob_pyro.diagnostics.style import SERIES, series
+from blob_pyro.diagnostics.style import series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 METRICS = ("accuracy", "ece", "nll")
-# Share of the room of a data set over which its methods are spread.
-_SPREAD = 0.6
-# Looks repeat when there are more methods; each time around, markers are filled otherwise.
-_FILLS: tuple[Any, ...] = ("full", "none", "left")
+# Share of a method's row over which its data sets are spread.
+_SPREAD = 0.5
 
 Rows = Mapping[str, Mapping[str, Spread]]
 
 
 def plot_methods(task: str, tested: Mapping[str, Rows]) -> Figure:
-    """Plot accuracy, ECE and NLL of all methods, one panel a metric.
+    """Plot accuracy, ECE and NLL of all methods: a row a method, a panel a metric.
 
     Points are means over seeds, bars one standard deviation to each side.
 
@@ -43,45 +41,43 @@ def plot_methods(task: str, tested: Mapping[str, Rows]) -> Figure:
     --------
     >>> row = {"accuracy": (60.0, 1.0), "ece": (20.0, 2.0), "nll": (1.5, 0.1)}
     >>> figure = plot_methods("openbookqa", {"openbookqa": {"mle": row, "blob": row}})
-    >>> [axes.get_ylabel() for axes in figure.axes]
+    >>> [axes.get_xlabel() for axes in figure.axes]
     ['ACC (%)', 'ECE (%)', 'NLL (nats)']
     """
     from matplotlib.figure import Figure
 
+    methods = list(next(iter(tested.values())))
     with plot_style():
-        width = 3.0 + 0.9 * len(tested)
-        figure = Figure(figsize=(len(METRICS) * width, 4.2), layout="constrained")
-        panels: Any = figure.subplots(1, len(METRICS))
+        height = 1.6 + (0.14 + 0.09 * len(tested)) * len(methods)
+        figure = Figure(figsize=(3.6 * len(METRICS), height), layout="constrained")
+        panels: Any = figure.subplots(1, len(METRICS), sharey=True)
         for metric, axes in zip(METRICS, panels, strict=True):
             _draw_panel(axes, metric, tested)
+        panels[0].set_yticks(range(len(methods)), methods)
+        # Read from the top, as a table is.
+        panels[0].set_ylim(len(methods) - 0.5, -0.5)
         figure.suptitle(f"trained on {task}")
         handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     return figure
 
 
 def _draw_panel(axes: Axes, metric: str, tested: Mapping[str, Rows]) -> None:
-    methods = list(next(iter(tested.values())))
-    for number, method in enumerate(methods):
+    for number, (name, rows) in enumerate(tested.items()):
         look = series(number)
-        shift = _SPREAD * ((number + 0.5) / len(methods) - 0.5)
-        spreads = [rows[method][metric] for rows in tested.values()]
+        shift = _SPREAD * ((number + 0.5) / len(tested) - 0.5)
+        spreads = [row[metric] for row in rows.values()]
         axes.errorbar(
-            [place + shift for place in range(len(tested))],
             [mean for mean, _ in spreads],
-            yerr=[deviation for _, deviation in spreads],
+            [place + shift for place in range(len(rows))],
+            xerr=[deviation for _, deviation in spreads],
             color=look.color,
             marker=look.marker,
-            fillstyle=_FILLS[number // len(SERIES) % len(_FILLS)],
             linestyle="none",
             elinewidth=1.0,
-            capsize=2.5,
-            label=method,
+            capsize=2.0,
+            label=name if number == 0 else f"{name} (out)",
         )
     short, factor, more_is_better = COLUMNS[metric]
-    axes.set_ylabel(f"{short} ({'%' if factor == 100 else 'nats'})")
+    axes.set_xlabel(f"{short} ({'%' if factor == 100 else 'nats'})")
     axes.set_title("higher is better" if more_is_better else "lower is better")
-    names = [name if place == 0 else f"{name}\n(out)" for place, name in enumerate(tested)]
-    axes.set_xticks(range(len(tested)), names, rotation=20)
-    axes.set_xlim(-0.5, len(tested) - 0.5)
-    axes.grid(axis="x", visible=False)
