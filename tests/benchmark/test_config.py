@@ -118,6 +118,14 @@ def test_all_methods_go_on_from_the_cells_of_the_first_table() -> None:
         assert cell.fingerprint(everything) == cell.fingerprint(first)
 
 
+def test_what_is_random_is_predicted_by_draws() -> None:
+    # The posterior mean of a Laplace approximation is the fit that it starts from.
+    points = {"zero_shot", "mle", "mle_early", "map", "temperature"}
+    methods = read_config(EXAMPLES / "all_methods_smollm2.yaml").methods
+    for name in methods.keys() - points:
+        assert max(methods[name].num_samples) > 0, name
+
+
 def test_settings_are_tried_on_the_task_of_the_table_and_never_on_its_test() -> None:
     table, tuning = (
         read_config(EXAMPLES / f"few_shot_{name}.yaml") for name in ("smollm2", "tuning")
