@@ -126,14 +126,21 @@ def test_what_is_random_is_predicted_by_draws() -> None:
         assert max(methods[name].num_samples) > 0, name
 
 
-def test_settings_are_tried_on_the_task_of_the_table_and_never_on_its_test() -> None:
-    table, tuning = (
-        read_config(EXAMPLES / f"few_shot_{name}.yaml") for name in ("smollm2", "tuning")
-    )
+@pytest.mark.parametrize(
+    ("tried", "used", "chosen"),
+    [
+        ("few_shot_tuning", "few_shot_smollm2", ["blob"]),
+        ("all_methods_tuning", "all_methods_smollm2", ["bbb", "scalabl", "swag", "ivon"]),
+    ],
+)
+def test_settings_are_tried_on_the_task_of_the_table_and_never_on_its_test(
+    tried: str, used: str, chosen: list[str]
+) -> None:
+    tuning, table = (read_config(EXAMPLES / f"{name}.yaml") for name in (tried, used))
     assert tuning.split == "validation"
     assert tuning.tasks["openbookqa"].train == table.tasks["openbookqa"].train
-    chosen = table.methods["blob"].recipe
-    assert chosen in [method.recipe for method in tuning.methods.values()]
+    recipes = [method.recipe for method in tuning.methods.values()]
+    assert all(table.methods[name].recipe in recipes for name in chosen)
 
 
 def test_the_papers_table_is_answered_by_letter_in_half_precision() -> None:
