@@ -14,7 +14,9 @@ from blob_pyro.checkpoint import load_posterior, save_posterior
 from blob_pyro.diagnostics import log_probs
 from blob_pyro.guides import (
     EnsembleGuide,
+    LaplaceGuide,
     LowRankGaussianGuide,
+    LowRankIsotropicGuide,
     PointEstimateGuide,
     ensemble,
 )
@@ -149,6 +151,26 @@ def test_saved_and_loaded_bit_for_bit(
     # The mean of the mixture is what PEFT finds on disk.
     found, kept = (predicted(each, batch, 0) for each in ((loaded, loaded_guide), (model, guide)))
     assert torch.equal(found, kept)
+
+
+def test_the_scale_of_a_member_follows_its_own_B(
+    programs: Any, token_batch: Any, tmp_path: Path
+) -> None:
+    fitted = programs(LowRankIsotropicGuide)
+    for number, (model, _) in enumerate(fitted):
+        for site in model.sites.values():
+            site.lora_B.data.mul_(10.0**number)
+    expected = [guide.scale() for _, guide in fitted]
+    spreads = [{name: guide.weight_moments(name)[1] for name in guide.sites} for _, guide in fitted]
+    program = ensemble(fitted)
+    save_posterior(tmp_path / "ens", *program)
+    for model, guide in (program, load_posterior(tmp_path / "ens")):
+        # Whichever member the network last ran with.
+        predicted((model, guide), token_batch(), 2)
+        for number, member in enumerate(guide.members):
+            for name, scale in expected[number].items():
+                assert torch.equal(member.scale()[name], scale)
+                torch.testing.assert_close(member.weight_moments(name)[1], spreads[number][name])
 
 
 def test_a_hyper_prior_s_sites_are_drawn_with_their_member(programs: Any, token_batch: Any) -> None:
