@@ -197,6 +197,23 @@ def test_members_of_one_temperature_keep_it_and_others_are_refused(programs: Any
         ensemble(warm)
 
 
+def test_members_of_different_scalings_are_refused(programs: Any) -> None:
+    fitted = programs(PointEstimateGuide, 2)
+    for site in fitted[1][0].sites.values():
+        site.layer.scaling["default"] = 2.0
+    with pytest.raises(ValueError, match=r"at '.*lora_A.weight' by 4 and 2.*one lora_alpha and ra"):
+        ensemble(fitted)
+
+
+def test_members_that_predict_by_a_linearised_model_are_refused(programs: Any) -> None:
+    fitted = programs(LaplaceGuide, 2)
+    with pytest.raises(ValueError, match=r"predictive='linearised', but.*predictive='network'"):
+        ensemble(fitted)
+    for _, guide in fitted:
+        guide.predictive = "network"
+    assert len(ensemble(fitted)[1].members) == 2
+
+
 def test_no_members_are_refused(classifier: Any) -> None:
     for make in (lambda: ensemble([]), lambda: EnsembleGuide(classifier("llama"), [])):
         with pytest.raises(ValueError, match="needs at least one member; fit some programs first"):
