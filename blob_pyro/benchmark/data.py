@@ -11,7 +11,13 @@ from blob_pyro.tasks import Task
 
 
 def training_data(task: Task, config: TaskConfig, data_dir: Path | None, seed: int) -> Dataset:
-    """Read the examples that a method without validation is fitted to."""
+    """Read the examples that a method without validation is fitted to.
+
+    They are those of the methods with validation: what is kept for it is nowhere trained on, since
+    a temperature is fitted to it on top of a fit that knew nothing of it.
+    """
+    if config.train is None and config.validation is not None and not task.has_validation(data_dir):
+        return training_and_validation_data(task, config, data_dir, seed)[0]
     return task.load("train", data_dir=data_dir, limit=config.train, seed=seed).data
 
 

@@ -117,7 +117,8 @@ class KroneckerPrecisionNormal(TorchDistribution):
         in_rows = total if _is_square(self.row_basis) else rows.sum(-1)
         one = columns.new_ones(len(columns))
         in_columns = one if _is_square(self.col_basis) else columns.sum(-1)
-        outside = torch.outer(total, one) - torch.outer(in_rows, in_columns)
+        # Not negative but for rounding, which may exceed the variance within the bases.
+        outside = (torch.outer(total, one) - torch.outer(in_rows, in_columns)).clamp(min=0)
         return outside / self.precision + rows @ self._precisions().reciprocal() @ columns.mT
 
     def scaled(self, matrix: torch.Tensor) -> torch.Tensor:
@@ -127,17 +128,18 @@ class KroneckerPrecisionNormal(TorchDistribution):
         ----------
         matrix
             :math:`X`, shape ``(..., r, n)``: standard normal numbers for a draw, or a Jacobian, for
-            the variance of what is linear in the matrix.
+            the variance of what is linear in the matrix; any floating dtype.
 
         Returns
         -------
         torch.Tensor
             Shape ``(..., r, n)``.
         """
-        within = self.row_basis.mT @ matrix @ self.col_basis
+        rows, columns = self.row_basis.to(matrix), self.col_basis.to(matrix)
+        within = rows.mT @ matrix @ columns
         root = self.precision**-0.5
         within = (self._precisions().rsqrt() - root) * within
-        return root * matrix + self.row_basis @ within @ self.col_basis.mT
+        return root * matrix + rows @ within @ columns.mT
 
     @override
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> torch.Tensor:

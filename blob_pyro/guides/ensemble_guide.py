@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from blob_pyro.guides.ensemble_member import EnsembleMember, FittedMember
 from blob_pyro.guides.hyper_posterior import HyperPosterior
+from blob_pyro.guides.laplace import LaplaceGuide
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.model_at_mean import Model, model_at_mean
 from blob_pyro.guides.site_parameters import SiteParameters
@@ -159,8 +160,9 @@ def ensemble(programs: Iterable[tuple[Model, LoraGuide]]) -> tuple[Model, Ensemb
     Raises
     ------
     ValueError
-        If there is no program, an adapter brings along a head, of which a network has only one, or
-        the temperatures of two programs differ.
+        If there is no program, an adapter brings along a head, of which a network has only one, the
+        temperatures or LoRA scalings of two programs differ, or a Laplace approximation predicts by
+        its linearised model.
 
     Examples
     --------
@@ -176,11 +178,14 @@ def ensemble(programs: Iterable[tuple[Model, LoraGuide]]) -> tuple[Model, Ensemb
     >>> len(guide.members), len(guide.draws_in_turn(4))
     (2, 4)
     """
-    fitted, last = [], None
+    fitted, last, scaling = [], None, {}
     for model, guide in programs:
         _check_no_head(model)
+        _check_draws_are_of_the_network(guide)
         if last is not None:
             _check_same_temperature(last[0], model)
+            _check_same_scaling(scaling, model)
+        scaling = {name: site.scaling for name, site in model.sites.items()}
         fitted.append(FittedMember.of(model, guide))
         last = model, guide
     if last is None:
@@ -197,6 +202,25 @@ def _check_same_temperature(earlier: BayesianLora, model: BayesianLora) -> None:
         raise ValueError(
             f"members have the temperatures {one} and {other}, and an ensemble has one for all of "
             "them; call ensemble(programs) before calibrate, which then fits it"
+        )
+
+
+def _check_same_scaling(earlier: dict[str, float], model: BayesianLora) -> None:
+    for name, site in model.sites.items():
+        if earlier.get(name, site.scaling) != site.scaling:
+            raise ValueError(
+                f"members scale their updates at {name!r} by {earlier[name]:g} and "
+                f"{site.scaling:g}, and a network scales all of them alike; fit them with one "
+                "lora_alpha and rank"
+            )
+
+
+def _check_draws_are_of_the_network(guide: LoraGuide) -> None:
+    if isinstance(guide, LaplaceGuide) and guide.predictive != "network":
+        raise ValueError(
+            f"a member is a LaplaceGuide with predictive={guide.predictive!r}, but an ensemble's "
+            "draws go through the network; make it with predictive='network', or average the "
+            "members' predictions"
         )
 
 

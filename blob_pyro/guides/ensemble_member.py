@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from blob_pyro import guides
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.lora import Latent, LoraSite
 from blob_pyro.models import BayesianLora
+
+
+@dataclass(frozen=True)
+class SiteBesidePoint(LoraSite):
+    """A site of ``A`` whose ``B`` is a member's own, whatever the network last ran with."""
+
+    point: torch.Tensor | None = None
+
+    @property
+    @override
+    def lora_B(self) -> torch.Tensor:
+        return super().lora_B if self.point is None else self.point
 
 
 @dataclass(frozen=True)
@@ -26,16 +38,23 @@ class SomeLatents:
         A model with ``latent=("A", "B")``.
     latent
         The matrices that the guide covers.
+    points
+        Site name to value, for all other sites.
     """
 
     model: BayesianLora
     latent: Latent
+    points: SiteParameters
 
     @property
     def sites(self) -> dict[str, LoraSite]:
-        """The sites that are covered."""
-        sites = self.model.sites.items()
-        return {name: site for name, site in sites if site.matrix in self.latent}
+        """The sites that are covered, beside the points of their layers."""
+        points = dict(self.points.items())
+        return {
+            name: SiteBesidePoint(site.layer, site.adapter, site.matrix, points.get(_beside(name)))
+            for name, site in self.model.sites.items()
+            if site.matrix in self.latent
+        }
 
     @property
     def training(self) -> bool:
@@ -60,25 +79,25 @@ class EnsembleMember(nn.Module):
         The matrices that ``guide`` covers.
     """
 
-    def __init__(
-        self, guide: LoraGuide, points: Mapping[str, torch.Tensor], latent: Latent
-    ) -> None:
+    def __init__(self, guide: LoraGuide, points: SiteParameters, latent: Latent) -> None:
         super().__init__()
         self.guide = guide
-        self.points = SiteParameters(points)
+        self.points = points
         self.latent = latent
 
     @classmethod
     def from_config(cls, model: BayesianLora, config: dict[str, Any]) -> Self:
         """Make a member anew from :meth:`config`, at the model's own weights."""
         latent = tuple(config["latent"])
-        view = cast(BayesianLora, SomeLatents(model, latent))
+        points = SiteParameters(
+            {
+                name: site.projection.initial_weight
+                for name, site in model.sites.items()
+                if site.matrix not in latent
+            }
+        )
+        view = cast(BayesianLora, SomeLatents(model, latent, points))
         guide_class: type[LoraGuide] = getattr(guides, config["class"])
-        points = {
-            name: site.projection.initial_weight
-            for name, site in model.sites.items()
-            if site.matrix not in latent
-        }
         return cls(guide_class.from_config(view, config["arguments"]), points, latent)
 
     def config(self) -> dict[str, Any]:
@@ -109,10 +128,15 @@ class EnsembleMember(nn.Module):
         """Mean and standard deviation of a layer's weight update, see :class:`LoraGuide`."""
         if "B" in self.latent:
             return self.guide.weight_moments(name)
-        left = self.guide.sites[name].scaling * self._values()[name.replace("lora_A", "lora_B")]
+        left = self.guide.sites[name].scaling * self._values()[_beside(name)]
         with torch.no_grad():
             variance = self.guide.update_variance(name, left)
         return left @ self.guide.mean()[name], variance.sqrt()
+
+
+def _beside(name: str) -> str:
+    """Give the name of the site of ``B`` in the layer of a site of ``A``."""
+    return name.replace(".lora_A.", ".lora_B.")
 
 
 @dataclass(frozen=True)
@@ -143,7 +167,7 @@ class FittedMember:
         }
         state = {name: value.detach().clone() for name, value in guide.state_dict().items()}
         points = {
-            name.replace("lora_A", "lora_B"): site.lora_B.detach().clone()
+            _beside(name): site.lora_B.detach().clone()
             for name, site in model.sites.items()
             if model.latent == ("A",)
         }

@@ -16,7 +16,8 @@ class PathMoments:
     After T collections: :math:`\bar\theta_T = \frac{1}{T} \sum_t \theta_t`, the variances
     :math:`\frac{1}{T} \sum_t (\theta_t - \bar\theta_T)^2`, and the last K deviations
     :math:`\theta_t - \bar\theta_t`, each from the mean of its own time.  The sums are Welford's,
-    which do not cancel as :math:`E \theta^2 - (E \theta)^2` does in float32.
+    which do not cancel as :math:`E \theta^2 - (E \theta)^2` does in float32; all moments are
+    float32 or wider.
 
     Parameters
     ----------
@@ -50,7 +51,9 @@ class PathMoments:
         """Take the weights of one point of the path, always of the same names and shapes."""
         self.num_collected += 1
         late = {}
-        for name, weight in weights.items():
+        for name, point in weights.items():
+            # In half precision a T-th of a deviation would be lost in the mean.
+            weight = point.to(torch.promote_types(point.dtype, torch.float32))
             mean = self.mean.setdefault(name, torch.zeros_like(weight))
             early = weight - mean
             mean += early / self.num_collected

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 
-from blob_pyro.guides import PointEstimateGuide
+from blob_pyro.guides import LaplaceGuide, PointEstimateGuide
 from blob_pyro.infer.posterior_draws import Batch, Guide
 from blob_pyro.infer.posterior_predictive import posterior_predictive
 from blob_pyro.models import Classifier
@@ -129,13 +129,24 @@ def calibrate(
     Raises
     ------
     ValueError
-        If the batches have no labels, or as in :func:`fit_temperature`.
+        If the batches have no labels, a Laplace approximation predicts in closed form, or as in
+        :func:`fit_temperature`; the temperature is the one from before then.
     """
-    model.set_temperature(1.0)
     draws = 0 if isinstance(guide, PointEstimateGuide) else num_samples
-    predictive = posterior_predictive(model, guide, loader, draws, seed, progress=False)
-    if "labels" not in predictive:
-        raise ValueError("a temperature is fitted to labels, which the batches do not have")
-    temperature = fit_temperature(predictive["logits"], predictive["labels"], per_class=per_class)
-    model.set_temperature(temperature)
+    if draws and isinstance(guide, LaplaceGuide) and guide.predictive == "probit":
+        raise ValueError(
+            "predictive='probit' shrinks logits by variances that depend on the temperature, so "
+            "dividing them by one is not what the model would predict with; make the guide with "
+            "predictive='linearised'"
+        )
+    temperature = model.temperature
+    model.set_temperature(1.0)
+    try:
+        predictive = posterior_predictive(model, guide, loader, draws, seed, progress=False)
+        if "labels" not in predictive:
+            raise ValueError("a temperature is fitted to labels, which the batches do not have")
+        logits, labels = predictive["logits"], predictive["labels"]
+        temperature = fit_temperature(logits, labels, per_class=per_class)
+    finally:
+        model.set_temperature(temperature)
     return model.temperature

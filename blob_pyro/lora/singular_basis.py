@@ -40,7 +40,8 @@ def to_singular_basis(site: LoraSite) -> None:
     # torch has no decomposition of half-precision matrices.
     wide = torch.promote_types(B.dtype, torch.float32)
     left, values, right = torch.linalg.svd(B.to(wide), full_matrices=False)
-    rounding = torch.finfo(B.dtype).eps * max(B.shape)
+    # That of the decomposition: in bfloat16's, times a layer's width, every column would be zero.
+    rounding = torch.finfo(wide).eps * max(B.shape)
     values = values.where(values > rounding * values[0], 0.0)
     rank = len(values)
     B.zero_()[:, :rank] = left * values

@@ -67,7 +67,8 @@ class Recipe:
     Raises
     ------
     ValueError
-        If a name is unknown, the rank below 1, or the temperature not positive and finite.
+        If a name is unknown, the rank below 1, the temperature not positive and finite, or a method
+        that takes steps of its own is to be stopped early.
 
     Examples
     --------
@@ -102,6 +103,11 @@ class Recipe:
                     f"start={self.start!r}: the method {self.method!r} is trained from the base "
                     "model; leave start out"
                 )
+        if self.training.validate_every is not None and self._takes_own_steps:
+            raise ValueError(
+                f"validate_every={self.training.validate_every}: the method {self.method!r} takes "
+                "steps of its own, which nothing stops early; leave validate_every out"
+            )
         known_names = (("cycle", Cycle), ("schedule", Schedule), ("scoring", CausalScoring))
         for name, known in known_names:
             value = getattr(self, name)
@@ -116,6 +122,12 @@ class Recipe:
     def method_options(self) -> dict[str, Any]:
         """The method's settings by name, defaults included."""
         return find_method(self.method).chosen_options(self.options)
+
+    @property
+    def _takes_own_steps(self) -> bool:
+        """Whether all its gradient steps are those of its ``finish``."""
+        method = find_method(self.method)
+        return method.steps_in_finish and method.starts_from is None
 
     @property
     def takes_validation(self) -> bool:

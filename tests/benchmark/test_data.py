@@ -47,8 +47,12 @@ def test_elsewhere_training_data_are_kept_for_it(questions: str) -> None:
     assert ids(train) == ids(training_data(TASK, config, Path(questions), seed=1))
     assert len(validation) == 2
     assert not set(ids(train)) & set(ids(validation))
-    rest, _ = training_and_validation_data(TASK, TaskConfig(validation=2), Path(questions), seed=1)
+    everything = TaskConfig(validation=2)
+    rest, kept = training_and_validation_data(TASK, everything, Path(questions), seed=1)
     assert len(rest) == 4
+    # A temperature goes on from a fit without validation, which has not seen them either.
+    assert ids(rest) == ids(training_data(TASK, everything, Path(questions), seed=1))
+    assert not set(ids(rest)) & set(ids(kept))
 
 
 def test_the_split_that_is_tested_on_stops_nothing(tmp_path: Path) -> None:

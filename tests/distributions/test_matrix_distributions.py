@@ -126,6 +126,30 @@ def test_the_root_of_the_covariance_is_its_root(gaussian: Any) -> None:
         torch.testing.assert_close(root, root.mT)
 
 
+def test_the_root_takes_another_dtype_than_its_own() -> None:
+    bases = torch.eye(3)[:, :2].bfloat16(), torch.eye(4)[:, :1].bfloat16()
+    values = torch.tensor([3.0, 8.0]).bfloat16(), torch.ones(1).bfloat16()
+    q = KroneckerPrecisionNormal(
+        torch.zeros(3, 4).bfloat16(), bases[0], values[0], bases[1], values[1], 1.0
+    )
+    root = q.scaled(torch.ones(3, 4))
+    assert root.dtype == torch.float32
+    expected = torch.ones(3, 4)
+    expected[:2, 0] = torch.tensor([1 / 2, 1 / 3])
+    torch.testing.assert_close(root, expected, atol=1e-2, rtol=0)
+
+
+def test_variances_are_not_negative_by_rounding() -> None:
+    # Directions of which nothing lies outside the basis, as an LLM's few huge activations are.
+    for _ in range(20):
+        basis = torch.zeros(60, 10)
+        basis[:10] = torch.linalg.qr(torch.randn(10, 10)).Q
+        rows, columns = torch.full((4,), 1e3), torch.full((10,), 1e6)
+        q = KroneckerPrecisionNormal(torch.zeros(4, 60), torch.eye(4), rows, basis, columns, 1.0)
+        assert q.variance.min() > 0
+        torch.testing.assert_close(q.variance[:, 10:], torch.ones(4, 50))
+
+
 def test_parameters_and_values_are_validated() -> None:
     with pytest.raises(ValueError, match="row_tril"):
         MatrixNormal(torch.zeros(2, 3), -torch.eye(2), torch.eye(3), validate_args=True)

@@ -14,7 +14,9 @@ from blob_pyro.checkpoint import load_posterior, save_posterior
 from blob_pyro.diagnostics import log_probs
 from blob_pyro.guides import (
     EnsembleGuide,
+    LaplaceGuide,
     LowRankGaussianGuide,
+    LowRankIsotropicGuide,
     PointEstimateGuide,
     ensemble,
 )
@@ -151,6 +153,26 @@ def test_saved_and_loaded_bit_for_bit(
     assert torch.equal(found, kept)
 
 
+def test_the_scale_of_a_member_follows_its_own_B(
+    programs: Any, token_batch: Any, tmp_path: Path
+) -> None:
+    fitted = programs(LowRankIsotropicGuide)
+    for number, (model, _) in enumerate(fitted):
+        for site in model.sites.values():
+            site.lora_B.data.mul_(10.0**number)
+    expected = [guide.scale() for _, guide in fitted]
+    spreads = [{name: guide.weight_moments(name)[1] for name in guide.sites} for _, guide in fitted]
+    program = ensemble(fitted)
+    save_posterior(tmp_path / "ens", *program)
+    for model, guide in (program, load_posterior(tmp_path / "ens")):
+        # Whichever member the network last ran with.
+        predicted((model, guide), token_batch(), 2)
+        for number, member in enumerate(guide.members):
+            for name, scale in expected[number].items():
+                assert torch.equal(member.scale()[name], scale)
+                torch.testing.assert_close(member.weight_moments(name)[1], spreads[number][name])
+
+
 def test_a_hyper_prior_s_sites_are_drawn_with_their_member(programs: Any, token_batch: Any) -> None:
     fitted = programs(LowRankGaussianGuide, prior=HierarchicalNormalPrior(0.2))
     model, guide = ensemble(fitted)
@@ -173,6 +195,23 @@ def test_members_of_one_temperature_keep_it_and_others_are_refused(programs: Any
     warm[1][0].set_temperature(3.0)
     with pytest.raises(ValueError, match=r"temperatures 1.0 and 3.0.*ensemble.* before calibrate"):
         ensemble(warm)
+
+
+def test_members_of_different_scalings_are_refused(programs: Any) -> None:
+    fitted = programs(PointEstimateGuide, 2)
+    for site in fitted[1][0].sites.values():
+        site.layer.scaling["default"] = 2.0
+    with pytest.raises(ValueError, match=r"at '.*lora_A.weight' by 4 and 2.*one lora_alpha and ra"):
+        ensemble(fitted)
+
+
+def test_members_that_predict_by_a_linearised_model_are_refused(programs: Any) -> None:
+    fitted = programs(LaplaceGuide, 2)
+    with pytest.raises(ValueError, match=r"predictive='linearised', but.*predictive='network'"):
+        ensemble(fitted)
+    for _, guide in fitted:
+        guide.predictive = "network"
+    assert len(ensemble(fitted)[1].members) == 2
 
 
 def test_no_members_are_refused(classifier: Any) -> None:

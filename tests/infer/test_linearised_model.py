@@ -106,6 +106,23 @@ def test_draws_have_these_moments(small: LaplaceGuide, token_batch: Any, z_score
     assert z_score(network["logits"] - mean, 0.0) > 5
 
 
+@pytest.mark.parametrize("predictive", ["linearised", "probit"])
+def test_an_adapter_in_half_precision(predictive: Any, classifier: Any, token_batch: Any) -> None:
+    pyro.set_rng_seed(0)
+    model, batch = classifier("llama").double().eval(), token_batch()
+    found = []
+    for dtype in (torch.float64, torch.bfloat16):
+        guide = laplace(
+            model.to(dtype), [batch], prior_precision=20.0, predictive=predictive, progress=False
+        )
+        mean, covariance = linearised_logits(model, guide, batch)
+        logits = posterior_predictive(model, guide, [batch], 2, 0, progress=False)["logits"]
+        assert logits.isfinite().all()
+        found.append((mean.double(), covariance.double()))
+    for exact, half in zip(*found, strict=True):
+        assert (half - exact).abs().max() < 0.1 * exact.abs().max()
+
+
 def test_a_draw_is_one_function(small: LaplaceGuide, token_batch: Any) -> None:
     batches = [token_batch(3, seed=5), token_batch(2, seed=6)]
     whole = posterior_predictive(small.model, small, batches, 4, 7, progress=False)

@@ -37,6 +37,17 @@ def test_a_small_variance_far_from_zero_survives_float32() -> None:
     assert relative < 0.05
 
 
+def test_half_precision_is_widened() -> None:
+    moments = PathMoments(num_deviations=2)
+    path = torch.tensor([1.0] + 49 * [1.0625], dtype=torch.bfloat16)
+    for point in path:
+        moments.collect({"w": point[None]})
+    torch.testing.assert_close(moments.mean["w"], path.float().mean()[None])
+    expected = path.float().var(correction=0)[None]
+    torch.testing.assert_close(moments.variance()["w"], expected, atol=0, rtol=1e-4)
+    assert moments.deviations()["w"].dtype == torch.float32
+
+
 def test_fewer_points_than_deviations_give_fewer() -> None:
     moments = PathMoments(num_deviations=5)
     moments.collect({"w": torch.ones(2)})

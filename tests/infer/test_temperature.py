@@ -7,7 +7,7 @@ import torch
 from pyro.infer import Predictive
 from scipy.optimize import minimize
 
-from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
+from blob_pyro.guides import LaplaceGuide, LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import calibrate, fit_temperature, posterior_predictive
 
 
@@ -88,3 +88,34 @@ def test_labels_are_needed(classifier: Any, token_batch: Any) -> None:
     batch = {name: value for name, value in token_batch().items() if name != "labels"}
     with pytest.raises(ValueError, match="fitted to labels, which the batches do not have"):
         calibrate(model, PointEstimateGuide(model), [batch])
+
+
+def test_a_model_keeps_its_temperature_where_none_is_found(
+    classifier: Any, token_batch: Any
+) -> None:
+    model = classifier("llama")
+    model.set_temperature(3.0)
+    unlabelled = {name: value for name, value in token_batch().items() if name != "labels"}
+    for loader in ([], [unlabelled]):
+        with pytest.raises(ValueError, match=r"no batch|fitted to labels"):
+            calibrate(model, PointEstimateGuide(model), loader)
+        assert model.temperature == 3
+
+
+@pytest.mark.parametrize("predictive", ["linearised", "network", "probit"])
+def test_a_laplace_approximation_is_calibrated_for_what_it_predicts(
+    predictive: Any, classifier: Any, token_batch: Any
+) -> None:
+    model = classifier("llama")
+    guide = LaplaceGuide(model, 25.0, predictive=predictive)
+    held_out = [token_batch(rows=6, seed=seed) for seed in range(3)]
+    if predictive == "probit":
+        with pytest.raises(ValueError, match=r"'probit' shrinks .*with predictive='linearised'"):
+            calibrate(model, guide, held_out, 4, 0)
+        # The network at the mean has no such variances.
+        calibrate(model, guide, held_out, 0)
+        return
+    before = posterior_predictive(model, guide, held_out, 4, 0, progress=False)["logits"]
+    temperature = calibrate(model, guide, held_out, 4, 0)
+    after = posterior_predictive(model, guide, held_out, 4, 0, progress=False)["logits"]
+    torch.testing.assert_close(after, before / temperature)

@@ -60,6 +60,19 @@ def test_a_direction_that_b_lacks_becomes_a_column_of_zeros(
         torch.testing.assert_close(product(site), before, atol=tolerance, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_wide_layer_in_half_precision_keeps_its_update(
+    dtype: torch.dtype, peft_network: Any
+) -> None:
+    (site, *_) = bayesianize(peft_network("llama").to(dtype)).values()
+    # As many outputs as a usual layer has: times bfloat16's rounding that is 8.
+    site.lora_B.data = torch.randn(1024, 2).to(dtype)
+    before = product(site).float()
+    to_singular_basis(site)
+    error = (product(site).float() - before).norm() / before.norm()
+    assert error < 4 * torch.finfo(dtype).eps
+
+
 def test_a_rank_above_the_outputs(peft_network: Any) -> None:
     # The values of this network have 8 features.
     net = peft_network("llama", r=12).double()
