@@ -67,7 +67,8 @@ class Recipe:
     Raises
     ------
     ValueError
-        If a name is unknown, the rank below 1, or the temperature not positive and finite.
+        If a name is unknown, the rank or the number of members below 1, or the temperature not
+        positive and finite.
 
     Examples
     --------
@@ -94,7 +95,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         method = find_method(self.method)
-        method.chosen_options(self.options)
+        chosen = method.chosen_options(self.options)
+        if method.combine is not None and chosen["num_members"] < 1:
+            raise ValueError(
+                f"option 'num_members' of method {self.method!r} is {chosen['num_members']}; give "
+                "at least 1"
+            )
         if self.start is not None:
             find_method(self.start)
             if method.starts_from is None:
