@@ -25,12 +25,22 @@ def lengths(data: Dataset) -> list[int]:
     list of int
         One an example.
 
+    Raises
+    ------
+    ValueError
+        If no column holds a text.
+
     Examples
     --------
     >>> lengths(Dataset.from_dict({"text": ["no toner", "hi"], "label": [1, 0]}))
     [8, 2]
     """
     columns = [data[name] for name in _TEXTS if name in data.column_names]
+    if not columns:
+        raise ValueError(
+            f"the data have the columns {data.column_names}, none of which is one of "
+            f"{[*_TEXTS]}; add the texts, whose length batches are grouped by"
+        )
     if "options" in data.column_names:
         columns.append(["".join(options) for options in data["options"]])
     return [sum(map(len, texts)) for texts in zip(*columns, strict=True)]
