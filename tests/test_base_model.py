@@ -11,6 +11,7 @@ import torch
 from blob_pyro import base_model
 from blob_pyro.base_model import (
     SMOLLM2,
+    is_encoder,
     load_causal_lm,
     load_sequence_classifier,
     load_tokenizer,
@@ -70,6 +71,19 @@ def test_code_that_comes_with_weights_does_not_run(
     with pytest.raises(ValueError, match=r"trust_remote_code=True|custom code"):
         load(base_folder)
     assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    "load",
+    [load_causal_lm, load_tokenizer, is_encoder, lambda name: load_sequence_classifier(name, 3)],
+)
+def test_a_model_that_does_not_load_is_named(load: Any, tmp_path: Path) -> None:
+    # Neither a folder without a model nor a path that is not there is named by Transformers.
+    for name in (str(tmp_path), "./nosuch"):
+        with pytest.raises(
+            ValueError, match=rf"(?s)the model '{name}' cannot be loaded .*; give a Hub"
+        ):
+            load(name)
 
 
 def test_dtypes_of_the_command_line() -> None:

@@ -215,6 +215,7 @@ def test_evaluations_are_kept_beside_the_posterior(posterior: str, tickets: str)
     (kept,) = (Path(posterior) / "evaluations").iterdir()
     assert kept.name == "tickets-draws2-seed0.npz"
     assert load_evaluation(kept).logits.shape == (2, 12, 2)
+    assert "tickets, test: 12 of 12 rows" in result.stderr
 
 
 def test_a_benchmark_prints_its_tables(tmp_path: Path, base_folder: str, questions: str) -> None:
@@ -458,10 +459,13 @@ def test_demo_writes_what_it_promises(tmp_path: Path, base_folder: str) -> None:
     [
         (["predict", "absent", "text"], "posterior_config.json cannot be read"),
         (["train", "--data", "absent.csv", "--output-dir", "x"], "absent.csv: cannot be read"),
-        (["train", "--steps", "0", "--output-dir", "x"], "num_steps=0 must be at least 1"),
+        (["train", "--steps", "0", "--output-dir", "x"], "Invalid value for '--steps'"),
+        (["train", "--save-steps", "0", "--output-dir", "x"], "value for '--save-steps'"),
+        (["train", "--keep-checkpoints", "0", "--output-dir", "x"], "for '--keep-checkpoints'"),
+        (["train", "--seed", "-1", "--output-dir", "x"], "Invalid value for '--seed'"),
         (["train", "--kl-scale", "-1", "--model", "{base}", "--output-dir", "x"], "kl_scale=-1.0"),
         (["train", "--prior-scale", "0", "--model", "{base}", "--output-dir", "x"], "prior_scale"),
-        (["demo", "--model", "./absent"], "absent"),
+        (["demo", "--model", "./absent"], "the model './absent' cannot be loaded"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +18,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from pyro.infer import SVI, Predictive
 from torch.distributions import kl_divergence
 from transformers import LlamaConfig, LlamaForSequenceClassification
+from typer.testing import CliRunner
 
+from blob_pyro.cli import app
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import BayesianLora, Classifier
 from blob_pyro.poutine import flipout
+from blob_pyro.recipe import Recipe
+from blob_pyro.training import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -157,6 +162,21 @@ def test_the_likelihoods_of_the_how_to_page_train(name: str, num_labels: int) ->
         drawn = Predictive(model, guide=guide, num_samples=3, parallel=parallel)(**batch)
         assert drawn["labels"].shape[0] == 3
         assert drawn["labels"].shape[-1] == 4
+
+
+def test_the_script_for_a_table_of_texts_writes_what_the_command_line_reads(
+    tmp_path: Path, base_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = ["no toner,printing", "locked out,login"] * 5
+    Path("tickets.csv").write_text("\n".join(["body,queue", *rows]))
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "own_data.md").read_text(), flags=re.DOTALL)
+    script = blocks[0].replace("fine_tune(SMALL", "fine_tune(QUICK")
+    script = script.replace('"distilbert-base-uncased"', repr(base_folder))
+    quick = Recipe(rank=2, training=TrainingConfig(num_steps=1, batch_size=2))
+    exec(compile(script, "own_data.md", "exec"), {"QUICK": quick})
+    result = CliRunner().invoke(app, ["predict", "posterior", "no toner", "--json"])
+    assert set(json.loads(result.stdout)["probabilities"]) == {"login", "printing"}
 
 
 def kl_of_degenerate_gaussians(J: torch.Tensor, loc: torch.Tensor, var: torch.Tensor) -> float:

@@ -62,8 +62,10 @@ def check_type(what: str, value: Any, default: Any) -> None:
     ...
     ValueError: rank is '8'; give a whole number
     """
-    if isinstance(default, bool | str):
-        right, wanted = isinstance(value, type(default)), type(default).__name__
+    if isinstance(default, bool):
+        right, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(default, str):
+        right, wanted = isinstance(value, str), "a name"
     elif isinstance(default, int):
         right, wanted = type(value) is int, "a whole number"
     elif isinstance(default, dict):

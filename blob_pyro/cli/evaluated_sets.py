@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from blob_pyro.cli.data import Selection, check_one_source, numbered_alike, texts_task
 from blob_pyro.tasks import MultipleChoiceTask, Task, TextClassificationTask, find_task
@@ -73,8 +73,7 @@ def evaluated_sets(
             f"--data-dir holds the rows of --task or --ood, but those of {first.name} are "
             "elsewhere; leave it out"
         )
-    sets = [(first, selection.read(first, "test" if asked.data is None else "train"))]
-    sets += [(task, selection.read(task, "test")) for task in others]
+    sets = [(task, selection.read(task, "test")) for task in tasks]
     if not isinstance(trained, TextClassificationTask):
         return sets
     # All of its kind, see _fitting.
@@ -101,9 +100,13 @@ def _first(folder: Path, trained: Task, asked: Asked, selection: Selection) -> T
             f"{folder} was fitted to {trained.name}, whose texts it does not hold; give texts with "
             "--data, or name a --task"
         )
-    return texts_task(
+    texts = texts_task(
         asked.data, asked.text_column, asked.label_column, 0, 0, selection.skip_bad_rows
     )
+    if asked.data is None:
+        return texts
+    # A table that nothing is held out from is one of training examples; these are all to test on.
+    return replace(texts, splits=DatasetDict(test=texts.splits["train"]))
 
 
 def _fitting(folder: Path, trained: Task, name: str) -> Task:

@@ -47,9 +47,7 @@ TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the label.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option(
-        help="Folder with NAME/CONFIG/SPLIT.jsonl for --task and --ood; the Hub if left out."
-    ),
+    typer.Option(help="Folder of the tasks' rows, NAME/CONFIG/SPLIT.jsonl; the Hub if left out."),
 ]
 SkipBadRows = Annotated[
     bool,
@@ -57,7 +55,7 @@ SkipBadRows = Annotated[
 ]
 Posterior = Annotated[Path, typer.Argument(help="Folder that `train` or `demo` wrote.")]
 NumSamples = Annotated[int, typer.Option(min=0, help="Posterior draws; 0 for the posterior mean.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Model = Annotated[
     str,
     typer.Option(

@@ -48,7 +48,9 @@ def train(
     data: DataFile = None,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
-    test_fraction: Annotated[float, typer.Option(help="Share of the rows kept for testing.")] = 0.2,
+    test_fraction: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the rows kept for testing.")
+    ] = 0.2,
     task: Annotated[str | None, typer.Option(help=TASK_HELP)] = None,
     data_dir: DataDir = None,
     limit_train: Annotated[
@@ -85,10 +87,12 @@ def train(
     kl_scale: Annotated[
         float | None, typer.Option(help="Weight of the KL; 1 is the full ELBO.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Gradient steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples a process and pass.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Examples a process and pass.")
+    ] = None,
     accumulation_steps: Annotated[
-        int | None, typer.Option(help="Passes whose gradients make one step.")
+        int | None, typer.Option(min=1, help="Passes whose gradients make one step.")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate of B and M.")] = None,
     num_samples: NumSamples = 10,
@@ -106,7 +110,8 @@ def train(
         str | None, typer.Option(help="tensorboard, wandb or another that accelerate knows.")
     ] = None,
     validate_every: Annotated[
-        int | None, typer.Option(help="Steps between two looks at validation data; the best stays.")
+        int | None,
+        typer.Option(min=1, help="Steps between two looks at validation data; the best stays."),
     ] = None,
     validation_fraction: Annotated[
         float | None,
@@ -115,13 +120,13 @@ def train(
         ),
     ] = None,
     save_steps: Annotated[
-        int | None, typer.Option(help="Steps between two checkpoints; none if left out.")
+        int | None, typer.Option(min=1, help="Steps between two checkpoints; none if left out.")
     ] = None,
     checkpoint_dir: Annotated[
         Path | None, typer.Option(help="Folder of checkpoints; OUTPUT_DIR-checkpoints if left out.")
     ] = None,
     keep_checkpoints: Annotated[
-        int, typer.Option(help="How many of the newest checkpoints are kept.")
+        int, typer.Option(min=1, help="How many of the newest checkpoints are kept.")
     ] = 2,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint.")

@@ -16,6 +16,26 @@ from blob_pyro.models import BayesianLora
 LaplacePredictive = Literal["linearised", "probit", "network"]
 
 
+def check_laplace(max_rank: int, predictive: str) -> None:
+    """Check the settings of a :class:`LaplaceGuide`, or raise a ``ValueError``.
+
+    Parameters
+    ----------
+    max_rank, predictive
+        Those of the guide.
+
+    Examples
+    --------
+    >>> check_laplace(max_rank=10, predictive="probit")
+    """
+    if max_rank < 1:
+        raise ValueError(f"max_rank={max_rank}: keep at least one eigenpair of each factor")
+    if predictive not in get_args(LaplacePredictive):
+        raise ValueError(
+            f"predictive={predictive!r} is unknown; use one of {[*get_args(LaplacePredictive)]}"
+        )
+
+
 class LaplaceGuide(LoraGuide):
     r"""A Gaussian around a point estimate, precision :math:`F + \lambda I` for each site.
 
@@ -85,15 +105,10 @@ class LaplaceGuide(LoraGuide):
         predictive: LaplacePredictive = "linearised",
     ) -> None:
         super().__init__(model)
-        if max_rank < 1:
-            raise ValueError(f"max_rank={max_rank}: keep at least one eigenpair of each factor")
+        check_laplace(max_rank, predictive)
         if not 0 < prior_precision < math.inf:
             raise ValueError(
                 f"prior_precision={prior_precision} must be positive and finite, as 1 / 0.2 ** 2 is"
-            )
-        if predictive not in get_args(LaplacePredictive):
-            raise ValueError(
-                f"predictive={predictive!r} is unknown; use one of {[*get_args(LaplacePredictive)]}"
             )
         self.prior_precision = prior_precision
         self.max_rank = max_rank

@@ -72,7 +72,7 @@ def swag(
     ------
     ValueError
         If the steps give fewer collections than ``num_deviations``, the rate is not positive and
-        finite, or there is no batch.
+        finite, momentum or deviations are out of range, or there is no batch.
     FloatingPointError
         If loss or gradient is not finite; the parameters are those after the step before.
 
@@ -98,9 +98,7 @@ def swag(
     Maddox et al., "A Simple Baseline for Bayesian Uncertainty in Deep Learning", NeurIPS 2019,
     algorithm 1; for LoRA: Onal et al., 2024, arXiv 2405.03425.
     """
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate={learning_rate} must be positive and finite")
-    _check_path(num_steps, collect_every, num_deviations)
+    check_swag(learning_rate, momentum, num_steps, collect_every, num_deviations)
     posterior = SWAGGuide(model, num_deviations)
     points = {name: value for name, value in model.named_parameters() if value.requires_grad}
     latent, others = PathMoments(num_deviations), PathMoments(0)
@@ -124,7 +122,28 @@ def swag(
     return posterior
 
 
-def _check_path(num_steps: int, collect_every: int, num_deviations: int) -> None:
+def check_swag(
+    learning_rate: float, momentum: float, num_steps: int, collect_every: int, num_deviations: int
+) -> None:
+    """Check the settings of :func:`swag`, or raise a ``ValueError``.
+
+    Parameters
+    ----------
+    learning_rate, momentum, num_steps, collect_every, num_deviations
+        Those of the path.
+
+    Examples
+    --------
+    >>> check_swag(0.02, momentum=0.9, num_steps=200, collect_every=4, num_deviations=20)
+    """
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate={learning_rate} must be positive and finite")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum={momentum} must lie between 0 and below 1")
+    if num_deviations < 2:
+        raise ValueError(
+            f"num_deviations={num_deviations}: their covariance needs 2 or more; the paper takes 20"
+        )
     if collect_every < 1:
         raise ValueError(f"collect_every={collect_every} must be at least 1")
     num_collected = num_steps // collect_every

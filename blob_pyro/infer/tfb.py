@@ -90,10 +90,7 @@ def tfb(
     Shi et al., "Training-Free Bayesianization for Low-Rank Adapters of Large Language Models",
     NeurIPS 2025, arXiv 2412.05723.
     """
-    if not tolerance > 0:
-        raise ValueError(f"tolerance={tolerance} must be positive; the authors' code takes 0.01")
-    if num_samples < 1:
-        raise ValueError(f"num_samples={num_samples}: give the number of draws, 1 or more")
+    check_tfb(tolerance, num_samples)
     guide = LowRankIsotropicGuide(model)
     for name, site in model.sites.items():
         to_singular_basis(site)
@@ -119,6 +116,24 @@ def tfb(
         low, high = (low, middle) if changes(middle) else (middle, high)
     guide.update_scale = low
     return guide
+
+
+def check_tfb(tolerance: float, num_samples: int) -> None:
+    """Check the settings of :func:`tfb`, or raise a ``ValueError``.
+
+    Parameters
+    ----------
+    tolerance, num_samples
+        Those of the search.
+
+    Examples
+    --------
+    >>> check_tfb(tolerance=0.01, num_samples=10)
+    """
+    if not tolerance > 0:
+        raise ValueError(f"tolerance={tolerance} must be positive; the authors' code takes 0.01")
+    if num_samples < 1:
+        raise ValueError(f"num_samples={num_samples}: give the number of draws, 1 or more")
 
 
 class _Anchors:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datasets import Dataset
 
 from blob_pyro.guides import LoraGuide, model_at_mean
+from blob_pyro.guides.laplace import check_laplace
 from blob_pyro.infer import laplace
 from blob_pyro.methods.batches import example_batches
 from blob_pyro.methods.method import Method, Program, Settings
@@ -34,4 +35,5 @@ LAP = Method(
     starts_from="map",
     finish=_laplace,
     options={"max_rank": 10, "predictive": "linearised"},
+    check=check_laplace,
 )

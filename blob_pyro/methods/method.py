@@ -84,6 +84,9 @@ class Method:
         Whether ``finish`` takes gradient steps, which no checkpoint holds.
     options
         The method's own settings, JSON values by name, with their defaults.
+    check
+        Function of all options as keywords that raises a ``ValueError`` for values out of range,
+        before anything is fitted that ``finish`` would then refuse.
 
     Examples
     --------
@@ -104,6 +107,7 @@ class Method:
     held_out: bool = False
     steps_in_finish: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    check: Callable[..., None] | None = None
 
     def chosen_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Give all options, those that the user gave in the place of the defaults.
@@ -111,7 +115,7 @@ class Method:
         Raises
         ------
         ValueError
-            If an option is unknown, or not of its default's type.
+            If an option is unknown, not of its default's type or out of its range.
         """
         for name, value in given.items():
             if name not in self.options:
@@ -119,11 +123,21 @@ class Method:
                     f"method {self.name!r} has no option {name!r}; it has {sorted(self.options)}"
                 )
             _check_kind(f"option {name!r} of method {self.name!r}", value, self.options[name])
-        return {**self.options, **given}
+        chosen = {**self.options, **given}
+        if self.check is not None:
+            try:
+                self.check(**chosen)
+            except ValueError as error:
+                raise ValueError(f"method {self.name!r}: {error}") from error
+        return chosen
+
+
+# What the types of options are to somebody who writes YAML.
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name"}
 
 
 def _check_kind(what: str, value: Any, default: Any) -> None:
     # A whole number will do for a fraction; True is no number.
     kinds = (int, float) if isinstance(default, float) else (type(default),)
     if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
-        raise ValueError(f"{what} is {value!r}; give a {type(default).__name__}, such as {default}")
+        raise ValueError(f"{what} is {value!r}; give {_KINDS[type(default)]}, such as {default}")

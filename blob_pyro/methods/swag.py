@@ -6,6 +6,7 @@ from datasets import Dataset
 
 from blob_pyro.guides import LoraGuide, PointEstimateGuide, model_at_mean
 from blob_pyro.infer import swag
+from blob_pyro.infer.swag import check_swag
 from blob_pyro.methods.batches import example_batches
 from blob_pyro.methods.method import Method, Program, Settings
 from blob_pyro.models import Classifier
@@ -36,4 +37,5 @@ SWAG = Method(
         "collect_every": 4,
         "num_deviations": 20,
     },
+    check=check_swag,
 )

@@ -27,6 +27,11 @@ def _calibrated(
     return model, guide
 
 
+def _check(per_class: bool, num_samples: int) -> None:
+    if num_samples < 0:
+        raise ValueError(f"num_samples={num_samples}: give 0, for the posterior mean, or more")
+
+
 # Guo et al., "On Calibration of Modern Neural Networks", ICML 2017; on top of any method.
 TEMPERATURE = Method(
     "temperature",
@@ -34,4 +39,5 @@ TEMPERATURE = Method(
     finish=_calibrated,
     held_out=True,
     options={"per_class": False, "num_samples": 10},
+    check=_check,
 )

@@ -6,6 +6,7 @@ from datasets import Dataset
 
 from blob_pyro.guides import LoraGuide, model_at_mean
 from blob_pyro.infer import tfb
+from blob_pyro.infer.tfb import check_tfb
 from blob_pyro.methods.batches import example_batches
 from blob_pyro.methods.method import Method, Program, Settings
 from blob_pyro.models import Classifier
@@ -31,4 +32,10 @@ def _tfb(
 
 # Shi et al., "Training-Free Bayesianization for Low-Rank Adapters of Large Language Models",
 # NeurIPS 2025; the training examples are the anchors.
-TFB = Method("tfb", starts_from="map", finish=_tfb, options={"tolerance": 0.01, "num_samples": 10})
+TFB = Method(
+    "tfb",
+    starts_from="map",
+    finish=_tfb,
+    options={"tolerance": 0.01, "num_samples": 10},
+    check=check_tfb,
+)

@@ -67,8 +67,9 @@ class Recipe:
     Raises
     ------
     ValueError
-        If a name is unknown, the rank below 1, the temperature not positive and finite, or a method
-        that takes steps of its own is to be stopped early.
+        If a name is unknown, the rank below 1, the temperature not positive and finite, an option
+        of the method out of its range, or a method that takes steps of its own is to be stopped
+        early.
 
     Examples
     --------

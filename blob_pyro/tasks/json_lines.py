@@ -48,9 +48,14 @@ def json_row(place: str, line: int, text: str) -> dict[str, Any]:
         # JSON can name halves of characters, which no UTF-8 file can hold.
         json.dumps(row, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise ValueError(f"{place}, line {line}: is not JSON ({error.msg})") from error
+        raise ValueError(
+            f"{place}, line {line}: is not JSON ({error.msg}); give one object a line, and no list "
+            "around them"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}, line {line}: holds what cannot be read ({error})") from error
     if not isinstance(row, dict):
-        raise ValueError(f"{place}, line {line}: is not a JSON object")
+        raise ValueError(
+            f"{place}, line {line}: is not a JSON object; give one a line, and no list around them"
+        )
     return row

@@ -13,24 +13,36 @@ _TEXTS = ("text", "text_pair", "prompt")
 
 
 def lengths(data: Dataset) -> list[int]:
-    """Count the characters that the tokens of each example are made of.
+    """Count the tokens of each example, or the characters that they will be made of.
 
     Parameters
     ----------
     data
-        Examples of any task.
+        Examples of any task, or tokenised ones.
 
     Returns
     -------
     list of int
         One an example.
 
+    Raises
+    ------
+    ValueError
+        If no column holds tokens or a text.
+
     Examples
     --------
     >>> lengths(Dataset.from_dict({"text": ["no toner", "hi"], "label": [1, 0]}))
     [8, 2]
     """
+    if "input_ids" in data.column_names:
+        return [len(ids) for ids in data["input_ids"]]
     columns = [data[name] for name in _TEXTS if name in data.column_names]
+    if not columns:
+        raise ValueError(
+            f"the data have the columns {data.column_names}, none of which is one of "
+            f"{['input_ids', *_TEXTS]}; add the tokens or texts, by whose length batches are made"
+        )
     if "options" in data.column_names:
         columns.append(["".join(options) for options in data["options"]])
     return [sum(map(len, texts)) for texts in zip(*columns, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,14 @@ def table(
         line, row = numbered
         return str(line), _cell(row, text_column), _cell(row, label_column)
 
-    rows = ((f"{path}, line {row[0]}", row) for row in _rows(path))
+    columns = (text_column, label_column)
+    rows = ((f"{path}, line {row[0]}", row) for row in _rows(path, columns))
     found, num_bad = read_examples(rows, parse, skip_bad_rows)
     if not found:
-        but = f" but {num_bad} bad ones" if num_bad else ""
+        but = f" but {num_bad} bad ones (without --skip-bad-rows the first says why)"
         raise ValueError(
-            f"{path}: the file has no rows{but}; give at least one labelled text a class"
+            f"{path}: the file has no rows{but if num_bad else ''}; give at least one labelled "
+            "text a class"
         )
     ids, texts, labels = zip(*found, strict=True)
     class_names = tuple(sorted(set(labels)))
@@ -94,36 +96,44 @@ def _split(path: Path, data: Dataset, test_fraction: float, seed: int) -> Datase
     return data.train_test_split(test_size=round(test_fraction * len(data)), seed=seed)
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    readers = {".csv": _csv_rows, ".jsonl": json_lines, ".json": json_lines}
-    if path.suffix.lower() not in readers:
+def _rows(path: Path, columns: tuple[str, str]) -> Iterator[Row]:
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".jsonl", ".json"):
         raise ValueError(
             f"{path}: the ending {path.suffix!r} is unknown; give a .csv or .jsonl file"
         )
     try:
-        yield from readers[path.suffix.lower()](path)
+        yield from _csv_rows(path, columns) if suffix == ".csv" else json_lines(path)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not UTF-8 text ({error.reason}); convert it first") from error
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
+def _csv_rows(path: Path, columns: tuple[str, str]) -> Iterator[Row]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         try:
+            # The header is that of all rows: skipping one mends nothing. An empty file has none.
+            names = reader.fieldnames or columns
+            for column in columns:
+                _check_column(f"{path}: ", names, column)
             for row in reader:
                 yield reader.line_num, row
         except csv.Error as error:
             raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
 
 
-def _cell(row: dict[str, Any], column: str) -> str:
-    if column not in row:
+def _check_column(place: str, names: Iterable[str], column: str) -> None:
+    if column not in names:
         raise ValueError(
-            f"has no column {column!r} but {[*row]}; name the columns with --text-column and "
-            "--label-column"
+            f"{place}has no column {column!r} but {[*names]}; name the columns with --text-column "
+            "and --label-column"
         )
+
+
+def _cell(row: dict[str, Any], column: str) -> str:
+    _check_column("", row, column)
     value = row[column]
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise ValueError(f"column {column!r} is {value!r}; a text or whole number is needed")

@@ -42,7 +42,7 @@ def run_identity(
         **objective,
         "elbo.per_datum": elbo.per_datum,
         "model": [type(model).__name__, model.num_data, model.likelihood_config()],
-        "temperature": model.temperature.tolist(),
+        "temperature": model.temperature.tolist() if isinstance(model, Classifier) else None,
         "prior": _described(model.prior),
         "guide": [type(guide).__name__, guide.config()],
         "adapter": [[name, [*tensor.shape]] for name, tensor in learned(model, guide).items()],

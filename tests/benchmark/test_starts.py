@@ -122,7 +122,7 @@ def test_without_maximum_likelihood_times_are_seconds(content: Any, write: Any) 
             "start='t' is none that comes before it",
         ),
         ({"a": {"method": "map", "start": "b"}}, "'a' is trained from the base model; leave start"),
-        ({"a": {"method": "map", "start": 1}}, "start is 1; give str"),
+        ({"a": {"method": "map", "start": 1}}, "start is 1; give a name"),
         ({"a": {"method": "ens", "options": [1]}}, r"options is \[1\]; give its options, such as"),
         ({"a": {"method": "map", "options": {"x": 1}}}, "method 'map' has no option 'x'"),
     ],

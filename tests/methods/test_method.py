@@ -19,11 +19,14 @@ def test_options_are_the_defaults_and_what_was_given() -> None:
     ("given", "message"),
     [
         ({"rat": 1.0}, r"method 'm' has no option 'rat'; it has \['kind', 'per_class', 'rate'"),
-        ({"rate": "1"}, r"option 'rate' of method 'm' is '1'; give a float, such as 0.1"),
-        ({"rate": True}, "option 'rate' of method 'm' is True; give a float"),
-        ({"size": 2.5}, "option 'size' of method 'm' is 2.5; give a int, such as 3"),
-        ({"per_class": 1}, "option 'per_class' of method 'm' is 1; give a bool, such as False"),
-        ({"kind": 1}, "option 'kind' of method 'm' is 1; give a str, such as full"),
+        ({"rate": "1"}, r"option 'rate' of method 'm' is '1'; give a number, such as 0.1"),
+        ({"rate": True}, "option 'rate' of method 'm' is True; give a number"),
+        ({"size": 2.5}, "option 'size' of method 'm' is 2.5; give a whole number, such as 3"),
+        (
+            {"per_class": 1},
+            "option 'per_class' of method 'm' is 1; give true or false, such as",
+        ),
+        ({"kind": 1}, "option 'kind' of method 'm' is 1; give a name, such as full"),
     ],
 )
 def test_wrong_options_are_named(given: Any, message: str) -> None:

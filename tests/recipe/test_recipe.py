@@ -37,6 +37,11 @@ def test_a_rank_below_one_is_refused() -> None:
         Recipe(rank=0)
 
 
+def test_an_ensemble_has_a_member() -> None:
+    with pytest.raises(ValueError, match="method 'ens': num_members=0: give at least 1"):
+        Recipe(method="ens", options={"num_members": 0})
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
 def test_a_temperature_is_a_positive_number(temperature: float) -> None:
     with pytest.raises(ValueError, match=f"temperature={temperature} must be positive and finite"):

@@ -96,6 +96,8 @@ def test_loaders_read_the_longest_first_and_know_the_order(tokenizer: Any) -> No
     data = Dataset.from_dict({"text": texts, "label": [0, 1, 2, 3]})
     loader = TextCollator(tokenizer).loader(data, batch_size=2)
     assert lengths(data) == [3, 21, 12, 9]
+    with pytest.raises(ValueError, match=r"the columns \['input_ids'\], none of which is one of"):
+        lengths(Dataset.from_dict({"input_ids": [[5]]}))
     assert loader.sampler.order == [1, 2, 3, 0]
     assert len(loader.sampler) == 4
     assert torch.cat([batch["labels"] for batch in loader]).tolist() == loader.sampler.order

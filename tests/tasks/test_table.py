@@ -40,8 +40,21 @@ def test_the_split_is_reproducible_and_loses_nothing(tmp_path: Path) -> None:
 def test_columns_are_named_by_the_user(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "t.csv", "body", "queue")
     assert len(table(path, "body", "queue", test_fraction=0).splits["train"]) == 4
-    with pytest.raises(ValueError, match=r"t.csv, line 2: has no column 'text' but \['body', 'qu"):
-        table(path)
+    for skip in (False, True):
+        with pytest.raises(
+            ValueError, match=r"t.csv: has no column 'text' but \['body', 'queue'\]"
+        ):
+            table(path, skip_bad_rows=skip)
+    with pytest.raises(ValueError, match=r"--text-column and --label-column$"):
+        table(path, "body")
+    lines = tmp_path / "t.jsonl"
+    lines.write_text('{"body": "a", "queue": "x"}\n')
+    with pytest.raises(
+        ValueError, match=r"t.jsonl, line 1: has no column 'text' but \['body', 'qu"
+    ):
+        table(lines)
+    with pytest.raises(ValueError, match=r"1 bad ones .without --skip-bad-rows the first says why"):
+        table(lines, skip_bad_rows=True)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path: Path) -> None:
@@ -59,7 +72,8 @@ def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path: Path) -> None:
         ("t.csv", b"text,label\na,x\nb,x\n", r"classes \['x'\]"),
         ("t.csv", b"text,label\n\xff\xfe,x\n", "is not UTF-8 text"),
         ("t.jsonl", b'{"text": "a", "label": "x"}\n{"text"\n', "line 2: is not JSON"),
-        ("t.jsonl", b"[1]\n", "line 1: is not a JSON object"),
+        ("t.jsonl", b"[1]\n", "line 1: is not a JSON object; give one a line, and no list around"),
+        ("t.json", b'[{"text": "a"},\n', "is not JSON .*; give one object a line, and no list"),
         ("t.jsonl", b'{"text": "a", "label": true}\n', "column 'label' is True"),
         ("t.jsonl", b'{"text": "a", "label": null}\n', "column 'label' is None"),
         ("t.xlsx", b"", r"ending '.xlsx' is unknown"),
@@ -97,5 +111,6 @@ def test_bad_rows_are_counted_if_asked(tmp_path: Path) -> None:
         "text": ["a", "c"],
         "label": [0, 1],
     }
-    with pytest.raises(ValueError, match="the file has no rows but 4 bad ones"):
-        table(path, "body", test_fraction=0, skip_bad_rows=True)
+    path.write_text("text,label\na,\n,y\n")
+    with pytest.raises(ValueError, match="the file has no rows but 2 bad ones"):
+        table(path, test_fraction=0, skip_bad_rows=True)

@@ -19,7 +19,7 @@ from datasets import Dataset
 
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
-from blob_pyro.models import SequenceClassifier
+from blob_pyro.models import CausalLM, SequenceClassifier
 from blob_pyro.training import (
     CheckpointConfig,
     StepRecord,
@@ -82,6 +82,26 @@ def train(peft_network: Any, tmp_path: Path) -> Callable[..., tuple[Tensors, lis
         return {**dict(model.named_parameters()), **guide.state_dict()}, records
 
     return run
+
+
+def test_a_run_that_writes_text_goes_on_too(peft_network: Any, tmp_path: Path) -> None:
+    def collate_text(examples: list[dict[str, Any]]) -> Tensors:
+        ids = collate(examples)["input_ids"]
+        return {"input_ids": ids, "labels": ids}
+
+    def run(resume: bool) -> list[StepRecord]:
+        pyro.set_rng_seed(3)
+        model = CausalLM(peft_network("llama"), len(DATA))
+        elbo = ReweightedTrace_ELBO(3, kl_scale=1e-3, per_datum=True)
+        saving = CheckpointConfig(tmp_path, save_every=1, resume=resume)
+        stop = None if resume else crash_at(2)
+        config = TrainingConfig(4, 4)
+        guide = LowRankGaussianGuide(model)
+        return fit(model, guide, elbo, DATA, collate_text, config, checkpoints=saving, on_step=stop)
+
+    with pytest.raises(CrashError):
+        run(resume=False)
+    assert len(run(resume=True)) == 4
 
 
 def crash_at(step: int) -> Callable[[StepRecord], None]:
