@@ -216,7 +216,7 @@ def _check_same_scaling(earlier: dict[str, float], model: BayesianLora) -> None:
 
 
 def _check_draws_are_of_the_network(guide: LoraGuide) -> None:
-    if isinstance(guide, LaplaceGuide) and guide.predictive != "network":
+    if isinstance(guide, LaplaceGuide) and guide.linearised:
         raise ValueError(
             f"a member is a LaplaceGuide with predictive={guide.predictive!r}, but an ensemble's "
             "draws go through the network; make it with predictive='network', or average the "

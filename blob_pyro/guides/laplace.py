@@ -120,6 +120,11 @@ class LaplaceGuide(LoraGuide):
         wide = torch.promote_types(like.dtype, torch.float32)
         self.register_buffer("log_likelihood", like.new_zeros((), dtype=wide))
 
+    @property
+    def linearised(self) -> bool:
+        """Whether predictions are those of the model linearised at ``M``, not of the network."""
+        return self.predictive != "network"
+
     def _no_curvature(self, side: int) -> tuple[SiteParameters, SiteParameters]:
         axes = {
             name: torch.eye(mean.shape[side], dtype=mean.dtype, device=mean.device)[

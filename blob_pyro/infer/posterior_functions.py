@@ -89,7 +89,7 @@ class PosteriorFunctions:
 def _logits_of(
     model: Classifier, guide: Guide, draws: list[Draw], num_samples: int, parallel: bool | int
 ) -> Callable[[Batch], torch.Tensor]:
-    if not isinstance(guide, LaplaceGuide) or guide.predictive == "network" or num_samples == 0:
+    if not isinstance(guide, LaplaceGuide) or not guide.linearised or num_samples == 0:
         return DrawsAtOnce(model, draws, parallel).logits
     linearised = LinearisedModel(model, guide)
     if guide.predictive == "probit":

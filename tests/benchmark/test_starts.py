@@ -134,6 +134,26 @@ def test_mistakes_about_starts_and_options_are_named(
         read_config(write({**content, "methods": methods}))
 
 
+def test_draws_of_a_linearised_model_share_their_passes(
+    content: Any, write: Any, questions: str, tmp_path: Path
+) -> None:
+    network = {"predictive": "network"}
+    content["methods"] = {
+        "map": {"method": "map", "num_samples": [0]},
+        "lap": {"method": "lap", "num_samples": [2, 8]},
+        "through": {"method": "lap", "options": network, "num_samples": [2, 8]},
+    }
+    run_benchmark(read_config(write(content)), tmp_path, Path(questions))
+    seconds = {
+        name: json.loads((tmp_path / "cells" / f"{name}-openbookqa-seed0.json").read_text())[
+            "predict_seconds"
+        ]
+        for name in ("lap", "through")
+    }
+    assert seconds["lap"]["2"] == seconds["lap"]["8"]
+    assert seconds["through"]["2"] == seconds["through"]["8"] / 4
+
+
 def test_a_finished_cell_says_what_it_cost(
     content: Any, write: Any, questions: str, tmp_path: Path
 ) -> None:

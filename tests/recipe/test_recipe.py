@@ -37,9 +37,24 @@ def test_a_rank_below_one_is_refused() -> None:
         Recipe(rank=0)
 
 
-def test_an_ensemble_has_a_member() -> None:
-    with pytest.raises(ValueError, match="method 'ens': num_members=0: give at least 1"):
-        Recipe(method="ens", options={"num_members": 0})
+@pytest.mark.parametrize(
+    ("method", "option", "message"),
+    [
+        ("ens", {"num_members": 0}, "num_members=0: give at least 1"),
+        ("lap", {"max_rank": 0}, "max_rank=0: keep at least one eigenpair"),
+        ("lap", {"predictive": "exact"}, r"predictive='exact' is unknown; use one of \['linear"),
+        ("swag", {"num_steps": 20}, "num_steps=20 with collect_every=4 collect 5 weights but"),
+        ("swag", {"momentum": 1.0}, "momentum=1.0 must lie between 0 and below 1"),
+        ("swag", {"num_deviations": 1}, "num_deviations=1: their covariance needs 2 or more"),
+        ("temperature", {"num_samples": -1}, "num_samples=-1: give 0, for the posterior mean, or"),
+        ("tfb", {"tolerance": 0}, "tolerance=0 must be positive"),
+    ],
+)
+def test_an_option_out_of_range_is_refused_before_anything_is_fitted(
+    method: str, option: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"method '{method}': {message}"):
+        Recipe(method=method, options=option)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])

@@ -91,13 +91,19 @@ def test_it_is_tokens_that_make_a_text_long(tokenizer: Any) -> None:
     assert TextCollator(tokenizer).loader(data).sampler.order == [0, 1]
 
 
+def test_tokenised_data_are_as_long_as_their_tokens() -> None:
+    rows = {"input_ids": [[5, 6, 7], [8]], "text": ["a b c", "internationalisation"]}
+    assert lengths(Dataset.from_dict(rows)) == [3, 1]
+    message = r"the columns \['tokens'\], none of which is one of \['input_ids', 'text', "
+    with pytest.raises(ValueError, match=message):
+        lengths(Dataset.from_dict({"tokens": [[5]]}))
+
+
 def test_loaders_read_the_longest_first_and_know_the_order(tokenizer: Any) -> None:
     texts = ["the", "my phone is the login", "the printing", "the login"]
     data = Dataset.from_dict({"text": texts, "label": [0, 1, 2, 3]})
     loader = TextCollator(tokenizer).loader(data, batch_size=2)
     assert lengths(data) == [3, 21, 12, 9]
-    with pytest.raises(ValueError, match=r"the columns \['input_ids'\], none of which is one of"):
-        lengths(Dataset.from_dict({"input_ids": [[5]]}))
     assert loader.sampler.order == [1, 2, 3, 0]
     assert len(loader.sampler) == 4
     assert torch.cat([batch["labels"] for batch in loader]).tolist() == loader.sampler.order
