@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
-from blob_pyro.models import Classifier
+from blob_pyro.models import BayesianLora, Classifier
 from blob_pyro.poutine import flipout
 from blob_pyro.training.batches import Batch, Collator, ProcessBatches
 from blob_pyro.training.checkpoints import CheckpointConfig, Checkpoints
@@ -27,7 +27,7 @@ from blob_pyro.training.validation import Validation
 
 
 def fit(
-    model: Classifier,
+    model: BayesianLora,
     guide: LoraGuide,
     elbo: ReweightedTrace_ELBO,
     data: Dataset,
@@ -51,8 +51,8 @@ def fit(
     elbo
         The objective, which counts the steps.
     data
-        Examples for the collator, with a column ``text``, or ``prompt`` and ``options``, by whose
-        length batches are grouped.
+        Examples for the collator, with a column ``text``, ``prompt`` and ``options``, or
+        ``input_ids``, by whose length batches are grouped.
     collator
         Makes the model's keywords, ``labels`` among them, from a list of examples.
     config
@@ -79,9 +79,9 @@ def fit(
     ------
     ValueError
         If a data set is empty, the validation data have no labels, there are validation data
-        without ``config.validate_every`` or the reverse, fp16 is asked for with a step of its own
-        for the KL, there is no whole checkpoint of this run to go on from, or validation or
-        checkpoints are asked for where the state is sharded.
+        without ``config.validate_every`` or the reverse or for a model that is no classifier, fp16
+        is asked for with a step of its own for the KL, there is no whole checkpoint of this run to
+        go on from, or validation or checkpoints are asked for where the state is sharded.
     FloatingPointError
         If loss or gradient is not finite; the parameters are those after the step before.
     OSError
@@ -139,7 +139,7 @@ def _check_whole_state(accelerator: Accelerator) -> None:
         )
 
 
-def _prepare_network(model: Classifier, config: TrainingConfig) -> None:
+def _prepare_network(model: BayesianLora, config: TrainingConfig) -> None:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if config.compile:
@@ -157,13 +157,18 @@ def _report(
 
 
 def _validation(
-    model: Classifier,
+    model: BayesianLora,
     guide: LoraGuide,
     data: Dataset | None,
     collator: Collator,
     config: TrainingConfig,
 ) -> Validation | None:
     if data is not None:
+        if not isinstance(model, Classifier):
+            raise ValueError(
+                f"validation is by the NLL of a class, of which a {type(model).__name__} "
+                "predicts none; leave validation and validate_every out"
+            )
         return Validation(model, guide, data, collator, config)
     if config.validate_every is not None:
         raise ValueError(

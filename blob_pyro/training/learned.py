@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 
 from blob_pyro.guides import LoraGuide
-from blob_pyro.models import Classifier
+from blob_pyro.models import BayesianLora
 
 
-def learned(model: Classifier, guide: LoraGuide) -> dict[str, torch.Tensor]:
+def learned(model: BayesianLora, guide: LoraGuide) -> dict[str, torch.Tensor]:
     """Give the tensors themselves, by name."""
     points = {
         f"model.{name}": parameter
@@ -20,13 +20,13 @@ def learned(model: Classifier, guide: LoraGuide) -> dict[str, torch.Tensor]:
     return points | {f"guide.{name}": tensor for name, tensor in guide.state_dict().items()}
 
 
-def copy_learned(model: Classifier, guide: LoraGuide) -> dict[str, torch.Tensor]:
+def copy_learned(model: BayesianLora, guide: LoraGuide) -> dict[str, torch.Tensor]:
     """Copy them, each on its own device."""
     return {name: tensor.detach().clone() for name, tensor in learned(model, guide).items()}
 
 
 def restore_learned(
-    model: Classifier, guide: LoraGuide, copies: Mapping[str, torch.Tensor]
+    model: BayesianLora, guide: LoraGuide, copies: Mapping[str, torch.Tensor]
 ) -> None:
     """Put copies in the place of the present values, bit for bit."""
     with torch.no_grad():

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
 from blob_pyro.guides import LoraGuide
-from blob_pyro.models import Classifier
+from blob_pyro.models import BayesianLora
 from blob_pyro.training.config import TrainingConfig
 
 
@@ -24,7 +24,7 @@ def schedule(config: TrainingConfig) -> Any:
     )
 
 
-def adamw(model: Classifier, guide: LoraGuide, config: TrainingConfig) -> torch.optim.Optimizer:
+def adamw(model: BayesianLora, guide: LoraGuide, config: TrainingConfig) -> torch.optim.Optimizer:
     """Make the optimiser of the whole loss."""
     points = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = by_decay([*points, *guide.M.parameters()], model, guide, config)
@@ -34,7 +34,10 @@ def adamw(model: Classifier, guide: LoraGuide, config: TrainingConfig) -> torch.
 
 
 def by_decay(
-    parameters: Iterable[nn.Parameter], model: Classifier, guide: LoraGuide, config: TrainingConfig
+    parameters: Iterable[nn.Parameter],
+    model: BayesianLora,
+    guide: LoraGuide,
+    config: TrainingConfig,
 ) -> list[dict[str, Any]]:
     """Put ``B`` into a group of its own; of ``A``, the prior is the regulariser."""
     named = (*model.named_parameters(), *guide.M.items())

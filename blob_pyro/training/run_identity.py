@@ -13,7 +13,7 @@ from datasets import Dataset
 from blob_pyro.base_model import base_identity
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
-from blob_pyro.models import Classifier
+from blob_pyro.models import BayesianLora, Classifier
 from blob_pyro.training.config import TrainingConfig
 from blob_pyro.training.learned import learned
 
@@ -22,7 +22,7 @@ _INDIFFERENT = ("gradient_checkpointing", "compile")
 
 
 def run_identity(
-    model: Classifier,
+    model: BayesianLora,
     guide: LoraGuide,
     elbo: ReweightedTrace_ELBO,
     data: Dataset,

@@ -14,7 +14,7 @@ from torch import nn
 
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import DecoupledSVI, ELBOTerms, ReweightedTrace_ELBO, check_gradient
-from blob_pyro.models import Classifier
+from blob_pyro.models import BayesianLora
 from blob_pyro.training.batches import Batch
 from blob_pyro.training.config import TrainingConfig
 from blob_pyro.training.optimizers import adamw, by_decay, schedule
@@ -99,7 +99,7 @@ class JointSteps(Steps):
 
     def __init__(
         self,
-        model: Classifier,
+        model: BayesianLora,
         guide: LoraGuide,
         elbo: ReweightedTrace_ELBO,
         config: TrainingConfig,
@@ -161,7 +161,7 @@ class DecoupledSteps(Steps):
 
     def __init__(
         self,
-        model: Classifier,
+        model: BayesianLora,
         guide: LoraGuide,
         elbo: ReweightedTrace_ELBO,
         config: TrainingConfig,

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from blob_pyro.guides import LoraGuide
-from blob_pyro.models import Classifier
+from blob_pyro.models import BayesianLora
 from blob_pyro.training.learned import copy_learned, restore_learned
 from blob_pyro.training.random_state import random_state, restore_random_state
 from blob_pyro.training.step_record import StepRecord
@@ -41,7 +41,7 @@ class TrainingState:
 
     def __init__(
         self,
-        model: Classifier,
+        model: BayesianLora,
         guide: LoraGuide,
         steps: Steps,
         validation: Validation | None,

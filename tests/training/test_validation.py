@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
-from blob_pyro.models import SequenceClassifier
+from blob_pyro.models import CausalLM, SequenceClassifier
 from blob_pyro.training import StepRecord, TrainingConfig, best_step, fit
 
 
@@ -116,3 +116,12 @@ def test_validation_needs_labels(peft_network: Any) -> None:
 
 def test_without_validation_there_is_no_best_step() -> None:
     assert best_step([StepRecord(0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)]) is None
+
+
+def test_a_model_that_writes_text_is_refused_before_it_is_trained(peft_network: Any) -> None:
+    model = CausalLM(peft_network("llama"), len(TRAIN))
+    guide, config = PointEstimateGuide(model), TrainingConfig(2, 4, validate_every=1)
+    elbo = ReweightedTrace_ELBO(3, per_datum=True)
+    with pytest.raises(ValueError, match="the NLL of a class, of which a CausalLM predicts none"):
+        fit(model, guide, elbo, TRAIN, collate, config, validation=HELD_OUT)
+    assert elbo.step == 0
