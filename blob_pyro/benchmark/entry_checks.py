@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from reprlib import repr as repr_short
 from typing import Any
 
+from blob_pyro.methods.method import KINDS
+
 
 def mapping(what: str, value: Any) -> dict[str, Any]:
     """Give a value that has to have entries; ``what`` names it in the error.
@@ -62,19 +64,16 @@ def check_type(what: str, value: Any, default: Any) -> None:
     ...
     ValueError: rank is '8'; give a whole number
     """
-    if isinstance(default, bool):
-        right, wanted = isinstance(value, bool), "true or false"
-    elif isinstance(default, str):
-        right, wanted = isinstance(value, str), "a name"
-    elif isinstance(default, int):
-        right, wanted = type(value) is int, "a whole number"
+    kind = type(default)
+    if kind in (bool, int, str):
+        right, wanted = type(value) is kind, KINDS[kind]
     elif isinstance(default, dict):
         right, wanted = isinstance(value, dict), "its options, such as {rate: 0.1}"
     elif isinstance(default, tuple):
         right, wanted = isinstance(value, list), "a list, such as [q_proj, v_proj]"
     else:
         right = isinstance(value, int | float) or value is None
-        wanted = "a number (YAML needs the point of 1.0e-3)"
+        wanted = f"{KINDS[float]} (YAML needs the point of 1.0e-3)"
     if not right:
         raise ValueError(f"{what} is {repr_short(value)}; give {wanted}")
 

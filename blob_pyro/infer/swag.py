@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from blob_pyro.guides import PointEstimateGuide, SWAGGuide
+from blob_pyro.guides.swag import check_num_deviations
 from blob_pyro.infer.batches import again_and_again
 from blob_pyro.infer.elbo_terms import check_gradient
 from blob_pyro.infer.path_moments import PathMoments
@@ -140,10 +141,7 @@ def check_swag(
         raise ValueError(f"learning_rate={learning_rate} must be positive and finite")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum={momentum} must lie between 0 and below 1")
-    if num_deviations < 2:
-        raise ValueError(
-            f"num_deviations={num_deviations}: their covariance needs 2 or more; the paper takes 20"
-        )
+    check_num_deviations(num_deviations)
     if collect_every < 1:
         raise ValueError(f"collect_every={collect_every} must be at least 1")
     num_collected = num_steps // collect_every

@@ -132,12 +132,12 @@ class Method:
         return chosen
 
 
-# What the types of options are to somebody who writes YAML.
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name"}
+# What the types of settings are to somebody who writes YAML.
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name"}
 
 
 def _check_kind(what: str, value: Any, default: Any) -> None:
     # A whole number will do for a fraction; True is no number.
     kinds = (int, float) if isinstance(default, float) else (type(default),)
     if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
-        raise ValueError(f"{what} is {value!r}; give {_KINDS[type(default)]}, such as {default}")
+        raise ValueError(f"{what} is {value!r}; give {KINDS[type(default)]}, such as {default}")
