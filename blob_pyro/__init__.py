@@ -6,9 +6,14 @@ from typing import TYPE_CHECKING, Any
 from blob_pyro.version import __version__
 
 if TYPE_CHECKING:
-    from blob_pyro.checkpoint import load_posterior, save_posterior
-    from blob_pyro.exchange import export_draws, import_bayesian_peft, merge_mean
-    from blob_pyro.hub import push_to_hub
+    from blob_pyro.files import (
+        export_draws,
+        import_bayesian_peft,
+        load_posterior,
+        merge_mean,
+        save_posterior,
+    )
+    from blob_pyro.files.hub import push_to_hub
     from blob_pyro.infer.generate import generate
     from blob_pyro.lora import bayesianize, unbayesianize
 
@@ -16,13 +21,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "bayesianize": "blob_pyro.lora",
     "unbayesianize": "blob_pyro.lora",
-    "export_draws": "blob_pyro.exchange",
+    "export_draws": "blob_pyro.files",
     "generate": "blob_pyro.infer",
-    "import_bayesian_peft": "blob_pyro.exchange",
-    "load_posterior": "blob_pyro.checkpoint",
-    "merge_mean": "blob_pyro.exchange",
-    "push_to_hub": "blob_pyro.hub",
-    "save_posterior": "blob_pyro.checkpoint",
+    "import_bayesian_peft": "blob_pyro.files",
+    "load_posterior": "blob_pyro.files",
+    "merge_mean": "blob_pyro.files",
+    "push_to_hub": "blob_pyro.files.hub",
+    "save_posterior": "blob_pyro.files",
 }
 
 __all__ = [

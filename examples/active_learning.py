@@ -25,12 +25,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import AutoModel
 
-from blob_pyro.base_model import load_tokenizer
 from blob_pyro.diagnostics import bald, batch_bald, plot_style, summarize
-from blob_pyro.diagnostics.style import series
+from blob_pyro.diagnostics.plots.style import series
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.models import Classifier
+from blob_pyro.networks import load_tokenizer
 from blob_pyro.tasks import helpdesk
 from blob_pyro.training import TrainingConfig, fit, flush_denormals
 

@@ -14,11 +14,11 @@ from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import blob_pyro
-from blob_pyro.base_model import SMOLLM2, load_causal_lm, load_tokenizer
 from blob_pyro.diagnostics import color_tokens, tokens_html
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import CausalLM
+from blob_pyro.networks import SMOLLM2, load_causal_lm, load_tokenizer
 from blob_pyro.tasks import InstructionCollator, helpdesk
 from blob_pyro.training import TrainingConfig, fit, flush_denormals
 

@@ -22,7 +22,7 @@ from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import nn
 
 from blob_pyro.diagnostics import plot_style
-from blob_pyro.diagnostics.style import series
+from blob_pyro.diagnostics.plots.style import series
 from blob_pyro.distributions import MatrixNormal, MatrixShaped
 from blob_pyro.guides import (
     FullCovarianceGuide,

@@ -11,11 +11,11 @@ from pathlib import Path
 import pyro
 from peft import LoraConfig, get_peft_model
 
-from blob_pyro.base_model import load_sequence_classifier, load_tokenizer
 from blob_pyro.diagnostics import auroc, predictive_entropy, summarize
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.models import SequenceClassifier
+from blob_pyro.networks import load_sequence_classifier, load_tokenizer
 from blob_pyro.tasks import PromptCollator, TextClassificationTask, helpdesk
 from blob_pyro.training import TrainingConfig, fit, flush_denormals
 

@@ -20,13 +20,13 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
-from blob_pyro import base_model
+from blob_pyro import networks as base_model
+from blob_pyro.benchmark.evaluation import load_evaluation
 from blob_pyro.cli import app
 from blob_pyro.cli.terminal import print_warning
-from blob_pyro.evaluation import load_evaluation
-from blob_pyro.progress import TrainingProgress
 from blob_pyro.tasks import find_task
 from blob_pyro.training import StepRecord
+from blob_pyro.training.progress import TrainingProgress
 
 RECORDED = Path(__file__).parent / "tasks" / "recorded"
 ENCODER: dict[str, Any] = {

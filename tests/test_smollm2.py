@@ -11,8 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from blob_pyro import load_posterior, save_posterior
-from blob_pyro.base_model import SMOLLM2, load_causal_lm, load_tokenizer
 from blob_pyro.infer import posterior_predictive
+from blob_pyro.networks import SMOLLM2, load_causal_lm, load_tokenizer
 from blob_pyro.recipe import Recipe, fine_tune
 from blob_pyro.tasks import PromptCollator, helpdesk, label_token_ids
 from blob_pyro.training import TrainingConfig

@@ -9,9 +9,7 @@ from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
-from blob_pyro.base_model import torch_dtype
-from blob_pyro.benchmark.cell import Cell
-from blob_pyro.benchmark.cell_file import Results, finished_results, write_results
+from blob_pyro.benchmark.cell import Cell, Results, finished_results, write_results
 from blob_pyro.benchmark.config import BenchmarkConfig
 from blob_pyro.benchmark.cost import Cost, extra_parameters, measured
 from blob_pyro.benchmark.data import (
@@ -19,15 +17,15 @@ from blob_pyro.benchmark.data import (
     training_and_validation_data,
     training_data,
 )
-from blob_pyro.checkpoint import load_posterior, save_posterior
-from blob_pyro.evaluation import Evaluation, evaluate
-from blob_pyro.guides import LaplaceGuide, LoraGuide
-from blob_pyro.likelihood import load_network, offer
-from blob_pyro.methods import Program
-from blob_pyro.model_card import write_metrics
+from blob_pyro.benchmark.evaluation import Evaluation, evaluate
+from blob_pyro.files import load_posterior, save_posterior
+from blob_pyro.files.card import write_metrics
+from blob_pyro.files.task import task_record
+from blob_pyro.guides import LoraGuide
 from blob_pyro.models import Classifier
-from blob_pyro.recipe import fine_tune, finish
-from blob_pyro.task_record import task_record
+from blob_pyro.networks import torch_dtype
+from blob_pyro.recipe import Program, fine_tune, finish
+from blob_pyro.recipe.network import load_network, offer
 from blob_pyro.tasks import collator_for, find_task
 from blob_pyro.training import StepRecord, best_step
 
@@ -161,7 +159,7 @@ def _evaluated(
 def _share(guide: LoraGuide, num_samples: int, made: int) -> float:
     """Give the part of the time of ``made`` draws that fewer of them take."""
     # Those of a linearised model share their passes.
-    alike = isinstance(guide, LaplaceGuide) and guide.linearised
+    alike = guide.predictive != "network"
     return 1.0 if alike or made == 0 else num_samples / made
 
 

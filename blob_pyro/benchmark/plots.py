@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from blob_pyro.benchmark.tables import COLUMNS, Spread
 from blob_pyro.diagnostics import plot_style
-from blob_pyro.diagnostics.style import series
+from blob_pyro.diagnostics.plots.style import series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

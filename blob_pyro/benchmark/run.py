@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from blob_pyro.base_model import load_tokenizer
 from blob_pyro.benchmark.cell import Cell
 from blob_pyro.benchmark.cell_run import run_cell
 from blob_pyro.benchmark.config import BenchmarkConfig
@@ -21,7 +20,8 @@ from blob_pyro.benchmark.tables import (
     markdown_table,
     summary,
 )
-from blob_pyro.progress import TrainingProgress
+from blob_pyro.networks import load_tokenizer
+from blob_pyro.training.progress import TrainingProgress
 
 # Trained on, tested on, row, metric.
 Summaries = dict[str, dict[str, dict[str, dict[str, Spread]]]]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from blob_pyro.adapter_files import blaming
-from blob_pyro.base_model import load_tokenizer
-from blob_pyro.checkpoint import load_posterior, posterior_task
 from blob_pyro.cli.terminal import console
+from blob_pyro.files import load_posterior, posterior_task
+from blob_pyro.files.adapter import blaming
+from blob_pyro.files.config import CONFIG_FILE
+from blob_pyro.files.task import recorded_task
 from blob_pyro.guides import LoraGuide
 from blob_pyro.models import Classifier, OptionLikelihood, SequenceClassifier
-from blob_pyro.posterior_config import CONFIG_FILE
-from blob_pyro.task_record import recorded_task
+from blob_pyro.networks import load_tokenizer
+from blob_pyro.recipe import Recipe
 from blob_pyro.tasks import (
     Collator,
     MultipleChoiceTask,
@@ -27,6 +28,56 @@ from blob_pyro.tasks import (
     helpdesk,
     table,
 )
+
+
+def training_and_validation(
+    task: Task, selection: Selection, settings: Recipe, fraction: float | None
+) -> tuple[Dataset, Dataset | None]:
+    """Read the examples to fit to, and those to stop by or to calibrate on.
+
+    Parameters
+    ----------
+    task
+        The task.
+    selection
+        Which training examples; a validation split is read whole.
+    settings
+        Says whether validation examples are needed.
+    fraction
+        Share of the training examples to hold out; None takes the task's validation split if it has
+        one, and else leaves the choice to the recipe.
+
+    Returns
+    -------
+    train, validation
+        The latter None where none are needed, or the recipe is to hold some out.
+
+    Raises
+    ------
+    ValueError
+        If the fraction is out of range, leaves too few examples, or nothing needs it.
+    """
+    if fraction is not None and not 0 < fraction < 1:
+        raise ValueError(f"--validation-fraction {fraction} must lie between 0 and 1")
+    if fraction is not None and not settings.takes_validation:
+        raise ValueError(
+            f"--validation-fraction {fraction} holds examples out that the method "
+            f"{settings.method!r} would not use; give --validate-every too, or leave it out"
+        )
+    examples = selection.read(task, "train")
+    if not settings.takes_validation:
+        return examples, None
+    if fraction is None:
+        if not task.has_validation(selection.data_dir):
+            return examples, None
+        return examples, replace(selection, limit=None).read(task, "validation")
+    if len(examples) < 2:
+        raise ValueError(
+            f"{task.name} has {len(examples)} training example, too few to hold some out; give more"
+        )
+    parts = examples.train_test_split(test_size=fraction, seed=selection.seed)
+    console.print(f"{task.name}, validation: {len(parts['test'])} of {len(examples)} rows held out")
+    return parts["train"], parts["test"]
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from blob_pyro import demo as demonstration
-from blob_pyro.base_model import SMOLLM2
+from blob_pyro.benchmark import demo as demonstration
 from blob_pyro.cli.options import Model, NumSamples, Seed
 from blob_pyro.cli.terminal import console, one_line_errors
+from blob_pyro.networks import SMOLLM2
 from blob_pyro.recipe import SMALL
 
 

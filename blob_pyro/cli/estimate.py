@@ -9,7 +9,7 @@ import typer
 
 from blob_pyro.cli.options import Dtype
 from blob_pyro.cli.terminal import one_line_errors, print_table
-from blob_pyro.memory import MemoryEstimate, estimate_memory
+from blob_pyro.training.memory import MemoryEstimate, estimate_memory
 
 _DTYPES = {Dtype.float32: torch.float32, Dtype.bf16: torch.bfloat16}
 

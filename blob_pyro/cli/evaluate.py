@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from blob_pyro.cli.accelerator import make_accelerator
+from blob_pyro.benchmark.evaluation import Evaluation
+from blob_pyro.benchmark.evaluation import evaluate as evaluate_examples
 from blob_pyro.cli.data import Selection, load
 from blob_pyro.cli.evaluated_sets import Asked, evaluated_sets
 from blob_pyro.cli.options import (
@@ -21,11 +22,9 @@ from blob_pyro.cli.options import (
     SkipBadRows,
     TextColumn,
 )
-from blob_pyro.cli.terminal import console, one_line_errors, print_table
-from blob_pyro.evaluation import Evaluation
-from blob_pyro.evaluation import evaluate as evaluate_examples
-from blob_pyro.likelihood import offer
-from blob_pyro.model_card import write_metrics
+from blob_pyro.cli.terminal import console, make_accelerator, one_line_errors, print_table
+from blob_pyro.files.card import write_metrics
+from blob_pyro.recipe.network import offer
 
 
 def evaluate(

@@ -9,11 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 import yaml
 
-from blob_pyro.base_model import SMOLLM2, load_tokenizer, torch_dtype
-from blob_pyro.checkpoint import check_output, save_posterior
-from blob_pyro.cli.accelerator import check_can_save, make_accelerator
-from blob_pyro.cli.data import Selection, check_one_source, texts_task
-from blob_pyro.cli.held_out import training_and_validation
+from blob_pyro.cli.data import Selection, check_one_source, texts_task, training_and_validation
 from blob_pyro.cli.options import (
     TASK_HELP,
     DataDir,
@@ -29,16 +25,24 @@ from blob_pyro.cli.options import (
     SkipBadRows,
     TextColumn,
 )
-from blob_pyro.cli.terminal import console, one_line_errors, print_metrics, stopped_by_signal
+from blob_pyro.cli.terminal import (
+    check_can_save,
+    console,
+    make_accelerator,
+    one_line_errors,
+    print_metrics,
+    stopped_by_signal,
+)
 from blob_pyro.diagnostics import summarize
-from blob_pyro.likelihood import load_network
-from blob_pyro.methods import METHODS
-from blob_pyro.model_card import write_metrics
-from blob_pyro.progress import TrainingProgress
-from blob_pyro.recipe import RECIPES, Recipe, fine_tune
-from blob_pyro.task_record import task_record
+from blob_pyro.files import check_output, save_posterior
+from blob_pyro.files.card import write_metrics
+from blob_pyro.files.task import task_record
+from blob_pyro.networks import SMOLLM2, load_tokenizer, torch_dtype
+from blob_pyro.recipe import METHODS, RECIPES, Recipe, fine_tune
+from blob_pyro.recipe.network import load_network
 from blob_pyro.tasks import TextClassificationTask, collator_for, find_task
 from blob_pyro.training import CheckpointConfig, TrainingConfig, best_step, sharded_predictive
+from blob_pyro.training.progress import TrainingProgress
 
 Settings = TypeVar("Settings", Recipe, TrainingConfig)
 

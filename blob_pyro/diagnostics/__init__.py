@@ -4,34 +4,34 @@ Everything takes the K x N x C logits (and the labels) that
 ``blob_pyro.infer.posterior_predictive`` returns; nothing here needs Pyro or PEFT.
 """
 
-from blob_pyro.diagnostics.acquisition import bald, variation_ratio
-from blob_pyro.diagnostics.batch_bald import LabelBatch, batch_bald
-from blob_pyro.diagnostics.bootstrap import bootstrap_interval
+from blob_pyro.diagnostics.active_learning import LabelBatch, bald, batch_bald, variation_ratio
+from blob_pyro.diagnostics.arviz.from_pyro_svi import from_pyro_svi
+from blob_pyro.diagnostics.arviz.psis import loo, pareto_k
 from blob_pyro.diagnostics.calibration import ReliabilityCurve, reliability_curve
-from blob_pyro.diagnostics.decomposition_plot import plot_decomposition
-from blob_pyro.diagnostics.draws_plot import plot_draws
-from blob_pyro.diagnostics.inference_data import from_pyro_svi
 from blob_pyro.diagnostics.loss_curve import loss_curve
-from blob_pyro.diagnostics.loss_plot import plot_loss
 from blob_pyro.diagnostics.metrics import (
     METRICS,
     accuracy,
+    bootstrap_interval,
     brier_score,
     expected_calibration_error,
     negative_log_likelihood,
     summarize,
 )
-from blob_pyro.diagnostics.predictive_distribution import log_probs
-from blob_pyro.diagnostics.psis import loo, pareto_k
-from blob_pyro.diagnostics.reliability import plot_reliability
+from blob_pyro.diagnostics.plots.decomposition import plot_decomposition
+from blob_pyro.diagnostics.plots.draws import plot_draws
+from blob_pyro.diagnostics.plots.loss import plot_loss
+from blob_pyro.diagnostics.plots.reliability import plot_reliability
+from blob_pyro.diagnostics.plots.scale_map import plot_scale_map, scale_ratios
+from blob_pyro.diagnostics.plots.style import plot_style
+from blob_pyro.diagnostics.plots.tokens import color_tokens, tokens_html
+from blob_pyro.diagnostics.plots.uncertainty import plot_uncertainty
+from blob_pyro.diagnostics.predictive import log_probs
 from blob_pyro.diagnostics.risk_coverage import (
     RiskCoverage,
     plot_risk_coverage,
     risk_coverage,
 )
-from blob_pyro.diagnostics.scale_map import plot_scale_map, scale_ratios
-from blob_pyro.diagnostics.style import plot_style
-from blob_pyro.diagnostics.token_uncertainty import color_tokens, tokens_html
 from blob_pyro.diagnostics.uncertainty import (
     auroc,
     expected_entropy,
@@ -39,7 +39,6 @@ from blob_pyro.diagnostics.uncertainty import (
     mutual_information,
     predictive_entropy,
 )
-from blob_pyro.diagnostics.uncertainty_plot import plot_uncertainty
 
 __all__ = [
     # the predictive distribution

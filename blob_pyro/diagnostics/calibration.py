@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blob_pyro.diagnostics.arrays import FloatArray, IntArray, Values, check_labels
-from blob_pyro.diagnostics.predictive_distribution import log_probs
+from blob_pyro.diagnostics.predictive import log_probs
 
 Z_95 = 1.959963984540054  # the 97.5 % quantile of the standard normal
 

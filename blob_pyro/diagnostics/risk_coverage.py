@@ -8,8 +8,8 @@ import numpy as np
 
 from blob_pyro.diagnostics.arrays import FloatArray, Values, check_labels
 from blob_pyro.diagnostics.calibration import wilson_interval
-from blob_pyro.diagnostics.predictive_distribution import log_probs
-from blob_pyro.diagnostics.style import axes_or_new, plot_style, series
+from blob_pyro.diagnostics.plots.style import axes_or_new, plot_style, series
+from blob_pyro.diagnostics.predictive import log_probs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

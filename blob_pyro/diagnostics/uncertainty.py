@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from blob_pyro.diagnostics.arrays import FloatArray, Values, as_numpy, check_logits
-from blob_pyro.diagnostics.predictive_distribution import log_probs, log_softmax
+from blob_pyro.diagnostics.predictive import log_probs, log_softmax
 
 
 def _entropy(log_p: FloatArray) -> FloatArray:

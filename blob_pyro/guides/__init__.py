@@ -1,38 +1,28 @@
 """Posterior approximations over LoRA weights, one a file."""
 
 from blob_pyro.guides.dropout import DropoutGuide
-from blob_pyro.guides.ensemble_guide import EnsembleGuide, ensemble
 from blob_pyro.guides.full_covariance import FullCovarianceGuide
-from blob_pyro.guides.laplace import LaplaceGuide, LaplacePredictive
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.low_rank_gaussian import LowRankGaussianGuide
-from blob_pyro.guides.low_rank_isotropic import LowRankIsotropicGuide
 from blob_pyro.guides.low_rank_plus_diagonal import LowRankPlusDiagonalGuide
 from blob_pyro.guides.matrix_normal import MatrixNormalGuide
 from blob_pyro.guides.model_at_mean import model_at_mean
 from blob_pyro.guides.point_estimate import PointEstimateGuide
 from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.guides.stochastic_subspace import StochasticSubspaceGuide
-from blob_pyro.guides.swag import SWAGGuide
 
 __all__ = [
     # verbs
-    "ensemble",
     "model_at_mean",
     # for a guide of your own
     "LoraGuide",
     "SiteParameters",
     # guides
     "DropoutGuide",
-    "EnsembleGuide",
     "FullCovarianceGuide",
-    "LaplaceGuide",
-    "LaplacePredictive",
     "LowRankGaussianGuide",
-    "LowRankIsotropicGuide",
     "LowRankPlusDiagonalGuide",
     "MatrixNormalGuide",
     "PointEstimateGuide",
     "StochasticSubspaceGuide",
-    "SWAGGuide",
 ]

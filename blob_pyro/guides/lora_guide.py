@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
 import pyro
@@ -14,8 +16,13 @@ from torch import nn
 from blob_pyro.guides.hyper_posterior import HyperPosterior, hyper_sites
 from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.lora import LoraSite
-from blob_pyro.models import BayesianLora
+from blob_pyro.models import BayesianLora, Classifier
 from blob_pyro.poutine import kl_terms
+
+Batch = Mapping[str, torch.Tensor]
+Draw = dict[str, torch.Tensor]
+
+_GUIDES: dict[str, type[LoraGuide]] = {}
 
 
 class LoraGuide(nn.Module, ABC):
@@ -38,6 +45,20 @@ class LoraGuide(nn.Module, ABC):
     # Whether the entries of a site deviate from M independently and symmetrically: only then is a
     # draw with flipped signs a draw, which flipout relies on.
     independent_entries: ClassVar[bool] = True
+    # How draws predict: "network" runs the network under each of them.
+    predictive: str = "network"
+    # Whether all draws are the mean.
+    is_point: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        known = _GUIDES.get(cls.__name__)
+        if known is not None and known.__module__.startswith("blob_pyro."):
+            raise TypeError(
+                f"blob_pyro has a guide {cls.__name__!r}, and a saved posterior names its guide; "
+                "give yours another name"
+            )
+        _GUIDES[cls.__name__] = cls
 
     def __init__(self, model: BayesianLora) -> None:
         super().__init__()
@@ -77,6 +98,33 @@ class LoraGuide(nn.Module, ABC):
     @abstractmethod
     def site_posterior(self, name: str) -> TorchDistributionMixin:
         """Give the posterior of one site, event shape ``(r, n)``."""
+
+    def draws(self, num_samples: int) -> list[Draw]:
+        """Draw every site K times, or give the mean as the one draw for K = 0.
+
+        Parameters
+        ----------
+        num_samples
+            Number of draws K.
+
+        Returns
+        -------
+        list of dict
+            For each draw, site name to value, ``r x n``.
+        """
+        if num_samples == 0:
+            return [self.mean()]
+        with poutine.block(), torch.no_grad():
+            return [self() for _ in range(num_samples)]
+
+    def logits_function(
+        self, model: Classifier, draws: Sequence[Draw]
+    ) -> Callable[[Batch], torch.Tensor] | None:
+        """Give the function from a batch of B to its logits, ``K x B x C``, under K draws.
+
+        None stands for the network, run under each draw.
+        """
+        return None
 
     def mean(self) -> dict[str, torch.Tensor]:
         """Posterior means.
@@ -180,3 +228,17 @@ class LoraGuide(nn.Module, ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Give the constructor's arguments beside ``model``, as JSON values."""
+
+
+def find_guide(name: str) -> type[LoraGuide]:
+    """Give the class of guides of that name, this library's or one of the user's that is imported.
+
+    Raises
+    ------
+    KeyError
+        If there is none.
+    """
+    found = _GUIDES[name]
+    if inspect.isabstract(found):
+        raise KeyError(name)
+    return found

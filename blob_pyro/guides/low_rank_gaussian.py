@@ -11,8 +11,8 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from typing_extensions import override
 
-from blob_pyro.guides.init_scale import check_init_scale
 from blob_pyro.guides.lora_guide import LoraGuide
+from blob_pyro.guides.scale_tril import check_init_scale
 from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.models import BayesianLora
 

@@ -37,6 +37,8 @@ class PointEstimateGuide(LoraGuide):
     0.0
     """
 
+    is_point = True
+
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:
         return dist.Delta(self.M.state_param("M", name), validate_args=False, event_dim=2)

@@ -13,8 +13,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from blob_pyro.guides import LoraGuide
-from blob_pyro.infer.elbo_terms import ELBOTerms, check_finite, check_gradient
-from blob_pyro.infer.reweighted_trace_elbo import ReweightedTrace_ELBO
+from blob_pyro.infer.reweighted_trace_elbo import (
+    ELBOTerms,
+    ReweightedTrace_ELBO,
+    check_finite,
+    check_gradient,
+)
 from blob_pyro.models import BayesianLora
 
 SpreadUpdates = Literal["kl_optim", "both"]

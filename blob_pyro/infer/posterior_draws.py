@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from pyro import poutine
 
-from blob_pyro.guides import EnsembleGuide
+from blob_pyro.guides.lora_guide import Batch, Draw
 
-Batch = Mapping[str, torch.Tensor]
-Draw = dict[str, torch.Tensor]
 Guide = Callable[..., Any]
 
 
 def posterior_draws(guide: Guide, num_samples: int, batch: Batch) -> list[Draw]:
-    """Draw every latent site of a guide, from the members of an ensemble in turn.
+    """Draw every latent site of a guide.
 
     Parameters
     ----------
@@ -40,10 +38,11 @@ def posterior_draws(guide: Guide, num_samples: int, batch: Batch) -> list[Draw]:
     """
     if num_samples < 0:
         raise ValueError(f"num_samples={num_samples}: give the number of draws, or 0 for the mean")
+    if hasattr(guide, "draws"):
+        drawn: list[Draw] = guide.draws(num_samples)
+        return drawn
     if num_samples == 0:
         return [_mean(guide, batch)]
-    if isinstance(guide, EnsembleGuide):
-        return guide.draws_in_turn(num_samples)
     return [_draw(guide, batch) for _ in range(num_samples)]
 
 

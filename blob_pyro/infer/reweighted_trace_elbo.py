@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,10 +15,96 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match
 
-from blob_pyro.infer.elbo_terms import ELBOTerms, check_finite
 from blob_pyro.infer.kl_weight import Schedule, check_schedule, kl_weight
-from blob_pyro.infer.trace_likelihood import data_size, negative_log_likelihood
-from blob_pyro.poutine import kl_terms
+from blob_pyro.poutine import Site, kl_terms, sample_sites
+
+
+def negative_log_likelihood(model_trace: Trace) -> torch.Tensor:
+    """Sum minus the log probability of the observed sites, scaled as their plates say."""
+    observed = [name for name, site in sample_sites(model_trace) if _is_data(site)]
+    if not observed:
+        raise ValueError(
+            "the model observed nothing, so there is no likelihood to fit; pass labels=..."
+        )
+    model_trace.compute_log_prob(lambda name, site: name in observed)
+    return -torch.stack([model_trace.nodes[name]["log_prob_sum"] for name in observed]).sum()
+
+
+def data_size(model_trace: Trace) -> int:
+    """Read the size of the data set off the plates around the observed sites."""
+    for _, site in sample_sites(model_trace):
+        sizes = [
+            frame.full_size or frame.size
+            for frame in site["cond_indep_stack"]
+            if frame.name != "num_particles_vectorized"
+        ]
+        if _is_data(site) and sizes:
+            return math.prod(sizes)
+    raise ValueError(
+        "per_datum=True needs the data size, but no observed site is inside a pyro.plate; observe "
+        "the data in pyro.plate('data', size=N, subsample_size=B)"
+    )
+
+
+def _is_data(site: Site) -> bool:
+    return bool(site["is_observed"]) and not site["infer"].get("_deterministic", False)
+
+
+@dataclass(frozen=True)
+class ELBOTerms:
+    """What one evaluation of the ELBO was made of; scalars, detached.
+
+    Parameters
+    ----------
+    step
+        Gradient steps taken before the evaluation.
+    nll
+        Negative log likelihood, nats, scaled up from the batch to the data set.
+    kl
+        KL divergence of the guide from the prior, nats, all latent sites, unweighted.
+    kl_weight
+        What ``kl`` was multiplied by.
+    loss
+        ``nll + kl_weight * kl``, divided by the data size if ``per_datum``: what is optimised.
+    """
+
+    step: int
+    nll: torch.Tensor
+    kl: torch.Tensor
+    kl_weight: float
+    loss: torch.Tensor
+
+    def __add__(self, other: ELBOTerms) -> ELBOTerms:
+        """Add up the parts that single draws contribute to one step."""
+        return ELBOTerms(
+            self.step,
+            self.nll + other.nll,
+            self.kl + other.kl,
+            self.kl_weight,
+            self.loss + other.loss,
+        )
+
+
+def check_finite(terms: ELBOTerms) -> None:
+    """Raise a ``FloatingPointError`` where the loss is no number, if Pyro's validation is on."""
+    if is_validation_enabled() and not math.isfinite(torch_item(terms.loss)):
+        raise FloatingPointError(
+            f"loss is {torch_item(terms.loss)} at step {terms.step} "
+            f"(nll={torch_item(terms.nll)}, kl={torch_item(terms.kl)}, "
+            f"kl_weight={terms.kl_weight}); the parameters are those after the step before. "
+            "Lower the learning rate, or clip gradients"
+        )
+
+
+def check_gradient(norm: torch.Tensor, step: int) -> float:
+    """Give a gradient's norm as a number, or raise a ``FloatingPointError`` if it is none."""
+    value = float(norm)
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"the gradient's norm is {value} at step {step}; the parameters are those after the "
+            "step before. Lower the learning rate"
+        )
+    return value
 
 
 class ReweightedTrace_ELBO(ELBO):

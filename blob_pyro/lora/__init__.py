@@ -5,7 +5,6 @@ from blob_pyro.lora.checkpoint_contexts import CheckpointContexts
 from blob_pyro.lora.layer_checks import check_latent, check_peft_model
 from blob_pyro.lora.prior import HierarchicalNormalPrior, LatentWeight, NormalPrior, Prior
 from blob_pyro.lora.projection import LoraProjection
-from blob_pyro.lora.singular_basis import to_singular_basis
 from blob_pyro.lora.sites import Latent, LoraSite, Matrix, lora_sites
 
 __all__ = [
@@ -14,7 +13,6 @@ __all__ = [
     "check_latent",
     "check_peft_model",
     "lora_sites",
-    "to_singular_basis",
     "unbayesianize",
     # priors
     "HierarchicalNormalPrior",

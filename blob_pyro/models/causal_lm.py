@@ -12,9 +12,8 @@ from pyro.infer.util import is_validation_enabled
 from blob_pyro.distributions import LabelledTokens
 from blob_pyro.lora import Latent, Prior, check_peft_model
 from blob_pyro.models.bayesian_lora import BayesianLora
-from blob_pyro.models.labelled_positions import head_at, labelled_first
 from blob_pyro.models.padding import mask_of
-from blob_pyro.models.positions import Positions
+from blob_pyro.models.positions import Positions, head_at, labelled_first
 from blob_pyro.models.tiling import tile, untile
 
 _IGNORED = -100

@@ -24,7 +24,7 @@ class Classifier(BayesianLora):
     statement.  Sites: one latent a LoRA layer (and those of a hyper-prior), ``logits``
     (deterministic, ``B x C``) and ``labels`` (observed when given), the last two inside
     ``pyro.plate("data")`` of size ``num_data``.  Logits are divided by ``temperature``, which is 1
-    unless it is set before the fit, or fitted after it by :func:`blob_pyro.infer.calibrate`.  A
+    unless it is set before the fit, or fitted after it by :func:`blob_pyro.posthoc.calibrate`.  A
     subclass implements :meth:`class_logits` and :attr:`num_classes`.  Parameters are those of
     :class:`BayesianLora`.
     """

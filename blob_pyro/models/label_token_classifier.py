@@ -13,9 +13,8 @@ from typing_extensions import override
 
 from blob_pyro.lora import Latent, Prior, check_peft_model
 from blob_pyro.models.classifier import Classifier
-from blob_pyro.models.kept_columns import last_columns
 from blob_pyro.models.padding import align_padding
-from blob_pyro.models.positions import Positions
+from blob_pyro.models.positions import Positions, last_columns
 
 
 class LabelTokenClassifier(Classifier):

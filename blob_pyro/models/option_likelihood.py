@@ -15,8 +15,8 @@ from typing_extensions import override
 
 from blob_pyro.lora import Latent, Prior, check_peft_model
 from blob_pyro.models.classifier import Classifier
-from blob_pyro.models.kept_columns import last_columns
 from blob_pyro.models.packed_options import PackedOptions
+from blob_pyro.models.positions import last_columns
 
 Normalize = Literal["mean", "sum"]
 # Packed logits must equal those of one row an option to this, relative to their size.

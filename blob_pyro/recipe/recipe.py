@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args
 import torch
 
 from blob_pyro.infer import ReweightedTrace_ELBO, Schedule, rescaled_num_batches
-from blob_pyro.likelihood import has_head
-from blob_pyro.methods import Objective, find_method
+from blob_pyro.recipe.method import Objective
+from blob_pyro.recipe.methods import find_method
+from blob_pyro.recipe.network import has_head
 from blob_pyro.tasks import Scoring
 from blob_pyro.training import TrainingConfig
 
@@ -28,7 +29,7 @@ class Recipe:
     Parameters
     ----------
     method
-        Name of one of :data:`blob_pyro.methods.METHODS`: ``"blob"`` learns mean and variance of
+        Name of one of :data:`blob_pyro.recipe.METHODS`: ``"blob"`` learns mean and variance of
         each weight; ``"mle"`` is plain LoRA; ``"map"`` is plain LoRA with the prior's penalty,
         weighted by ``kl_scale``; and so on.
     start
@@ -174,7 +175,7 @@ class Recipe:
         num_data
             Number of training examples.
         objective
-            See :class:`blob_pyro.methods.Method`.
+            See :class:`blob_pyro.recipe.Method`.
         examples_per_step
             Size of the global batch; None for ``training.batch_size``.
 
@@ -195,3 +196,30 @@ class Recipe:
             kl_scale=0.0 if objective == "likelihood" else kl_scale,
             per_datum=True,
         )
+
+
+# Chosen for a small model and a few hundred texts; docs/recipe.md says what was tried.
+SMALL = Recipe(training=TrainingConfig(num_steps=200, batch_size=4))
+
+# What was published for a 7B model (BLoB, NeurIPS 2024, appendix B.1), on Llama's layers.
+PAPER = Recipe(
+    rank=8,
+    alpha=16,
+    target_modules=("q_proj", "v_proj", "lm_head"),
+    prior_scale=0.2,
+    init_scale=0.05,
+    kl_scale=None,
+    schedule="blob",
+    cycle="rescaled",
+    training=TrainingConfig(
+        num_steps=5000,
+        batch_size=4,
+        learning_rate=1e-4,
+        kl_learning_rate=0.01,
+        spread_updates="kl_optim",
+        warmup_fraction=0.06,
+        max_grad_norm=None,
+    ),
+)
+
+RECIPES = {"small": SMALL, "paper": PAPER}

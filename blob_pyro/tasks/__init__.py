@@ -1,23 +1,27 @@
 """Data sets as texts, labels and prompts."""
 
 from blob_pyro.tasks.catalogue import TASKS, find_task, mmlu
-from blob_pyro.tasks.collator import Collator
-from blob_pyro.tasks.collators import Scoring, Task, collator_for
+from blob_pyro.tasks.collators import (
+    Collator,
+    InstructionCollator,
+    LetterCollator,
+    OptionCollator,
+    PromptCollator,
+    Scoring,
+    Task,
+    TextCollator,
+    collator_for,
+)
 from blob_pyro.tasks.glue import TEXT_TASKS
 from blob_pyro.tasks.helpdesk import helpdesk, helpdesk_out_of_scope
-from blob_pyro.tasks.instruction_collator import InstructionCollator
 from blob_pyro.tasks.label_tokens import label_token_ids
 from blob_pyro.tasks.lengths import LongestFirst, lengths
-from blob_pyro.tasks.letter_collator import LetterCollator
 from blob_pyro.tasks.multiple_choice import MultipleChoiceTask
-from blob_pyro.tasks.option_collator import OptionCollator
-from blob_pyro.tasks.prompt_collator import PromptCollator
 from blob_pyro.tasks.question import Question
 from blob_pyro.tasks.source import Source
 from blob_pyro.tasks.table import table
 from blob_pyro.tasks.task_data import TaskData
 from blob_pyro.tasks.text_classification import TextClassificationTask
-from blob_pyro.tasks.text_collator import TextCollator
 from blob_pyro.tasks.text_source import LabelledText, TextSource
 
 __all__ = [

@@ -10,9 +10,8 @@ from typing import Any
 from blob_pyro.tasks.collators import Task
 from blob_pyro.tasks.glue import TEXT_TASKS
 from blob_pyro.tasks.helpdesk import helpdesk, helpdesk_out_of_scope
-from blob_pyro.tasks.letters import listed
 from blob_pyro.tasks.multiple_choice import MultipleChoiceTask
-from blob_pyro.tasks.question import Question
+from blob_pyro.tasks.question import Question, listed
 from blob_pyro.tasks.source import ANSWERED, SPLITS, Row, Source
 
 

@@ -2,17 +2,348 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
 
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
+from typing_extensions import override
 
-from blob_pyro.tasks.collator import Collator
-from blob_pyro.tasks.letter_collator import LetterCollator
+from blob_pyro.tasks.lengths import LongestFirst
 from blob_pyro.tasks.multiple_choice import MultipleChoiceTask
-from blob_pyro.tasks.option_collator import OptionCollator
-from blob_pyro.tasks.prompt_collator import PromptCollator
 from blob_pyro.tasks.text_classification import TextClassificationTask
-from blob_pyro.tasks.text_collator import TextCollator
+
+Batch = dict[str, torch.Tensor]
+
+
+class Collator(ABC):
+    """Turns examples into the keywords of a model.
+
+    Parameters
+    ----------
+    tokenizer
+        Tokenizer with a padding token.
+    max_length
+        Most tokens of a text; a subclass says what is cut.
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer has no padding token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int = 256) -> None:
+        if tokenizer.pad_token is None:
+            raise ValueError(
+                "the tokenizer has no padding token; set tokenizer.pad_token = tokenizer.eos_token"
+            )
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    @abstractmethod
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
+        """Make a batch of examples."""
+
+    def loader(self, data: Dataset, batch_size: int = 16) -> DataLoader[Any]:
+        """Make a loader for prediction, which reads the longest examples first.
+
+        :func:`blob_pyro.infer.posterior_predictive` gives its results in the data set's own order.
+        """
+        order = LongestFirst.by_tokens(data, self)
+        return DataLoader(data, batch_size=batch_size, sampler=order, collate_fn=self)
+
+
+class LetterCollator(Collator):
+    """Turn questions into the batch of :class:`blob_pyro.models.LabelTokenClassifier`.
+
+    A prompt too long for ``max_length`` loses its beginning, since question and options stand at
+    its end.
+
+    Parameters
+    ----------
+    tokenizer
+        Tokenizer with a padding token.
+    max_length
+        Most tokens of a prompt, options included.
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer has no padding token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int = 512) -> None:
+        super().__init__(tokenizer, max_length)
+
+    @override
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
+        """Collate examples with ``lettered``, ``options`` and ``label``.
+
+        Returns
+        -------
+        dict
+            ``input_ids`` and ``attention_mask`` (``B x T``), ``num_options`` and ``labels``
+            (``B``), all int64.
+        """
+        texts = [example["lettered"] for example in examples]
+        rows = [tokens[-self.max_length :] for tokens in self.tokenizer(texts)["input_ids"]]
+        input_ids, mask = padded(rows, self.tokenizer.pad_token_id, on_left=True)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "num_options": torch.tensor([len(example["options"]) for example in examples]),
+            "labels": torch.tensor([example["label"] for example in examples]),
+        }
+
+
+class OptionCollator(Collator):
+    """Turn questions into the batch of :class:`blob_pyro.models.OptionLikelihood`.
+
+    A prompt too long for ``max_length`` loses its beginning, since the question stands at its end.
+
+    Parameters
+    ----------
+    tokenizer
+        Tokenizer with a padding token.
+    max_length
+        Most tokens of a prompt.
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer has no padding token.
+    """
+
+    @override
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
+        """Collate examples with ``prompt``, ``options`` and ``label``.
+
+        Returns
+        -------
+        dict
+            ``input_ids`` and ``attention_mask`` (``B x T``), ``option_ids`` (``B x S``, of the last
+            S columns) and ``labels`` (``B``), all int64.  Rows are padded on the left.
+        """
+        prompts = [self._prompt_tokens(example["prompt"]) for example in examples]
+        options = [self._option_tokens(example["options"]) for example in examples]
+        owners = [
+            [k for k, tokens in enumerate(texts, start=1) for _ in tokens] for texts in options
+        ]
+        # Nothing pads between prompt and options: a row is as long as its tokens are many.
+        rows = [
+            [*prompt, *(token for tokens in texts for token in tokens)]
+            for prompt, texts in zip(prompts, options, strict=True)
+        ]
+        input_ids, mask = padded(rows, self.tokenizer.pad_token_id, on_left=True)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "option_ids": padded(owners, 0, on_left=True)[0],
+            "labels": torch.tensor([example["label"] for example in examples]),
+        }
+
+    def _prompt_tokens(self, prompt: str) -> list[int]:
+        tokens: list[int] = self.tokenizer(prompt)["input_ids"]
+        return tokens[-self.max_length :]
+
+    def _option_tokens(self, options: Sequence[str]) -> list[list[int]]:
+        texts = [f" {option}" for option in options]
+        tokens: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return tokens
+
+
+class PromptCollator(Collator):
+    """Turn texts into a padded Hugging Face batch for a causal LM.
+
+    A text too long for ``max_length`` is cut at its end, never the prompt around it.
+
+    Parameters
+    ----------
+    tokenizer
+        Tokenizer with a padding token.
+    task
+        The task that gives the prompt.
+    max_length
+        Most tokens that a text may take, the prompt's own not counted; each text of a pair.
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer has no padding token.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        task: TextClassificationTask,
+        max_length: int = 256,
+    ) -> None:
+        super().__init__(tokenizer, max_length)
+        self.task = task
+
+    @override
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
+        """Collate examples with ``text``, perhaps ``text_pair`` and, unless it is -1, ``label``.
+
+        Returns
+        -------
+        dict
+            ``input_ids`` and ``attention_mask`` (``B x T``, int64) and ``labels`` (``B``, int64).
+        """
+        texts = [self._cut(example["text"]) for example in examples]
+        pairs = [self._cut(example.get("text_pair", "")) for example in examples]
+        prompts = self.task.prompts(texts, pairs)
+        batch = dict(self.tokenizer(prompts, padding=True, return_tensors="pt"))
+        kept = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        return with_labels(kept, examples)
+
+    def _cut(self, text: str) -> str:
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        offsets = encoding["offset_mapping"]
+        return text if len(offsets) <= self.max_length else text[: offsets[self.max_length - 1][1]]
+
+
+class TextCollator(Collator):
+    """Turn texts into the batch of :class:`blob_pyro.models.SequenceClassifier`.
+
+    The texts stand alone, without a prompt; the tokenizer joins a pair in the architecture's own
+    way.  Too long a pair loses the end of its longer text.
+
+    Parameters
+    ----------
+    tokenizer
+        Tokenizer with a padding token.
+    max_length
+        Most tokens of a row.  The tokenizer's own limit holds where it is lower.
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer has no padding token.
+    """
+
+    @override
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
+        """Collate examples with ``text``, perhaps ``text_pair`` and, unless it is -1, ``label``.
+
+        Returns
+        -------
+        dict
+            What the network reads of the texts (``input_ids``, ``attention_mask``, perhaps
+            ``token_type_ids``: ``B x T``, int64) and ``labels`` (``B``, int64).
+        """
+        pairs = "text_pair" in examples[0]
+        batch = self.tokenizer(
+            [example["text"] for example in examples],
+            [example["text_pair"] for example in examples] if pairs else None,
+            padding=True,
+            truncation=True,
+            max_length=min(self.max_length, self.tokenizer.model_max_length),
+            return_tensors="pt",
+        )
+        return with_labels(dict(batch), examples)
+
+
+_IGNORED = -100
+
+
+class InstructionCollator:
+    """Turn prompts and responses into the batch of :class:`blob_pyro.models.CausalLM`.
+
+    A response ends with the tokenizer's end of sequence, so that the model learns to stop.  An
+    example too long for ``max_length`` loses the beginning of its prompt, then the end of its
+    response.
+
+    Parameters
+    ----------
+    tokenizer
+        Tokenizer with a padding token and an end of sequence.
+    max_length
+        Most tokens of an example.
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer lacks one of these tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int = 512) -> None:
+        if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
+            raise ValueError(
+                "the tokenizer has no padding token or no end of sequence; set "
+                "tokenizer.eos_token and tokenizer.pad_token"
+            )
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Collate examples with ``prompt`` and ``response``.
+
+        Returns
+        -------
+        dict
+            ``input_ids``, ``attention_mask`` and ``labels`` (-100 but for the response), each
+            ``B x T``, int64, padded on the right.
+        """
+        rows = [self._tokens(example["prompt"], example["response"]) for example in examples]
+        input_ids, mask = padded([[*prompt, *rest] for prompt, rest in rows], self._pad)
+        labels, _ = padded([[*[_IGNORED] * len(prompt), *rest] for prompt, rest in rows], _IGNORED)
+        return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+
+    @property
+    def _pad(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    def _tokens(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
+        before: list[int] = self.tokenizer(prompt)["input_ids"]
+        after: list[int] = self.tokenizer(response, add_special_tokens=False)["input_ids"]
+        after = [*after, self.tokenizer.eos_token_id][: self.max_length - 1]
+        room = self.max_length - len(after)
+        return before[-room:], after
+
+
+def with_labels(batch: Batch, examples: Sequence[dict[str, Any]]) -> Batch:
+    """Add the labels to a batch, unless there are none or one is -1."""
+    labels = [example.get("label", -1) for example in examples]
+    return batch if min(labels) < 0 else {**batch, "labels": torch.tensor(labels)}
+
+
+def padded(
+    rows: Sequence[list[int]], value: int, *, on_left: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make rows equally long.
+
+    Parameters
+    ----------
+    rows
+        Numbers of each row.
+    value
+        What fills the shorter ones.
+    on_left
+        Fill them at their beginning.
+
+    Returns
+    -------
+    rows, mask
+        Both ``B x T``, int64; the mask is 1 where a number is real.
+
+    Examples
+    --------
+    >>> padded([[5, 6], [7]], 0, on_left=True)[0].tolist()
+    [[5, 6], [0, 7]]
+    """
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), value)
+    mask = torch.zeros_like(ids)
+    for index, row in enumerate(rows):
+        place = slice(width - len(row), width) if on_left else slice(len(row))
+        ids[index, place] = torch.tensor(row)
+        mask[index, place] = 1
+    return ids, mask
+
 
 Task = TextClassificationTask | MultipleChoiceTask
 Scoring = Literal["options", "letters", "head"]

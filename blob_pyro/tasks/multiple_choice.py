@@ -8,8 +8,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from blob_pyro.tasks.letters import letters
-from blob_pyro.tasks.question import Question
+from blob_pyro.tasks.question import Question, letters
 from blob_pyro.tasks.source import Row, Source
 from blob_pyro.tasks.task_data import TaskData, read_examples, unique_ids
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from blob_pyro.tasks.json_lines import json_lines
+from blob_pyro.tasks.source import json_lines
 from blob_pyro.tasks.task_data import read_examples
 from blob_pyro.tasks.text_classification import TextClassificationTask
 

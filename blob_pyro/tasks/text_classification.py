@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
-from blob_pyro.tasks.letters import letters, listed
+from blob_pyro.tasks.question import letters, listed
 from blob_pyro.tasks.task_data import TaskData, read_examples, unique_ids
 from blob_pyro.tasks.text_source import LabelledText, TextSource
 

@@ -16,13 +16,11 @@ from blob_pyro.models import BayesianLora, Classifier
 from blob_pyro.poutine import flipout
 from blob_pyro.training.batches import Batch, Collator, ProcessBatches
 from blob_pyro.training.checkpoints import CheckpointConfig, Checkpoints
-from blob_pyro.training.config import TrainingConfig
-from blob_pyro.training.denormals import flush_denormals
-from blob_pyro.training.process_noise import separate_noise
+from blob_pyro.training.config import TrainingConfig, flush_denormals
 from blob_pyro.training.run_identity import run_identity
 from blob_pyro.training.step_record import StepRecord, record_of
 from blob_pyro.training.steps import DecoupledSteps, JointSteps, Steps
-from blob_pyro.training.training_state import TrainingState
+from blob_pyro.training.training_state import TrainingState, separate_noise
 from blob_pyro.training.validation import Validation
 
 

@@ -10,12 +10,12 @@ from typing import Any
 from accelerate import Accelerator
 from datasets import Dataset
 
-from blob_pyro.base_model import base_identity
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import BayesianLora, Classifier
+from blob_pyro.networks import base_identity
 from blob_pyro.training.config import TrainingConfig
-from blob_pyro.training.learned import learned
+from blob_pyro.training.step_record import learned
 
 # They change memory and time, not what is computed.
 _INDIFFERENT = ("gradient_checkpointing", "compile")

@@ -3,20 +3,54 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import astuple, fields
 from typing import Any
 
+import numpy as np
+import pyro
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from blob_pyro.guides import LoraGuide
 from blob_pyro.models import BayesianLora
-from blob_pyro.training.learned import copy_learned, restore_learned
-from blob_pyro.training.random_state import random_state, restore_random_state
-from blob_pyro.training.step_record import StepRecord
+from blob_pyro.training.step_record import StepRecord, copy_learned, restore_learned
 from blob_pyro.training.steps import Steps
 from blob_pyro.training.validation import Validation
+
+
+def separate_noise(accelerator: Accelerator) -> None:
+    """Give every process but the first a random state of its own.
+
+    Programs are made from one seed, so that every process starts from the same parameters; from
+    then on, each has to draw its own weights, signs and dropout.
+    """
+    if accelerator.process_index > 0:
+        pyro.set_rng_seed((torch.initial_seed() + accelerator.process_index) % 2**32)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Give the states, as tensors and JSON values; ``device`` is the one that noise is drawn on."""
+    numpy_state = np.random.get_state(legacy=False)
+    generator = numpy_state["state"]
+    state = {
+        "python": random.getstate(),
+        "numpy": {**numpy_state, "state": {**generator, "key": generator["key"].tolist()}},
+        "torch": torch.get_rng_state(),
+    }
+    if device.type != "cpu":
+        state["device"] = torch.get_device_module(device).get_rng_state()
+    return state
+
+
+def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Go on with the noise from where :func:`random_state` was called."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if "device" in state:
+        torch.get_device_module(device).set_rng_state(state["device"])
 
 
 class TrainingState:

@@ -12,8 +12,8 @@ from blob_pyro.guides import LoraGuide
 from blob_pyro.models import Classifier
 from blob_pyro.training.batches import Collator
 from blob_pyro.training.config import TrainingConfig
-from blob_pyro.training.learned import copy_learned, learned, restore_learned
 from blob_pyro.training.sharded_predictive import sharded_predictive
+from blob_pyro.training.step_record import copy_learned, learned, restore_learned
 
 
 class Validation:

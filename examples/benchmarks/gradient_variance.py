@@ -29,12 +29,12 @@ import torch
 from paired_comparison import LABEL_TOKENS, begin, print_table, random_batch, tiny_network
 from pyro.infer.elbo import ELBOModule
 
-from blob_pyro.base_model import SMOLLM2, load_causal_lm, load_tokenizer
 from blob_pyro.diagnostics import plot_style
-from blob_pyro.diagnostics.style import series
+from blob_pyro.diagnostics.plots.style import series
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import Classifier, LabelTokenClassifier
+from blob_pyro.networks import SMOLLM2, load_causal_lm, load_tokenizer
 from blob_pyro.poutine import flipout
 from blob_pyro.recipe import Recipe, fine_tune
 from blob_pyro.tasks import PromptCollator, helpdesk

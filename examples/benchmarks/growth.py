@@ -31,7 +31,7 @@ from paired_comparison import (
 from plain_and_bayesian import TrainingStep, bayesian_steps, plain_predictions, plain_step
 
 from blob_pyro.diagnostics import plot_style
-from blob_pyro.diagnostics.style import series
+from blob_pyro.diagnostics.plots.style import series
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import LabelTokenClassifier

@@ -9,7 +9,7 @@ import json
 import statistics
 from pathlib import Path
 
-from blob_pyro.demo import BLOB, COLUMNS, compare
+from blob_pyro.benchmark.demo import BLOB, COLUMNS, compare
 
 
 def result_of(seed: int, folder: Path, num_steps: int, num_samples: int) -> dict:

@@ -21,10 +21,10 @@ from paired_comparison import (
     with_interval,
 )
 
-from blob_pyro.base_model import SMOLLM2, load_tokenizer
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import OptionLikelihood
+from blob_pyro.networks import SMOLLM2, load_tokenizer
 from blob_pyro.tasks import TASKS, OptionCollator
 from blob_pyro.training import flush_denormals
 

@@ -16,7 +16,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from blob_pyro.base_model import SMOLLM2, load_causal_lm
+from blob_pyro.networks import SMOLLM2, load_causal_lm
 
 LABEL_TOKENS = [7, 9, 11, 13]
 Name = TypeVar("Name", bound=Hashable)

@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import LabelTokenClassifier
-from blob_pyro.models.kept_columns import last_columns
+from blob_pyro.models.positions import last_columns
 
 Batch = dict[str, torch.Tensor]
 Handler = Callable[[], AbstractContextManager[Any]]

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from blob_pyro.benchmark import Cell, TaskConfig, read_config
-from blob_pyro.methods import METHODS
-from blob_pyro.recipe import PAPER
+from blob_pyro.recipe import METHODS, PAPER
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "benchmarks"
 

@@ -12,7 +12,7 @@ from blob_pyro.benchmark.data import (
     training_and_validation_data,
     training_data,
 )
-from blob_pyro.evaluation import load_evaluation
+from blob_pyro.benchmark.evaluation import load_evaluation
 from blob_pyro.tasks import find_task
 
 TASK = find_task("openbookqa")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from blob_pyro.benchmark import plot_methods
-from blob_pyro.diagnostics.style import series
+from blob_pyro.diagnostics.plots.style import series
 
 TESTED = {
     "openbookqa": {

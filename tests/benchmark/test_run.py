@@ -15,8 +15,8 @@ from matplotlib.image import imread
 from transformers import BertConfig, BertForMaskedLM
 
 from blob_pyro.benchmark import Cell, cell_run, read_config, run_benchmark
+from blob_pyro.benchmark.evaluation import load_evaluation
 from blob_pyro.diagnostics import METRICS
-from blob_pyro.evaluation import load_evaluation
 from blob_pyro.recipe import Recipe
 
 

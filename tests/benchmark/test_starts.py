@@ -16,8 +16,8 @@ from blob_pyro.benchmark import (
     read_config,
     run_benchmark,
 )
-from blob_pyro.checkpoint import load_posterior
-from blob_pyro.guides import EnsembleGuide
+from blob_pyro.files import load_posterior
+from blob_pyro.posthoc import EnsembleGuide
 from blob_pyro.recipe import Recipe
 
 

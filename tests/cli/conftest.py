@@ -11,11 +11,11 @@ from peft import LoraConfig, get_peft_model
 from typer.testing import CliRunner
 
 from blob_pyro import save_posterior
-from blob_pyro.base_model import load_causal_lm, load_tokenizer
 from blob_pyro.cli import app
+from blob_pyro.files.task import task_record
 from blob_pyro.guides import LowRankGaussianGuide
-from blob_pyro.likelihood import make_likelihood
-from blob_pyro.task_record import task_record
+from blob_pyro.networks import load_causal_lm, load_tokenizer
+from blob_pyro.recipe.network import make_likelihood
 from blob_pyro.tasks import Task, helpdesk
 
 

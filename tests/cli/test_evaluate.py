@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
-from blob_pyro.evaluation import load_evaluation
+from blob_pyro.benchmark.evaluation import load_evaluation
 from blob_pyro.tasks import TEXT_TASKS
 
 

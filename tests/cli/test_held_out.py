@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 from datasets import Dataset, DatasetDict
 
-from blob_pyro.cli.data import Selection
-from blob_pyro.cli.held_out import training_and_validation
+from blob_pyro.cli.data import Selection, training_and_validation
 from blob_pyro.recipe import SMALL, Recipe
 from blob_pyro.tasks import TextClassificationTask, helpdesk
 

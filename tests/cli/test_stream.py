@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from blob_pyro.cli.stream import in_groups, read_examples
+from blob_pyro.cli.predict import in_groups, read_examples
 from blob_pyro.tasks import TEXT_TASKS, helpdesk
 
 RTE = TEXT_TASKS["glue_rte"]

@@ -22,7 +22,7 @@ from blob_pyro.diagnostics import (
     risk_coverage,
     scale_ratios,
 )
-from blob_pyro.diagnostics.style import series
+from blob_pyro.diagnostics.plots.style import series
 
 
 def task(seed: int = 0, num_examples: int = 60) -> tuple[np.ndarray, np.ndarray]:

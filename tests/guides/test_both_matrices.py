@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from pyro.infer import Predictive
 
-from blob_pyro.checkpoint import load_posterior, save_posterior
+from blob_pyro.files import load_posterior, save_posterior
 from blob_pyro.guides import (
     FullCovarianceGuide,
     LoraGuide,
@@ -129,7 +129,7 @@ def test_flipout_flips_the_signs_of_both(model: Any, token_batch: Any) -> None:
 def test_saved_and_loaded_bit_for_bit(base_folder: str, token_batch: Any, tmp_path: Path) -> None:
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    from blob_pyro.base_model import load_causal_lm
+    from blob_pyro.networks import load_causal_lm
 
     config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "v_proj"])
     net = get_peft_model(load_causal_lm(base_folder), config)

@@ -39,7 +39,9 @@ def test_the_cpu_takes_no_more_tokens_at_once_than_pay(
     model, guide = program("bert")
     rows = rows_seen(model)
     batch = token_batch(4)
-    monkeypatch.setattr("blob_pyro.infer.draws_at_once._CPU_TOKENS", 3 * batch["input_ids"].numel())
+    monkeypatch.setattr(
+        "blob_pyro.infer.posterior_functions._CPU_TOKENS", 3 * batch["input_ids"].numel()
+    )
     predicted(model, guide, [batch], parallel=True)
     assert rows == [12, 8]
     rows.clear()

@@ -24,7 +24,7 @@ def first_entries(model: Any, count: int = 2) -> Tensors:
 
 @pytest.mark.parametrize("kl_scale", [1.0, 0.1])
 def test_ratios_against_unmodified_peft(
-    kl_scale: float, program: Any, token_batch: Any, plain_logits: Any
+    kl_scale: float, program: Any, token_batch: Any, peft_logits: Any
 ) -> None:
     model, guide = program("bert", num_data=4)
     batch, subset = token_batch(4), first_entries(model)
@@ -39,7 +39,7 @@ def test_ratios_against_unmodified_peft(
     for _ in range(3):
         draw = mean[name] + scale * torch.randn(scale.shape)
         weights = {**mean, name: torch.where(mask, draw, mean[name])}
-        log_p = plain_logits(model, weights, batch).log_softmax(-1)
+        log_p = peft_logits(model, weights, batch).log_softmax(-1)
         likelihood = log_p.gather(1, batch["labels"][:, None]).sum().double()
         chosen = draw[mask].double()
         ratio = Normal(0.0, 0.2).log_prob(chosen)

@@ -83,7 +83,7 @@ def test_the_seed_decides_and_leaves_the_global_state(program: Any, token_batch:
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
 def test_no_draws_are_the_mean_in_unmodified_peft(
-    name: str, program: Any, token_batch: Any, plain_logits: Any
+    name: str, program: Any, token_batch: Any, peft_logits: Any
 ) -> None:
     model, guide = program(name)
     with torch.no_grad():
@@ -92,7 +92,7 @@ def test_no_draws_are_the_mean_in_unmodified_peft(
     batch = token_batch(5)
     got = predict(model, guide, loader(batch, 3), num_samples=0)["logits"]
     assert got.shape == (1, 5, 3)
-    assert torch.allclose(got[0], plain_logits(model, guide.mean(), batch), **CLOSE)
+    assert torch.allclose(got[0], peft_logits(model, guide.mean(), batch), **CLOSE)
 
 
 def test_the_log_likelihood_is_minus_the_cross_entropy(program: Any, token_batch: Any) -> None:
@@ -150,7 +150,7 @@ def test_dropout_is_off_and_the_modes_come_back(
 
 @pytest.mark.parametrize("guide_class", [AutoNormal, AutoDelta, AutoLowRankMultivariateNormal])
 def test_pyros_autoguides_predict_too(
-    guide_class: Any, program: Any, token_batch: Any, plain_logits: Any
+    guide_class: Any, program: Any, token_batch: Any, peft_logits: Any
 ) -> None:
     model, _ = program("bert")
     batch = token_batch(5)
@@ -159,12 +159,12 @@ def test_pyros_autoguides_predict_too(
     got = predict(model, guide, loader(batch, 2), return_sites=tuple(model.sites))
     for k in range(3):
         draw = {site: got[site][k] for site in model.sites}
-        assert torch.allclose(got["logits"][k], plain_logits(model, draw, batch), **CLOSE)
+        assert torch.allclose(got["logits"][k], peft_logits(model, draw, batch), **CLOSE)
     equal = torch.allclose(got["logits"][0], got["logits"][1], **CLOSE)
     assert equal == (guide_class is AutoDelta)
     middle = predict(model, guide, loader(batch, 2), num_samples=0)["logits"]
     median = {site: value.detach() for site, value in guide.median().items()}
-    assert torch.allclose(middle[0], plain_logits(model, median, batch), **CLOSE)
+    assert torch.allclose(middle[0], peft_logits(model, median, batch), **CLOSE)
 
 
 def test_draws_hold_the_latent_sites_alone(program: Any, token_batch: Any) -> None:

@@ -17,12 +17,12 @@ from blob_pyro.poutine import flipout
 SCHEDULES: list[Any] = ["blob", "blundell", "uniform"]
 
 
-def exact_terms(model: Any, guide: Any, noise: Any, batch: Any, plain_logits: Any) -> Any:
+def exact_terms(model: Any, guide: Any, noise: Any, batch: Any, peft_logits: Any) -> Any:
     """Negative log likelihood and KL of a draw in plain torch, summed over batch and sites."""
     omega = {name: root.detach().square() for name, root in guide.G.named_parameters()}
     mean = {name: loc.detach() for name, loc in guide.M.named_parameters()}
     draw = {name: mean[name] + omega[name] * noise[name] for name in mean}
-    logits = plain_logits(model, draw, batch)
+    logits = peft_logits(model, draw, batch)
     kl = sum(
         ((0.2 / s).log() + (s**2 + mean[name] ** 2) / (2 * 0.2**2) - 0.5).sum()
         for name, s in omega.items()
@@ -49,12 +49,12 @@ def test_the_mean_loss_of_a_cycle_is_minus_the_elbo_of_all_data(
     program: Any,
     site_noise: Any,
     fixed_guide: Any,
-    plain_logits: Any,
+    peft_logits: Any,
     token_batch: Any,
 ) -> None:
     model, guide = program(name, num_data=8)
     noise, batch = site_noise(guide), token_batch(8)
-    nll, kl = exact_terms(model, guide, noise, batch, plain_logits)
+    nll, kl = exact_terms(model, guide, noise, batch, peft_logits)
     elbo = ReweightedTrace_ELBO(4, schedule, kl_scale, per_datum=per_datum)
     losses, terms = [], []
     for i in range(4):
@@ -72,11 +72,11 @@ def test_the_mean_loss_of_a_cycle_is_minus_the_elbo_of_all_data(
 
 
 def test_a_batch_larger_than_the_data_counts_each_text_once(
-    program: Any, site_noise: Any, fixed_guide: Any, plain_logits: Any, token_batch: Any
+    program: Any, site_noise: Any, fixed_guide: Any, peft_logits: Any, token_batch: Any
 ) -> None:
     model, guide = program("bert", num_data=2)
     noise, batch = site_noise(guide), token_batch(5)
-    nll, kl = exact_terms(model, guide, noise, batch, plain_logits)
+    nll, kl = exact_terms(model, guide, noise, batch, peft_logits)
     for per_datum, size in ((False, 1), (True, 5)):
         elbo = ReweightedTrace_ELBO(3, kl_scale=0.1, per_datum=per_datum)
         loss = elbo.loss(model, fixed_guide(guide, [noise]), **batch)

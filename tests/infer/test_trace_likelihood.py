@@ -8,7 +8,7 @@ import pytest
 import torch
 from pyro import poutine
 
-from blob_pyro.infer.trace_likelihood import data_size, negative_log_likelihood
+from blob_pyro.infer.reweighted_trace_elbo import data_size, negative_log_likelihood
 
 DATA = torch.tensor([0.3, -0.7, 1.2])
 

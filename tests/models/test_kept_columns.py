@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from blob_pyro.models.kept_columns import last_columns
+from blob_pyro.models.positions import last_columns
 from tests.conftest import make_batch, make_network
 
 

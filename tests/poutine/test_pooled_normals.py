@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
-from blob_pyro.poutine.pooled_normals import PooledNormals
+from blob_pyro.poutine.trace_kl import PooledNormals
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float64, **options: Any) -> Any:

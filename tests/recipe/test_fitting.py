@@ -8,9 +8,9 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from blob_pyro.base_model import load_causal_lm, load_tokenizer
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import posterior_predictive
+from blob_pyro.networks import load_causal_lm, load_tokenizer
 from blob_pyro.recipe import Recipe, fine_tune, finish
 from blob_pyro.tasks import TextClassificationTask, collator_for
 from blob_pyro.training import CheckpointConfig, StepRecord, TrainingConfig

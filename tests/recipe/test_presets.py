@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from datasets import Dataset, DatasetDict
 
-from blob_pyro.base_model import load_causal_lm, load_tokenizer
 from blob_pyro.infer import kl_weight
 from blob_pyro.lora import NormalPrior
+from blob_pyro.networks import load_causal_lm, load_tokenizer
 from blob_pyro.recipe import PAPER, RECIPES, fine_tune
 from blob_pyro.tasks import TextClassificationTask
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from blob_pyro.training.process_noise import separate_noise
+from blob_pyro.training.training_state import separate_noise
 
 SCRIPT = Path(__file__).with_name("shared_noise.py")
 Tensors = dict[str, torch.Tensor]

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from blob_pyro.training.state_tree import flatten, unflatten
+from blob_pyro.training.checkpoint_file import flatten, unflatten
 
 
 def test_an_optimisers_state_comes_back() -> None:

@@ -1,0 +1,1 @@
+"""ArviZ objects and functions."""

@@ -1,0 +1,185 @@
+"""A fitted program as an ArviZ object, for ArviZ 0.2x and 1.x."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blob_pyro.diagnostics.arviz.chains import Fit
+from blob_pyro.diagnostics.arviz.groups import (
+    SAMPLE_DIMS,
+    Dims,
+    constant_group,
+    latent_group,
+    observed_groups,
+    replicated_group,
+    sample_stats,
+    stack_layers,
+    stacked_log_probs,
+)
+from blob_pyro.diagnostics.arviz.version import to_arviz
+from blob_pyro.diagnostics.loss_curve import Records
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def from_pyro_svi(
+    predictive: Fit | Sequence[Fit],
+    *,
+    posterior: Fit | Sequence[Fit] | None = None,
+    prior: Fit | None = None,
+    prior_predictive: Fit | None = None,
+    predictions: Fit | Sequence[Fit] | None = None,
+    log_prior: Fit | Sequence[Fit] | None = None,
+    log_q: Fit | Sequence[Fit] | None = None,
+    records: Records | Sequence[Records] | None = None,
+    constant_data: Fit | None = None,
+    predictions_constant_data: Fit | None = None,
+    by_layer: bool = False,
+    class_names: Sequence[str] | None = None,
+    coords: Mapping[str, Any] | None = None,
+    dims: Dims | None = None,
+    seed: int = 0,
+    attrs: Mapping[str, Any] | None = None,
+) -> Any:
+    """Convert a guide fitted by SVI and its predictions to an ArviZ object.
+
+    The draws are independent draws from the guide, not from the exact posterior: read R-hat only
+    across independent fits, given as chains, and use :func:`blob_pyro.diagnostics.loo`.
+
+    Parameters
+    ----------
+    predictive
+        What ``blob_pyro.infer.posterior_predictive`` returns: ``logits`` (K x N x C, float) and,
+        where known, ``labels`` (N, integer) and ``log_likelihood`` (K x N, nats). A sequence of
+        them makes one chain of each independent fit; all have the same examples in one order.
+    posterior
+        Draws of chosen sites: site name to K x ..., or a sequence of such mappings, one a chain.
+        Without it the group holds the class probabilities, so that ``arviz.loo`` and R-hat work.
+        Choose few weights: importance sampling over all of them says nothing.
+    prior
+        Draws of the same sites from the prior: site name to K' x ....
+    prior_predictive
+        ``logits`` under draws from the prior, K' x N x C, of the examples of ``predictive``.
+    predictions
+        ``logits`` of examples without labels, K x N' x C; a sequence if ``predictive`` is one.
+    log_prior, log_q
+        What ``blob_pyro.infer.log_densities`` gives: site name to K, nats; one mapping a chain.
+    records
+        What ``blob_pyro.training.fit`` returns; a sequence of it, of as many steps each, if
+        ``predictive`` is one.
+    constant_data, predictions_constant_data
+        What belongs to the examples (text, ids): name to N x ..., and to N' x ....
+    by_layer
+        Stack the sites that differ only in the number of their layer along a dimension ``layer``.
+    class_names
+        C names, the coordinate ``class``; 0 to C - 1 without them.
+    coords, dims
+        As in ArviZ: values of dimensions (``{"example": ids}`` names examples), and names of the
+        dimensions of sites (after the draws) and constant data (after the examples). Matrices of
+        LoRA sites have ``rank`` and ``in_feature``.
+    seed
+        Seed of the categorical draws called ``labels``.
+    attrs
+        Attributes of the object, beside ``inference_library``.
+
+    Returns
+    -------
+    arviz.InferenceData or xarray.DataTree
+        The former from ArviZ 0.2x, the latter from 1.x. Groups, as far as given:
+
+        - ``posterior`` and ``prior``: the sites (chain, draw, ...), or ``probs`` in the former
+        - ``posterior_predictive``, ``prior_predictive``: ``labels`` (chain, draw, example), one
+          categorical draw for each draw, and ``probs`` (chain, draw, example, class)
+        - ``predictions``: the same, with the dimension ``new_example``
+        - ``log_likelihood``: ``labels`` (chain, draw, example), nats
+        - ``log_prior``: the sites (chain, draw), nats
+        - ``sample_stats``: ``log_q`` (chain, draw, site), and ``loss``, ``nll``, ``kl``,
+          ``kl_weight`` (chain, step)
+        - ``observed_data``: ``labels`` (example)
+        - ``constant_data``, ``predictions_constant_data``: what was given
+
+    Raises
+    ------
+    ValueError
+        If shapes, names or labels do not fit together, or a name cannot be written to a file.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> logits = np.random.default_rng(0).normal(size=(30, 4, 2))
+    >>> data = from_pyro_svi({"logits": logits, "labels": [0, 1, 1, 0]}, class_names=["no", "yes"])
+    >>> data.posterior_predictive["probs"].dims
+    ('chain', 'draw', 'example', 'class')
+
+    References
+    ----------
+    The InferenceData schema: https://python.arviz.org/en/latest/schema/schema.html
+    """
+    fits, log_p = stacked_log_probs("predictive", predictive)
+    sizes = dict(zip((*SAMPLE_DIMS, "example", "class"), log_p.shape, strict=True))
+    sample_shape = {dim: sizes[dim] for dim in SAMPLE_DIMS}
+    replicated = replicated_group(log_p, example_dim="example", seed=seed)
+    groups = {"posterior": replicated[["probs"]], "posterior_predictive": replicated}
+    groups |= observed_groups(fits, log_p.shape)
+    for name, draws in {"posterior": posterior, "prior": prior, "log_prior": log_prior}.items():
+        if draws is not None:
+            group = latent_group(name, draws, dims or {}, {} if name == "prior" else sample_shape)
+            groups[name] = stack_layers(group) if by_layer else group
+    if log_q is not None or records is not None:
+        groups["sample_stats"] = sample_stats(log_q, records, sample_shape)
+    if prior_predictive is not None:
+        wanted = {dim: sizes[dim] for dim in ("example", "class")}
+        groups["prior_predictive"] = _predicted("prior_predictive", prior_predictive, wanted, seed)
+    if predictions is not None:
+        wanted = {**sample_shape, "class": sizes["class"]}
+        groups["predictions"] = _predicted("predictions", predictions, wanted, seed)
+    if constant_data is not None:
+        groups["constant_data"] = constant_group(
+            constant_data, "example", sizes["example"], dims or {}
+        )
+    if predictions_constant_data is not None:
+        new = _num_new_examples(groups.get("predictions"))
+        groups["predictions_constant_data"] = constant_group(
+            predictions_constant_data, "new_example", new, dims or {}
+        )
+    named = {"class": _class_coord(class_names, num_classes=sizes["class"]), **(coords or {})}
+    return to_arviz(groups, named, attrs or {})
+
+
+def _predicted(
+    name: str, predictive: Fit | Sequence[Fit], wanted: Mapping[str, int], seed: int
+) -> xarray.Dataset:
+    log_p = stacked_log_probs(name, predictive)[1]
+    dim = "new_example" if name == "predictions" else "example"
+    group = replicated_group(log_p, example_dim=dim, seed=seed)
+    found = {wanted_dim: group.sizes[wanted_dim] for wanted_dim in wanted}
+    if found != dict(wanted):
+        raise ValueError(
+            f"{name} has logits of the sizes {found}; wanted those of predictive, {dict(wanted)}. "
+            "Predict with the same draws, classes and, from the prior, examples."
+        )
+    return group
+
+
+def _num_new_examples(predictions: xarray.Dataset | None) -> int:
+    if predictions is None:
+        raise ValueError(
+            "predictions_constant_data is given without predictions; wanted both. Pass the logits "
+            "of these examples as predictions={'logits': ...}."
+        )
+    return predictions.sizes["new_example"]
+
+
+def _class_coord(class_names: Sequence[str] | None, *, num_classes: int) -> Sequence[str] | Any:
+    if class_names is None:
+        return np.arange(num_classes)
+    if len(class_names) != num_classes:
+        raise ValueError(
+            f"class_names has {len(class_names)} names; wanted {num_classes}, one for each class "
+            "of the logits. Name them in the order of the logits' last dimension."
+        )
+    return list(class_names)

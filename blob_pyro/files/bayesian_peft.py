@@ -1,0 +1,122 @@
+"""Posteriors that the paper's own code saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import set_peft_model_state_dict as load_adapter_tensors
+from torch import nn
+
+from blob_pyro.files.adapter import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    blaming,
+    check_tensors,
+    read_lora_config,
+    read_tensors,
+)
+from blob_pyro.guides import LowRankGaussianGuide
+from blob_pyro.guides.low_rank_gaussian import Parameterization
+from blob_pyro.models import BayesianLora
+
+Model = TypeVar("Model", bound=BayesianLora)
+Tensors = dict[str, torch.Tensor]
+_RHO = ".lora_A_rho"
+
+
+def import_bayesian_peft(
+    folder: str | Path,
+    base_model: nn.Module,
+    prior_scale: float = 0.2,
+    *,
+    likelihood: Callable[..., Model],
+    parameterization: Parameterization = "square",
+) -> tuple[Model, LowRankGaussianGuide]:
+    r"""Read a posterior that the paper's code (bayesian-peft) saved.
+
+    Its folder is a PEFT adapter that holds, beside ``....q_proj.lora_A.weight`` (the mean), a
+    tensor ``....q_proj.lora_A_rho`` of the same shape; the standard deviation is
+    :math:`\rho^2`.  Likelihood, prior and data size are not saved there.
+
+    Parameters
+    ----------
+    folder
+        The folder, with ``adapter_config.json`` and ``adapter_model.safetensors``.
+    base_model
+        The loaded network that was fine-tuned, without adapter; it is changed in place, as PEFT
+        does.
+    prior_scale
+        Standard deviation of the prior over ``A`` (``--bayes-beta`` there).
+    likelihood
+        Makes the model from the PEFT network and the keyword ``prior_scale``, such as
+        ``partial(LabelTokenClassifier, label_token_ids=[...], num_data=...)`` for that code's
+        multiple-choice tasks.
+    parameterization
+        ``"softplus"`` for a posterior that was fitted with a negative ``--bayes-eps``.
+
+    Returns
+    -------
+    model, guide
+        The posterior, ready to predict from or to train on.
+
+    Raises
+    ------
+    ValueError
+        If a file is damaged, is a plain adapter, or belongs to another base model.
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> from blob_pyro.models import LabelTokenClassifier
+    >>> answers = partial(LabelTokenClassifier, label_token_ids=[319, 350], num_data=640)
+    >>> model, guide = import_bayesian_peft(
+    ...     "checkpoints/blob", llama, likelihood=answers)  # doctest: +SKIP
+
+    References
+    ----------
+    Wang et al., "BLoB", NeurIPS 2024, section 3.2; ``modelwrappers/blob.py`` of its code.
+    """
+    folder = Path(folder)
+    path = folder / ADAPTER_FILE
+    tensors = read_tensors(path)
+    rho = {name.removesuffix(_RHO): tensors.pop(name) for name in [*tensors] if name.endswith(_RHO)}
+    if not rho:
+        raise ValueError(
+            f"{path} has no tensor {_RHO[1:]}, so it is a plain adapter and no posterior; "
+            "PeftModel.from_pretrained reads it"
+        )
+    net = _with_adapter(folder, base_model, tensors)
+    model = likelihood(net, prior_scale=prior_scale)
+    guide = LowRankGaussianGuide(model, parameterization=parameterization)
+    _load_spread(path, guide, rho)
+    model.eval()
+    return model, guide
+
+
+def _with_adapter(folder: Path, base_model: nn.Module, tensors: Tensors) -> PeftModel:
+    config = read_lora_config(folder)
+    if isinstance(base_model, PeftModel):
+        raise ValueError(
+            "base_model is a PeftModel already; give the network without adapter, such as "
+            "AutoModelForCausalLM.from_pretrained(...)"
+        )
+    with blaming(folder / ADAPTER_CONFIG):
+        net = get_peft_model(base_model, config)
+    expected = get_peft_model_state_dict(net, save_embedding_layers=False)
+    what = f"this {type(base_model).__name__} with that adapter"
+    check_tensors(folder / ADAPTER_FILE, tensors, expected, what)
+    load_adapter_tensors(net, tensors)
+    return net
+
+
+def _load_spread(path: Path, guide: LowRankGaussianGuide, rho: Tensors) -> None:
+    expected = {name: guide.G[name] for name in guide.sites}
+    found = {f"{name}.lora_A.weight": tensor for name, tensor in rho.items()}
+    check_tensors(path, found, expected, "the means (lora_A) in it")
+    with torch.no_grad():
+        for name, tensor in found.items():
+            guide.G[name].copy_(tensor)

@@ -1,0 +1,130 @@
+"""Posterior draws as ordinary adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from transformers import PreTrainedModel
+
+from blob_pyro.files.adapter import write_adapter
+from blob_pyro.files.atomic import atomic_folder, check_new
+from blob_pyro.guides import LoraGuide
+from blob_pyro.infer import own_random_state, posterior_draws
+from blob_pyro.lora import unbayesianize
+from blob_pyro.models import BayesianLora
+
+
+def merge_mean(model: BayesianLora, guide: LoraGuide) -> PreTrainedModel:
+    r"""Merge the posterior mean into the base weights, :math:`W = W_0 + s B M`.
+
+    What is left is an ordinary network without adapter, as fast as the base model, whose
+    uncertainty is lost.
+
+    Parameters
+    ----------
+    model, guide
+        The fitted program.  Its network becomes the result, so neither can be used any more; save
+        the posterior before.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+        Ready for ``save_pretrained``.
+
+    Raises
+    ------
+    ValueError
+        If the merged weights would not be finite.
+
+    Examples
+    --------
+    >>> from peft import LoraConfig, get_peft_model
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> from blob_pyro.guides import LowRankGaussianGuide
+    >>> from blob_pyro.models import SequenceClassifier
+    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
+    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
+    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
+    >>> model = SequenceClassifier(
+    ...     get_peft_model(BertForSequenceClassification(config), lora), num_data=10)
+    >>> type(merge_mean(model, LowRankGaussianGuide(model))).__name__
+    'BertForSequenceClassification'
+
+    References
+    ----------
+    Wang et al., "BLoB", NeurIPS 2024, theorem 3.1 (the mean on the full weight).
+    """
+    net = unbayesianize(model.network, guide.mean(), model.adapter)
+    merged = net.merge_and_unload(safe_merge=True, adapter_names=[model.adapter])
+    return cast(PreTrainedModel, merged)
+
+
+def export_draws(
+    folder: str | Path,
+    model: BayesianLora,
+    guide: LoraGuide,
+    num_samples: int = 10,
+    seed: int = 0,
+) -> list[Path]:
+    r"""Write posterior draws, each as an ordinary PEFT adapter.
+
+    For programs that serve LoRA adapters and know nothing of posteriors: ask each adapter and
+    average the probabilities, :math:`\frac{1}{K} \sum_k p(y | x, A_k)`, not the logits.
+
+    Parameters
+    ----------
+    folder
+        A new folder, in which each draw gets one: ``draw-0``, ``draw-1``, ...
+    model, guide
+        The fitted program.
+    num_samples
+        Number of draws K; 0 writes the posterior mean, as one "draw".
+    seed
+        Seed of the draws, which are those of :func:`blob_pyro.infer.posterior_predictive` with
+        this seed.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The adapters' folders, for ``PeftModel.from_pretrained(base_model, path)``.
+
+    Raises
+    ------
+    ValueError
+        If ``folder`` exists and is not empty, or ``num_samples`` is negative.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from peft import LoraConfig, get_peft_model
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> from blob_pyro.guides import LowRankGaussianGuide
+    >>> from blob_pyro.models import SequenceClassifier
+    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
+    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
+    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
+    >>> model = SequenceClassifier(
+    ...     get_peft_model(BertForSequenceClassification(config), lora), num_data=10)
+    >>> folder = Path(tempfile.mkdtemp()) / "draws"
+    >>> paths = export_draws(folder, model, LowRankGaussianGuide(model), num_samples=2)
+    >>> [path.name for path in paths]
+    ['draw-0', 'draw-1']
+
+    References
+    ----------
+    Wang et al., "BLoB", NeurIPS 2024, section 3.4 (Bayesian model averaging).
+    """
+    folder = Path(folder)
+    check_new(folder)
+    with own_random_state(seed), torch.no_grad():
+        torch.manual_seed(seed)
+        draws = posterior_draws(guide, num_samples, {})
+    sites = model.sites
+    with atomic_folder(folder) as draft:
+        for index, draw in enumerate(draws):
+            adapter = draft / f"draw-{index}"
+            adapter.mkdir()
+            write_adapter(adapter, model, {site: draw[site] for site in sites})
+    return [folder / f"draw-{index}" for index in range(len(draws))]

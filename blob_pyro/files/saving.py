@@ -1,0 +1,147 @@
+"""Writing a posterior: a valid PEFT adapter, and beside it what makes it a posterior."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from blob_pyro import guides
+from blob_pyro.files.adapter import write_adapter, write_tensors
+from blob_pyro.files.atomic import atomic_folder
+from blob_pyro.files.card import CARD_FILE, is_users_card, write_card
+from blob_pyro.files.config import (
+    CONFIG_FILE,
+    FORMAT_VERSION,
+    HASHED_FILES,
+    POSTERIOR_FILE,
+    sha256_of,
+)
+from blob_pyro.files.prior import prior_record
+from blob_pyro.guides import LoraGuide
+from blob_pyro.models import BayesianLora, Classifier
+from blob_pyro.networks import base_identity
+from blob_pyro.version import __version__
+
+_LIBRARIES = ("torch", "pyro-ppl", "peft", "transformers")
+
+
+def save_posterior(
+    folder: str | Path,
+    model: BayesianLora,
+    guide: LoraGuide,
+    *,
+    task: Mapping[str, Any] | None = None,
+    method: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Write a fitted posterior as a folder that is also a PEFT adapter.
+
+    ``PeftModel.from_pretrained(base, folder)`` gives the posterior mean.  A whole new folder is
+    written beside the old one and then renamed, so that a crash leaves one or the other; the
+    configuration holds the checksums of the other files.  A model card, ``README.md``, comes with
+    it; one that a user wrote or changed stays as it is.
+
+    Parameters
+    ----------
+    folder
+        Where to; made if absent, and an older posterior there is replaced.
+    model, guide
+        The fitted program.
+    task
+        Anything JSON-able to keep with it, such as class names and prompt.
+    method
+        How it was fitted, such as a name of :data:`blob_pyro.recipe.METHODS`.
+    metrics
+        Name to value on test examples, for the model card.
+
+    Raises
+    ------
+    ValueError
+        If ``folder`` is a file, or a folder that holds something other than a posterior, the
+        guide is not one of :mod:`blob_pyro.guides`, or this process holds only a shard of it.
+    """
+    folder = Path(folder)
+    check_output(folder)
+    if getattr(guides, type(guide).__name__, None) is not type(guide):
+        raise ValueError(
+            f"a {type(guide).__name__} cannot be saved, since load_posterior makes the guides of "
+            "blob_pyro.guides only; save its state_dict() beside the adapter yourself"
+        )
+    if any(isinstance(tensor, DTensor) for tensor in guide.state_dict().values()):
+        raise ValueError(
+            "this process holds only a shard of the guide; gather its parameters in all processes, "
+            "each by full_tensor(), into a guide that is not sharded"
+        )
+    card = () if is_users_card(folder / CARD_FILE) else (CARD_FILE,)
+    with atomic_folder(folder, replaces=(*HASHED_FILES, CONFIG_FILE, *card)) as draft:
+        config = _write(draft, model, guide, dict(task or {}), method)
+        if card:
+            write_card(draft, config, metrics)
+
+
+def check_output(folder: Path) -> None:
+    """Raise a ``ValueError`` if a posterior cannot be saved there without losing something."""
+    if folder.is_file() or (folder.is_dir() and not _may_replace(folder)):
+        raise ValueError(
+            f"{folder} exists and is no posterior; give a new folder, so that nothing is lost"
+        )
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise ValueError(f"{folder} cannot be made, since {above} is a file")
+
+
+def _may_replace(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).exists() or not any(folder.iterdir())
+
+
+def _write(
+    draft: Path,
+    model: BayesianLora,
+    guide: LoraGuide,
+    task: dict[str, Any],
+    method: str | None,
+) -> dict[str, Any]:
+    peft_config = model.network.peft_config[model.adapter]
+    saved = tuple(getattr(peft_config, "modules_to_save", None) or ())
+    write_adapter(draft, model, guide.mean())
+    write_tensors(draft / POSTERIOR_FILE, _posterior_tensors(guide))
+    config = {
+        "format_version": FORMAT_VERSION,
+        "guide": {"class": type(guide).__name__, "arguments": guide.config()},
+        "model": {
+            "class": type(model).__name__,
+            "arguments": model.likelihood_config(),
+            "num_data": model.num_data,
+            "num_classes": model.num_classes if isinstance(model, Classifier) else None,
+            "prior": prior_record(model.prior),
+            "latent": list(model.latent),
+            "temperature": model.temperature.tolist() if isinstance(model, Classifier) else None,
+        },
+        "base_model": {
+            "name": peft_config.base_model_name_or_path,
+            "saved_modules": sorted(saved),
+            **base_identity(model.network.get_base_model(), saved),
+        },
+        "adapter": {
+            "float32": next(iter(guide.mean().values())).dtype == torch.float32,
+        },
+        "task": task,
+        "method": method,
+        "versions": {"blob-pyro": __version__, **{name: version(name) for name in _LIBRARIES}},
+        "sha256": {name: sha256_of(draft / name) for name in HASHED_FILES},
+    }
+    (draft / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return config
+
+
+def _posterior_tensors(guide: LoraGuide) -> dict[str, torch.Tensor]:
+    # The means are the adapter; whatever else the guide has learned is the rest of the posterior.
+    return {
+        name: tensor for name, tensor in guide.state_dict().items() if not name.startswith("M.")
+    }

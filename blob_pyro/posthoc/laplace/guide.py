@@ -1,0 +1,198 @@
+"""The Gaussian of a Laplace approximation, with a Kronecker-factored curvature for each site."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from typing_extensions import override
+
+from blob_pyro.distributions import KroneckerPrecisionNormal
+from blob_pyro.guides.lora_guide import Batch, Draw, LoraGuide
+from blob_pyro.guides.site_parameters import SiteParameters
+from blob_pyro.models import BayesianLora, Classifier
+from blob_pyro.posthoc.laplace.linearised import LinearisedModel
+
+LaplacePredictive = Literal["linearised", "probit", "network"]
+
+
+def check_laplace(max_rank: int, predictive: str) -> None:
+    """Check the settings of a :class:`LaplaceGuide`, or raise a ``ValueError``.
+
+    Parameters
+    ----------
+    max_rank, predictive
+        Those of the guide.
+
+    Examples
+    --------
+    >>> check_laplace(max_rank=10, predictive="probit")
+    """
+    if max_rank < 1:
+        raise ValueError(f"max_rank={max_rank}: keep at least one eigenpair of each factor")
+    if predictive not in get_args(LaplacePredictive):
+        raise ValueError(
+            f"predictive={predictive!r} is unknown; use one of {[*get_args(LaplacePredictive)]}"
+        )
+
+
+class LaplaceGuide(LoraGuide):
+    r"""A Gaussian around a point estimate, precision :math:`F + \lambda I` for each site.
+
+    :math:`F \approx G \otimes H` is the Kronecker-factored Fisher information: :math:`G` of the
+    gradients at what the weight puts out, :math:`H` of what goes in.  Of each factor at most
+    ``max_rank`` eigenpairs are held, so a layer with n inputs takes ``max_rank`` times n numbers,
+    about as many as the adapter itself.  Directions beyond have the precision of the prior,
+    :math:`\lambda`.
+
+    :func:`blob_pyro.posthoc.laplace` makes one from a fitted guide; a new one has no curvature.
+    Its entries are not independent, so ``flipout`` refuses it.
+
+    Parameters
+    ----------
+    model
+        A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own weights.
+    prior_precision
+        :math:`\lambda`, in the units of one over the weight's square.  It takes the place of the
+        model's prior, as :math:`1 / \sigma_p^2` would; :meth:`LoraGuide.kl` still is that from the
+        model's.
+    max_rank
+        Eigenpairs of a factor.
+    predictive
+        How :func:`blob_pyro.infer.posterior_predictive` predicts: by draws from the model
+        linearised at ``M``, which is what the curvature belongs to; in closed form, by the
+        ``"probit"`` approximation of their mean; or by draws that go through the ``"network"``, as
+        with every other guide (and with Pyro's ``Predictive``).
+
+    Attributes
+    ----------
+    log_likelihood
+        That of the training data at ``M``, nats, summed over the data set; 0 in a new guide.
+
+    Raises
+    ------
+    ValueError
+        If ``max_rank`` is below 1, ``prior_precision`` not positive and finite, or ``predictive``
+        unknown.
+
+    Examples
+    --------
+    >>> from peft import LoraConfig, get_peft_model
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> from blob_pyro.models import SequenceClassifier
+    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
+    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
+    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
+    >>> net = get_peft_model(BertForSequenceClassification(config), lora)
+    >>> guide = LaplaceGuide(SequenceClassifier(net, num_data=10), prior_precision=4.0)
+    >>> [float(scale.mean()) for scale in guide.scale().values()]
+    [0.5]
+
+    References
+    ----------
+    Yang et al., "Bayesian Low-rank Adaptation for Large Language Models" (Laplace-LoRA), ICLR 2024,
+    arXiv 2308.13111.
+    """
+
+    independent_entries: ClassVar[bool] = False
+    log_likelihood: torch.Tensor
+
+    def __init__(
+        self,
+        model: BayesianLora,
+        prior_precision: float = 1.0,
+        max_rank: int = 10,
+        predictive: LaplacePredictive = "linearised",
+    ) -> None:
+        super().__init__(model)
+        check_laplace(max_rank, predictive)
+        if not 0 < prior_precision < math.inf:
+            raise ValueError(
+                f"prior_precision={prior_precision} must be positive and finite, as 1 / 0.2 ** 2 is"
+            )
+        self.prior_precision = prior_precision
+        self.max_rank = max_rank
+        self.predictive: LaplacePredictive = predictive
+        # Of G, along the rows of a weight, and of H, along its columns.
+        self.row_basis, self.row_values = self._no_curvature(0)
+        self.col_basis, self.col_values = self._no_curvature(1)
+        like = next(iter(self.mean().values()))
+        wide = torch.promote_types(like.dtype, torch.float32)
+        self.register_buffer("log_likelihood", like.new_zeros((), dtype=wide))
+
+    @override
+    def logits_function(
+        self, model: Classifier, draws: Sequence[Draw]
+    ) -> Callable[[Batch], torch.Tensor] | None:
+        if self.predictive == "network":
+            return None
+        linearised = LinearisedModel(model, self)
+        if self.predictive == "probit":
+            return lambda batch: linearised.probit_logits(batch)[None]
+        return partial(linearised.moved_logits, linearised.deviations(draws))
+
+    def _no_curvature(self, side: int) -> tuple[SiteParameters, SiteParameters]:
+        axes = {
+            name: torch.eye(mean.shape[side], dtype=mean.dtype, device=mean.device)[
+                :, : self.max_rank
+            ]
+            for name, mean in self.M.items()
+        }
+        values = {name: basis.new_zeros(basis.shape[1]) for name, basis in axes.items()}
+        # Computed, not learned.
+        return (
+            SiteParameters(axes).requires_grad_(False),
+            SiteParameters(values).requires_grad_(False),
+        )
+
+    @override
+    def site_posterior(self, name: str) -> KroneckerPrecisionNormal:
+        return KroneckerPrecisionNormal(
+            self.M.state_param("M", name),
+            self.row_basis[name],
+            self.row_values[name],
+            self.col_basis[name],
+            self.col_values[name],
+            self.prior_precision,
+            validate_args=False,
+        )
+
+    @override
+    def scale(self) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            return {name: self.site_posterior(name).stddev for name in self.sites}
+
+    @override
+    def update_variance(self, name: str, left: torch.Tensor) -> torch.Tensor:
+        return self.site_posterior(name).product_variance(left)
+
+    def log_marginal_likelihood(self) -> torch.Tensor:
+        r"""Laplace approximation of the log evidence, under the prior precision that is set.
+
+        :math:`\log p(D \mid \theta) + \frac{1}{2} \left[ P \log \lambda - \lambda \|\theta\|^2 -
+        \log \det (F + \lambda I) \right]` for the P weights :math:`\theta` of all sites.
+
+        Returns
+        -------
+        torch.Tensor
+            Nats, a scalar.  Differences mean something: between prior precisions, ranks or models
+            of the same data.
+        """
+        with torch.no_grad():
+            return self.log_likelihood + 0.5 * sum(
+                self.M[name].numel() * math.log(self.prior_precision)
+                - self.prior_precision * self.M[name].square().sum()
+                - self.site_posterior(name).log_det_precision()
+                for name in self.sites
+            )
+
+    @override
+    def config(self) -> dict[str, Any]:
+        return {
+            "prior_precision": self.prior_precision,
+            "max_rank": self.max_rank,
+            "predictive": self.predictive,
+        }

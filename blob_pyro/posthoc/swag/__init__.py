@@ -1,0 +1,1 @@
+"""SWAG: moments of a path of steps."""

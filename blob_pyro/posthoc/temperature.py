@@ -1,0 +1,151 @@
+"""Temperature scaling: dividing logits by numbers that are fitted on held-out examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+
+from blob_pyro.infer.posterior_draws import Batch, Guide
+from blob_pyro.infer.posterior_predictive import posterior_predictive
+from blob_pyro.models import Classifier
+
+# Between 1 / 100 and 100; examples that are all answered right would drive it to zero.
+_LOG_LIMIT = math.log(100.0)
+# Its softmax is exactly zero, and unlike that of -inf its gradient is no NaN.
+_ABSENT = -1e30
+
+
+def fit_temperature(
+    logits: torch.Tensor, labels: torch.Tensor, *, per_class: bool = False
+) -> torch.Tensor:
+    r"""Find the temperature of the least negative log likelihood.
+
+    The predictive probabilities are :math:`\frac{1}{K} \sum_k softmax(z_k / T)`, averaged over
+    draws, with :math:`T` one number or one for each class.  LBFGS, in float64.
+
+    Parameters
+    ----------
+    logits
+        Of held-out examples, ``K x N x C``, any floating dtype; ``-inf`` for options that a
+        question lacks.
+    labels
+        Class indices, ``N``, int64.
+    per_class
+        One temperature for each class, not one for all.
+
+    Returns
+    -------
+    torch.Tensor
+        Scalar, or ``C`` numbers; float64, between 0.01 and 100.
+
+    Raises
+    ------
+    ValueError
+        If there is no example, or ``per_class`` meets questions with different numbers of options.
+
+    Examples
+    --------
+    Three answers right and one wrong: at the optimum the confidence is 3/4.
+
+    >>> logits = torch.tensor([[[4.0, 0.0]] * 4])
+    >>> T = fit_temperature(logits, torch.tensor([0, 0, 0, 1]))
+    >>> (logits[0, 0] / T).softmax(-1)
+    tensor([0.7500, 0.2500])
+
+    References
+    ----------
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, sections 4.2 (temperature
+    scaling) and, for ``per_class``, that of vector scaling without its bias.
+    """
+    if len(labels) == 0:
+        raise ValueError("a temperature needs held-out examples with labels, and there are none")
+    absent = logits.isneginf()
+    if per_class and bool(absent.any()):
+        raise ValueError(
+            "per_class=True: some questions lack options, so options are no classes; use one "
+            "temperature for all (per_class=False)"
+        )
+    logits = logits.detach().double().masked_fill(absent, _ABSENT)
+    free = logits.new_zeros(logits.shape[-1] if per_class else (), requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [free], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = _nll(logits / _temperature(free), labels)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return _temperature(free.detach())
+
+
+def _temperature(free: torch.Tensor) -> torch.Tensor:
+    return (_LOG_LIMIT * torch.tanh(free / _LOG_LIMIT)).exp()
+
+
+def _nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    log_p = logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(logits))
+    return torch.nn.functional.nll_loss(log_p, labels)
+
+
+def calibrate(
+    model: Classifier,
+    guide: Guide,
+    loader: Iterable[Batch],
+    num_samples: int = 10,
+    seed: int | None = None,
+    *,
+    per_class: bool = False,
+) -> torch.Tensor:
+    """Fit a model's temperature on held-out examples, in place.
+
+    Whatever predicts with the model afterwards (``posterior_predictive``, ``Predictive``, a saved
+    and loaded posterior) divides its logits by it.
+
+    Parameters
+    ----------
+    model, guide
+        A fitted program, with any guide.
+    loader
+        Batches with labels of examples that the fit has not seen.
+    num_samples
+        Posterior draws, as many as will predict; 0 for the posterior mean.  A point estimate is its
+        own mean.
+    seed
+        Seed of the draws.
+    per_class
+        One temperature for each class.
+
+    Returns
+    -------
+    torch.Tensor
+        ``model.temperature``.
+
+    Raises
+    ------
+    ValueError
+        If the batches have no labels, a Laplace approximation predicts in closed form, or as in
+        :func:`fit_temperature`; the temperature is the one from before then.
+    """
+    draws = 0 if getattr(guide, "is_point", False) else num_samples
+    if draws and getattr(guide, "predictive", "network") == "probit":
+        raise ValueError(
+            "predictive='probit' shrinks logits by variances that depend on the temperature, so "
+            "dividing them by one is not what the model would predict with; make the guide with "
+            "predictive='linearised'"
+        )
+    temperature = model.temperature
+    model.set_temperature(1.0)
+    try:
+        predictive = posterior_predictive(model, guide, loader, draws, seed, progress=False)
+        if "labels" not in predictive:
+            raise ValueError("a temperature is fitted to labels, which the batches do not have")
+        logits, labels = predictive["logits"], predictive["labels"]
+        temperature = fit_temperature(logits, labels, per_class=per_class)
+    finally:
+        model.set_temperature(temperature)
+    return model.temperature

