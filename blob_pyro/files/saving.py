@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from blob_pyro import guides
 from blob_pyro.files.adapter import write_adapter, write_tensors
 from blob_pyro.files.atomic import atomic_folder
 from blob_pyro.files.card import CARD_FILE, is_users_card, write_card
@@ -63,16 +62,11 @@ def save_posterior(
     Raises
     ------
     ValueError
-        If ``folder`` is a file, or a folder that holds something other than a posterior, the
-        guide is not one of :mod:`blob_pyro.guides`, or this process holds only a shard of it.
+        If ``folder`` is a file, or a folder that holds something other than a posterior, or this
+        process holds only a shard of it.
     """
     folder = Path(folder)
     check_output(folder)
-    if getattr(guides, type(guide).__name__, None) is not type(guide):
-        raise ValueError(
-            f"a {type(guide).__name__} cannot be saved, since load_posterior makes the guides of "
-            "blob_pyro.guides only; save its state_dict() beside the adapter yourself"
-        )
     if any(isinstance(tensor, DTensor) for tensor in guide.state_dict().values()):
         raise ValueError(
             "this process holds only a shard of the guide; gather its parameters in all processes, "

@@ -41,7 +41,7 @@ def test_draws_have_its_covariance(z_score: Any) -> None:
     assert z_score(products, torch.diag(dense.variance)) > 4.5
 
 
-def test_over_many_entries_its_float32_density_is_right_where_torchs_is_not() -> None:
+def test_over_many_entries_its_float32_density_is_right() -> None:
     # A hundred thousand entries that two nearly equal factors move.
     size = 100_000
     loc, scale = torch.zeros(size), torch.full((size,), 0.01)
@@ -52,8 +52,6 @@ def test_over_many_entries_its_float32_density_is_right_where_torchs_is_not() ->
     expected = wide.log_prob(draw.double())
     assert q.log_prob(draw).dtype == torch.float32
     torch.testing.assert_close(q.log_prob(draw).double(), expected, atol=0, rtol=1e-6)
-    narrow = LowRankMultivariateNormal(loc, factor, scale**2).log_prob(draw)
-    assert (narrow - expected).abs() > 0.1 * expected.abs()
 
 
 def test_without_spread_it_is_a_point() -> None:
