@@ -24,7 +24,7 @@ TOP = [
     "cli",
     "__main__",
 ]
-EXEMPT = ["__init__", "version"]
+EXEMPT = ["__init__", "settings", "version"]
 NOT_ALONE = {"pyro", "peft"}
 
 

@@ -1,0 +1,222 @@
+"""Writing text under a posterior, with the uncertainty of every token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pyro
+import torch
+from pyro import poutine
+from torch import nn
+from transformers import LogitsProcessor
+
+from blob_pyro.infer.data_pass import evaluation_mode, own_random_state
+from blob_pyro.infer.posterior_draws import Draw, Guide, posterior_draws, stacked_draws
+from blob_pyro.models import BayesianLora
+from blob_pyro.models.padding import align_padding, mask_of
+from blob_pyro.models.tiling import tile
+
+
+class AveragedNetwork(LogitsProcessor):
+    r"""Makes a language model look like one whose next-token probabilities are an average.
+
+    Inside, each row runs once for every draw, each with a cache of its own; outside there is one
+    row, with the logits :math:`\log \frac{1}{K} \sum_k p_k(v)`.  Whatever decodes from them decodes
+    one common text, and sampling, stopping and penalties are applied to the average.
+
+    As a logits processor it changes nothing and notes the uncertainty of every token to come.
+
+    Parameters
+    ----------
+    num_draws
+        Number of draws K, whose weights the network holds.
+    """
+
+    def __init__(self, num_draws: int) -> None:
+        self.num_draws = num_draws
+        self._log_probs = torch.empty(0)
+        self._notes: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    @contextmanager
+    def over(self, network: nn.Module) -> Iterator[None]:
+        """Answer in the place of a network for a while."""
+        hooks = [
+            network.register_forward_pre_hook(self._tile, with_kwargs=True),
+            network.register_forward_hook(self._average),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _tile(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        rows = len(kwargs["input_ids"])
+        tiled = {
+            name: value.repeat(self.num_draws, *[1] * (value.dim() - 1))
+            for name, value in kwargs.items()
+            if isinstance(value, torch.Tensor) and value.dim() > 1 and len(value) == rows
+        }
+        return args, {**kwargs, **tiled}
+
+    def _average(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        logits = output.logits[:, -1].float()
+        self._log_probs = logits.reshape(self.num_draws, -1, logits.shape[-1]).log_softmax(-1)
+        mean = self._log_probs.logsumexp(0) - math.log(self.num_draws)
+        output.logits = mean[:, None]
+        return output
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Note the uncertainty of the next token, and give the scores back as they are."""
+        mean = self._log_probs.logsumexp(0) - math.log(self.num_draws)
+        total = _entropy(mean)
+        self._notes.append((total, (total - _entropy(self._log_probs).mean(0)).clamp(min=0)))
+        return scores
+
+    def uncertainty(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give total and epistemic uncertainty of all tokens so far, ``rows x S`` each, nats."""
+        total, epistemic = zip(*self._notes, strict=True)
+        return torch.stack(total, dim=1), torch.stack(epistemic, dim=1)
+
+
+def _entropy(log_probs: torch.Tensor) -> torch.Tensor:
+    # A token that is impossible adds nothing, where -inf times 0 would be no number.
+    return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Texts that were written, and how uncertain each of their tokens was.
+
+    Parameters
+    ----------
+    tokens
+        New tokens, ``B x S`` (``K x B x S`` for one text a draw), int64; padded after the end.
+    total
+        Entropy of the distribution that each token was chosen from, before temperature and the
+        like, in nats; 0 after the end of a text.
+    epistemic
+        The part of it that more data could remove: the mutual information between token and
+        weights, in nats.  0 for one text a draw, since a draw does not disagree with itself.
+    """
+
+    tokens: torch.Tensor
+    total: torch.Tensor
+    epistemic: torch.Tensor
+
+
+def generate(
+    model: BayesianLora,
+    guide: Guide,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    num_samples: int = 10,
+    seed: int | None = None,
+    *,
+    per_draw: bool = False,
+    **options: Any,
+) -> Generation:
+    r"""Write texts after prompts, averaging the probabilities of K posterior draws at every token.
+
+    :math:`p(y_t | y_{<t}, x) = \frac{1}{K} \sum_k p(y_t | y_{<t}, x, A_k)`: all draws read the same
+    text.  Hugging Face's ``generate`` decodes, greedily or by sampling, from that average.
+
+    Parameters
+    ----------
+    model, guide
+        A fitted program over a causal language model, of any likelihood.
+    input_ids, attention_mask
+        Prompts, ``B x T``, padded on either side.  The mask may be left out if nothing is padded.
+    num_samples
+        Number of draws K; 0 writes with the posterior mean.
+    seed
+        Seed of draws and sampling; None goes on with the global random state.
+    per_draw
+        Write one text for each draw, rather than one for all.
+    **options
+        For Hugging Face's ``generate``: ``max_new_tokens``, ``do_sample``, ``temperature``, ...
+
+    Returns
+    -------
+    Generation
+        On the model's device.
+
+    Raises
+    ------
+    ValueError
+        If the network writes no text, or beams are asked for.
+
+    Examples
+    --------
+    >>> from peft import LoraConfig, get_peft_model
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> from blob_pyro.guides import LowRankGaussianGuide
+    >>> from blob_pyro.models import CausalLM
+    >>> config = LlamaConfig(vocab_size=50, hidden_size=8, intermediate_size=16,
+    ...                      num_hidden_layers=1, num_attention_heads=2, pad_token_id=0)
+    >>> lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "v_proj"])
+    >>> model = CausalLM(get_peft_model(LlamaForCausalLM(config), lora), num_data=10)
+    >>> prompt = torch.tensor([[5, 6, 7]])
+    >>> text = generate(model, LowRankGaussianGuide(model), prompt, num_samples=4, seed=0,
+    ...                 max_new_tokens=3, min_new_tokens=3)
+    >>> text.tokens.shape, text.epistemic.shape
+    (torch.Size([1, 3]), torch.Size([1, 3]))
+
+    References
+    ----------
+    Malinin and Gales, "Uncertainty estimation in autoregressive structured prediction", ICLR 2021,
+    section 3.1 (token-level ensembles by a product of expectations).
+    """
+    network = cast(Any, model.network.get_base_model())
+    _check(network, options)
+    mask = mask_of(input_ids, attention_mask, network)
+    prompts = align_padding({"input_ids": input_ids, "attention_mask": mask}, "left")
+    with torch.no_grad(), evaluation_mode(model), own_random_state(seed):
+        if seed is not None:
+            torch.manual_seed(seed)
+        draws = posterior_draws(guide, num_samples, prompts)
+        _install(model, draws, input_ids.shape)
+        average = AveragedNetwork(1 if per_draw else len(draws))
+        with average.over(network):
+            sequences = network.generate(
+                **(tile(prompts, len(draws)) if per_draw else prompts),
+                **{"logits_processor": [average], **options},
+            )
+    tokens = sequences[:, input_ids.shape[1] :]
+    real = ~_after_the_end(tokens, network, options)
+    uncertainty = (part.where(real, 0.0) for part in average.uncertainty())
+    shape = (len(draws), -1, tokens.shape[1]) if per_draw else tokens.shape
+    return Generation(*(part.reshape(shape) for part in (tokens, *uncertainty)))
+
+
+def _check(network: Any, options: dict[str, Any]) -> None:
+    if not getattr(network, "can_generate", bool)():
+        raise ValueError(
+            f"{type(network).__name__} writes no text; generate needs a causal language model"
+        )
+    beams = options.get("num_beams", network.generation_config.num_beams)
+    if beams not in (None, 1):
+        raise ValueError(
+            f"num_beams={beams}: beams would have to be moved in the caches of all draws; decode "
+            "greedily, or by do_sample=True"
+        )
+
+
+def _install(model: BayesianLora, draws: list[Draw], shape: torch.Size) -> None:
+    if len(draws) == 1:
+        poutine.condition(model.draw, draws[0])(shape)
+        return
+    with pyro.plate("draws", len(draws), dim=-2):
+        poutine.condition(model.draw, stacked_draws(draws))(shape)
+
+
+def _after_the_end(tokens: torch.Tensor, network: Any, options: dict[str, Any]) -> torch.Tensor:
+    end = options.get("eos_token_id", network.generation_config.eos_token_id)
+    ends = torch.isin(tokens, torch.tensor([] if end is None else end, device=tokens.device))
+    return (ends.cumsum(1) - ends.long()) > 0

@@ -1,0 +1,122 @@
+"""The base class of settings: they check themselves, and say in plain words what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from reprlib import repr as repr_short
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+# What pydantic's kinds of errors mean to somebody who writes YAML.
+_WANTED = {
+    "bool_type": "give true or false",
+    "dict_type": "give 'name: value' entries",
+    "finite_number": "give a finite number",
+    "float_type": "give a number",
+    "int_from_float": "give a whole number",
+    "int_type": "give a whole number",
+    "mapping_type": "give 'name: value' entries",
+    "model_type": "give 'name: value' entries",
+    "string_type": "give a text",
+    "tuple_type": "give a list, such as [a, b]",
+    "greater_than": "give a number above {gt}",
+    "greater_than_equal": "give a number of at least {ge}",
+    "less_than": "give a number below {lt}",
+    "less_than_equal": "give a number of at most {le}",
+    "literal_error": "use {expected}",
+    "too_short": "give at least {min_length}",
+}
+
+
+class Settings(BaseModel):
+    """Settings of strict types that cannot be changed; an unknown name is refused.
+
+    A docstring under a setting describes it, here and wherever the setting is listed.
+
+    Raises
+    ------
+    ValueError
+        If a value is not what its setting takes, with the path of the setting.
+
+    Examples
+    --------
+    >>> class Path(Settings):
+    ...     num_steps: int = 200
+    >>> Path(num_steps=2.5)
+    Traceback (most recent call last):
+    ...
+    ValueError: num_steps=2.5: give a whole number
+    >>> Path(num_step=3)
+    Traceback (most recent call last):
+    ...
+    ValueError: 'num_step' is no setting; did you mean 'num_steps'?
+    """
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ValueError(in_plain_words(error, type(self).model_fields)) from None
+
+    def changed(self, **values: Any) -> Self:
+        """Give a copy with other values, checked like the first ones."""
+        return type(self)(**{**dict(self), **values})
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Do as :meth:`changed` does, where pydantic itself would not check the values."""
+        return self.changed(**(update or {}))
+
+
+def in_plain_words(error: ValidationError, known: Iterable[str] = ()) -> str:
+    """Say what each wrong entry is, and what it should be.
+
+    Parameters
+    ----------
+    error
+        What pydantic found.
+    known
+        Names of the settings, to suggest one in the place of an unknown name.
+
+    Returns
+    -------
+    str
+        One sentence an entry, with the entry's path.
+    """
+    return "; ".join(_sentence(entry, list(known)) for entry in error.errors())
+
+
+def unknown_name(name: str, known: Iterable[str]) -> str:
+    """Say that a name is no setting, and which ones are near.
+
+    Examples
+    --------
+    >>> unknown_name("rnak", ["rank", "alpha"])
+    "'rnak' is no setting; did you mean 'rank'?"
+    """
+    near = get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {[*known]}"
+    return f"{name!r} is no setting; {hint}"
+
+
+def _sentence(entry: Any, known: list[str]) -> str:
+    kind, path = entry["type"], ".".join(map(str, entry["loc"]))
+    if kind == "extra_forbidden":
+        return unknown_name(path, known)
+    if kind == "missing":
+        return f"{path} is missing"
+    context = entry.get("ctx", {})
+    if kind == "value_error":
+        return f"{path}: {context['error']}" if path else str(context["error"])
+    wanted = _WANTED.get(kind, entry["msg"]).format(**context)
+    return f"{path}={repr_short(entry['input'])}: {wanted}"

@@ -1,0 +1,176 @@
+"""The training loop: any guide, on whatever devices and processes accelerate finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from datasets import Dataset
+
+from blob_pyro.guides import LoraGuide
+from blob_pyro.infer import ReweightedTrace_ELBO
+from blob_pyro.models import BayesianLora, Classifier
+from blob_pyro.poutine import flipout
+from blob_pyro.training.batches import Batch, Collator, ProcessBatches
+from blob_pyro.training.checkpoints import CheckpointConfig, Checkpoints
+from blob_pyro.training.config import TrainingConfig, flush_denormals
+from blob_pyro.training.run_identity import run_identity
+from blob_pyro.training.step_record import StepRecord, record_of
+from blob_pyro.training.steps import DecoupledSteps, JointSteps, Steps
+from blob_pyro.training.training_state import TrainingState, separate_noise
+from blob_pyro.training.validation import Validation
+
+
+def fit(
+    model: BayesianLora,
+    guide: LoraGuide,
+    elbo: ReweightedTrace_ELBO,
+    data: Dataset,
+    collator: Collator,
+    config: TrainingConfig,
+    *,
+    validation: Dataset | None = None,
+    checkpoints: CheckpointConfig | None = None,
+    accelerator: Accelerator | None = None,
+    on_step: Callable[[StepRecord], None] | None = None,
+) -> list[StepRecord]:
+    """Fit a guide and the model's point estimates to a data set, in place.
+
+    A gradient step is on ``config.examples_per_step(accelerator.num_processes)`` examples; the KL
+    counts once in it.
+
+    Parameters
+    ----------
+    model, guide
+        The program, the same in every process; afterwards both are on accelerate's device.
+    elbo
+        The objective, which counts the steps.
+    data
+        Examples for the collator, with a column ``text``, ``prompt`` and ``options``, or
+        ``input_ids``, by whose length batches are grouped.
+    collator
+        Makes the model's keywords, ``labels`` among them, from a list of examples.
+    config
+        Steps, rates and seed.
+    validation
+        Examples that are not trained on.  Every ``config.validate_every`` steps and after the last,
+        their NLL under the posterior mean is computed, and at the end the program is put back to
+        where it was lowest (early stopping): :func:`blob_pyro.training.best_step` of the records.
+    checkpoints
+        Where to save the run, so that it can go on after a crash, and whether it goes on; None to
+        save nothing.
+    accelerator
+        For mixed precision, trackers and plugins of your own; None for what ``accelerate launch``
+        says, else one process in the weights' own precision.
+    on_step
+        Called with each record in the main process, for progress bars and logs.
+
+    Returns
+    -------
+    list of StepRecord
+        One a step, the same in every process.
+
+    Raises
+    ------
+    ValueError
+        If a data set is empty, the validation data have no labels, there are validation data
+        without ``config.validate_every`` or the reverse or for a model that is no classifier, fp16
+        is asked for with a step of its own for the KL, there is no whole checkpoint of this run to
+        go on from, or validation or checkpoints are asked for where the state is sharded.
+    FloatingPointError
+        If loss or gradient is not finite; the parameters are those after the step before.
+    OSError
+        If a checkpoint cannot be written; those before it are whole.
+    TrainingInterruptedError
+        If there are checkpoints and SIGTERM or Ctrl-C asked to stop; everything is saved.
+    """
+    if len(data) == 0:
+        raise ValueError("the training data are empty; give at least one labelled example")
+    check = _validation(model, guide, validation, collator, config)
+    flush_denormals()
+    accelerator = accelerator or Accelerator()
+    if check is not None or checkpoints is not None:
+        _check_whole_state(accelerator)
+    _prepare_network(model, config)
+    make_steps = JointSteps if config.kl_learning_rate is None else DecoupledSteps
+    steps: Steps = make_steps(model, guide, elbo, config, accelerator)
+    separate_noise(accelerator)
+    model.train()
+    run = TrainingState(model, guide, steps, check, accelerator)
+    saving: AbstractContextManager[Checkpoints | None] = nullcontext()
+    if checkpoints is not None:
+        identity = run_identity(model, guide, elbo, data, validation, config, accelerator)
+        saving = Checkpoints(checkpoints, run, identity, config.num_steps, accelerator)
+    with saving as saved:
+        process_batches = ProcessBatches(data, collator, config, accelerator)
+        for batches in process_batches.steps(len(run.records)):
+            record = _step(steps, batches, config, len(run.records))
+            if check is not None and check.due(record.step):
+                record = replace(record, validation_nll=check.score())
+            run.records.append(record)
+            _report(record, accelerator, on_step)
+            if saved is not None:
+                saved.after_step()
+    if check is not None:
+        check.restore_best()
+    return run.records
+
+
+def _step(
+    steps: Steps, batches: Sequence[tuple[Batch, float]], config: TrainingConfig, step: int
+) -> StepRecord:
+    lr = steps.lr
+    with flipout() if config.flipout else nullcontext():
+        terms, grad_norm = steps.take(batches)
+    return record_of(step, terms, lr, grad_norm)
+
+
+def _check_whole_state(accelerator: Accelerator) -> None:
+    kind = accelerator.distributed_type
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(
+            f"under {kind.value} each process holds a part of the state only, which neither "
+            "checkpoints nor validation gather; leave both out, or use data parallelism"
+        )
+
+
+def _prepare_network(model: BayesianLora, config: TrainingConfig) -> None:
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    if config.compile:
+        # The network alone: it holds no Pyro statement.
+        model.network.compile()
+
+
+def _report(
+    record: StepRecord, accelerator: Accelerator, on_step: Callable[[StepRecord], None] | None
+) -> None:
+    known = {name: value for name, value in asdict(record).items() if value is not None}
+    accelerator.log(known, step=record.step)
+    if on_step is not None and accelerator.is_main_process:
+        on_step(record)
+
+
+def _validation(
+    model: BayesianLora,
+    guide: LoraGuide,
+    data: Dataset | None,
+    collator: Collator,
+    config: TrainingConfig,
+) -> Validation | None:
+    if data is not None:
+        if not isinstance(model, Classifier):
+            raise ValueError(
+                f"validation is by the NLL of a class, of which a {type(model).__name__} "
+                "predicts none; leave validation and validate_every out"
+            )
+        return Validation(model, guide, data, collator, config)
+    if config.validate_every is not None:
+        raise ValueError(
+            f"validate_every={config.validate_every} needs data that are not trained on; pass "
+            "validation=..."
+        )
+    return None
