@@ -16,9 +16,14 @@ if TYPE_CHECKING:
     from blob_pyro.files.hub import push_to_hub
     from blob_pyro.infer.generate import generate
     from blob_pyro.lora import bayesianize, unbayesianize
+    from blob_pyro.recipe import Posterior, load
+    from blob_pyro.recipe.fine_tune import fine_tune
 
 # Loaded when first used: the metrics and the tasks must not need Pyro or PEFT.
 _HOMES = {
+    "Posterior": "blob_pyro.recipe",
+    "fine_tune": "blob_pyro.recipe",
+    "load": "blob_pyro.recipe",
     "bayesianize": "blob_pyro.lora",
     "unbayesianize": "blob_pyro.lora",
     "export_draws": "blob_pyro.files",
@@ -32,6 +37,10 @@ _HOMES = {
 
 __all__ = [
     "__version__",
+    # one object
+    "Posterior",
+    "fine_tune",
+    "load",
     # making PEFT models Bayesian
     "bayesianize",
     "unbayesianize",

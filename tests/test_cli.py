@@ -21,9 +21,9 @@ from transformers import (
 from typer.testing import CliRunner
 
 from blob_pyro import networks as base_model
-from blob_pyro.benchmark.evaluation import load_evaluation
 from blob_pyro.cli import app
 from blob_pyro.cli.terminal import print_warning
+from blob_pyro.recipe.predictions import load_predictions
 from blob_pyro.tasks import find_task
 from blob_pyro.training import StepRecord
 from blob_pyro.training.progress import TrainingProgress
@@ -201,7 +201,7 @@ def test_questions_are_evaluated_in_and_out_of_distribution(
     assert "AUROC" in result.stdout
     assert "ai2_arc_easy" in result.stdout
     names = ("openbookqa", "ai2_arc_easy")
-    kept = [load_evaluation(tmp_path / "draws" / f"{name}-draws3-seed0.npz") for name in names]
+    kept = [load_predictions(tmp_path / "draws" / f"{name}-draws3-seed0.npz") for name in names]
     # Three of at most four options in OpenBookQA and five in ARC: the others are -inf.
     assert [evaluation.logits.shape for evaluation in kept] == [(3, 5, 4), (3, 5, 5)]
     for evaluation in kept:
@@ -214,7 +214,7 @@ def test_evaluations_are_kept_beside_the_posterior(posterior: str, tickets: str)
     assert result.exit_code == 0, result.output
     (kept,) = (Path(posterior) / "evaluations").iterdir()
     assert kept.name == "tickets-draws2-seed0.npz"
-    assert load_evaluation(kept).logits.shape == (2, 12, 2)
+    assert load_predictions(kept).logits.shape == (2, 12, 2)
     assert "tickets, test: 12 of 12 rows" in result.stderr
 
 
@@ -243,7 +243,7 @@ def test_five_options_are_scored_by_a_posterior_of_four(answering: str, question
         "--num-samples", "2",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    kept = load_evaluation(Path(answering) / "evaluations" / "ai2_arc_easy-draws2-seed0.npz")
+    kept = load_predictions(Path(answering) / "evaluations" / "ai2_arc_easy-draws2-seed0.npz")
     assert kept.logits.shape == (2, 7, 5)
 
 
@@ -282,7 +282,7 @@ def test_an_encoder_learns_and_answers_a_task_of_one_or_two_texts(
     result = invoke(*arguments, "--skip-bad-rows")
     assert result.exit_code == 0, result.output
     assert "test: 3 of 4 rows, 1 bad ones skipped" in result.output
-    kept = load_evaluation(folder / "evaluations" / f"{task}-draws2-seed0.npz")
+    kept = load_predictions(folder / "evaluations" / f"{task}-draws2-seed0.npz")
     assert kept.logits.shape == (2, 3, 2)
     assert kept.labels.tolist() == [
         json.loads(row)["label"] for row in rows.read_text().split("\n")[:3]
@@ -335,7 +335,7 @@ def test_questions_are_answered_by_letter(tmp_path: Path, base_folder: str, ques
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     for name, letters in (("openbookqa", 4), ("ai2_arc_easy", 5)):
-        kept = load_evaluation(folder / "evaluations" / f"{name}-draws2-seed0.npz")
+        kept = load_predictions(folder / "evaluations" / f"{name}-draws2-seed0.npz")
         assert kept.logits.shape == (2, 6, letters)
         # The questions have three options.
         assert np.isneginf(kept.logits[..., 3:]).all()

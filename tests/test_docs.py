@@ -171,7 +171,7 @@ def test_the_script_for_a_table_of_texts_writes_what_the_command_line_reads(
     rows = ["no toner,printing", "locked out,login"] * 5
     Path("tickets.csv").write_text("\n".join(["body,queue", *rows]))
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "own_data.md").read_text(), flags=re.DOTALL)
-    script = blocks[0].replace("fine_tune(SMALL", "fine_tune(QUICK")
+    script = blocks[0].replace("run_recipe(SMALL", "run_recipe(QUICK")
     script = script.replace('"distilbert-base-uncased"', repr(base_folder))
     quick = Recipe(rank=2, training=TrainingConfig(num_steps=1, batch_size=2))
     exec(compile(script, "own_data.md", "exec"), {"QUICK": quick})

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from blob_pyro import load_posterior, save_posterior
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.networks import SMOLLM2, load_causal_lm, load_tokenizer
-from blob_pyro.recipe import Recipe, fine_tune
+from blob_pyro.recipe import Recipe, run_recipe
 from blob_pyro.tasks import PromptCollator, helpdesk, label_token_ids
 from blob_pyro.training import TrainingConfig
 
@@ -41,7 +41,7 @@ def test_training_lowers_the_loss_and_the_posterior_survives_the_disk(
 ) -> None:
     task = helpdesk()
     recipe = Recipe(training=TrainingConfig(num_steps=24, batch_size=4, warmup_fraction=0))
-    model, guide, records = fine_tune(
+    model, guide, records = run_recipe(
         recipe, copy.deepcopy(network), smol_tokenizer, task, task.splits["train"]
     )
     assert len(guide.sites) == 60

@@ -17,15 +17,15 @@ from blob_pyro.benchmark.data import (
     training_and_validation_data,
     training_data,
 )
-from blob_pyro.benchmark.evaluation import Evaluation, evaluate
 from blob_pyro.files import load_posterior, save_posterior
 from blob_pyro.files.card import write_metrics
 from blob_pyro.files.task import task_record
 from blob_pyro.guides import LoraGuide
 from blob_pyro.models import Classifier
 from blob_pyro.networks import torch_dtype
-from blob_pyro.recipe import Program, fine_tune, finish
+from blob_pyro.recipe import Program, finish, run_recipe
 from blob_pyro.recipe.network import load_network, offer
+from blob_pyro.recipe.predictions import Predictions, evaluate
 from blob_pyro.tasks import collator_for, find_task
 from blob_pyro.training import StepRecord, best_step
 
@@ -122,7 +122,7 @@ def _fitted(
     network = partial(load_network, config.model, task, torch_dtype(config.dtype), seed=cell.seed)
     cells = cell.starts(config)
     if not cells:
-        return fine_tune(
+        return run_recipe(
             recipe, network(), tokenizer, task, train, validation=validation, on_step=on_step
         )
     starts = (cast(Program, load_posterior(start.posterior(folder), network())) for start in cells)
@@ -139,7 +139,7 @@ def _evaluated(
 ) -> Results:
     results: Results = {"metrics": {}, "predict_seconds": {}, "predict_bytes": {}}
     counts = () if cell.member else config.methods[cell.method].num_samples
-    predicted: dict[int, tuple[dict[str, Evaluation], Cost]] = {}
+    predicted: dict[int, tuple[dict[str, Predictions], Cost]] = {}
     for num_samples in counts:
         # Fewer draws are the first of the largest number: no draw is predicted with twice.
         made = max(counts) if num_samples else 0
@@ -170,7 +170,7 @@ def _predicted(
     tokenizer: PreTrainedTokenizerBase,
     data_dir: Path | None,
     num_samples: int,
-) -> tuple[dict[str, Evaluation], Cost]:
+) -> tuple[dict[str, Predictions], Cost]:
     model, guide = program
     scoring = cell.recipe(config).scoring_of(model.network.get_base_model())
     collator = collator_for(find_task(cell.task), tokenizer, scoring)
@@ -189,7 +189,7 @@ def _predicted(
     return evaluations, cost
 
 
-def _metrics(evaluations: dict[str, Evaluation]) -> dict[str, dict[str, float]]:
+def _metrics(evaluations: dict[str, Predictions]) -> dict[str, dict[str, float]]:
     first, *others = evaluations
     metrics = {name: evaluation.metrics() for name, evaluation in evaluations.items()}
     for name in others:

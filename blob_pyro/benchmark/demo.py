@@ -28,7 +28,7 @@ from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import Classifier
 from blob_pyro.networks import SMOLLM2, load_causal_lm, load_tokenizer
-from blob_pyro.recipe import SMALL, Recipe, fine_tune
+from blob_pyro.recipe import SMALL, Recipe, run_recipe
 from blob_pyro.tasks import PromptCollator, TextClassificationTask, helpdesk
 from blob_pyro.training import flush_denormals
 from blob_pyro.training.progress import TrainingProgress
@@ -224,7 +224,7 @@ def _fit(
 ) -> tuple[Classifier, LoraGuide]:
     name = "plain LoRA" if recipe.method == "mle" else "BLoB"
     with TrainingProgress(name, recipe.training.num_steps, console) as on_step:
-        model, guide, _ = fine_tune(
+        model, guide, _ = run_recipe(
             recipe, network, tokenizer, task, task.splits["train"], on_step=on_step
         )
     return model, guide

@@ -5,26 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from accelerate import Accelerator
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
 from blob_pyro.cli.terminal import console
-from blob_pyro.files import load_posterior, posterior_task
-from blob_pyro.files.adapter import blaming
-from blob_pyro.files.config import CONFIG_FILE
-from blob_pyro.files.task import recorded_task
-from blob_pyro.guides import LoraGuide
-from blob_pyro.models import Classifier, OptionLikelihood, SequenceClassifier
-from blob_pyro.networks import load_tokenizer
 from blob_pyro.recipe import Recipe
 from blob_pyro.tasks import (
-    Collator,
-    MultipleChoiceTask,
-    Scoring,
     Task,
     TextClassificationTask,
-    collator_for,
     helpdesk,
     table,
 )
@@ -81,29 +68,6 @@ def training_and_validation(
 
 
 @dataclass(frozen=True)
-class Program:
-    """A saved posterior, ready to answer.
-
-    Parameters
-    ----------
-    model, guide
-        On accelerate's device.
-    task
-        The task that it was fitted to, without its data.
-    tokenizer
-        That of the network.
-    collator
-        For examples of the task and of its kind.
-    """
-
-    model: Classifier
-    guide: LoraGuide
-    task: Task
-    tokenizer: PreTrainedTokenizerBase
-    collator: Collator
-
-
-@dataclass(frozen=True)
 class Selection:
     """Which examples of a task to read, see its ``load``."""
 
@@ -154,68 +118,3 @@ def check_one_source(task: str | None, data: Path | None) -> None:
     """Refuse two places to read examples from."""
     if task is not None and data is not None:
         raise ValueError("--task and --data exclude each other; give one of them")
-
-
-def numbered_alike(
-    texts: Dataset, given: TextClassificationTask, known: TextClassificationTask
-) -> Dataset:
-    """Give a user's texts the label numbers of the posterior's task."""
-    unknown = sorted(set(given.class_names) - set(known.class_names))
-    if unknown:
-        raise ValueError(
-            f"the data have the labels {unknown}, which the posterior does not know; it knows "
-            f"{list(known.class_names)}"
-        )
-    index = [known.class_names.index(name) for name in given.class_names]
-    labels = [index[label] for label in texts["label"]]
-    return texts.remove_columns("label").add_column("label", labels)
-
-
-def load(folder: Path) -> Program:
-    """Load a posterior onto accelerate's device, with the task that it was fitted to.
-
-    Raises
-    ------
-    ValueError
-        If the folder is no posterior of a classifier, or its record of the task is not that of the
-        model beside it.
-    """
-    record = posterior_task(folder)
-    if not record:
-        raise ValueError(
-            f"{folder} does not say what its classes are; use save_posterior(..., task=...)"
-        )
-    with blaming(folder / CONFIG_FILE):
-        task, scoring = recorded_task(record)
-    model, guide = load_posterior(folder)
-    if not isinstance(model, Classifier):
-        raise ValueError(
-            f"{folder} holds a {type(model).__name__}, which classifies nothing; use "
-            "blob_pyro.generate"
-        )
-    _check_answers(folder, model, task, scoring)
-    device = Accelerator().device
-    model.to(device)
-    guide.to(device)
-    base_model = model.network.peft_config[model.adapter].base_model_name_or_path
-    tokenizer = load_tokenizer(str(base_model))
-    return Program(model, guide, task, tokenizer, collator_for(task, tokenizer, scoring))
-
-
-def _check_answers(folder: Path, model: Classifier, task: Task, scoring: Scoring) -> None:
-    """Refuse a record that would have the model answer what it was not fitted to."""
-    options, num_classes = False, model.num_classes
-    if isinstance(task, MultipleChoiceTask):
-        options = scoring == "options"
-    else:
-        num_classes = len(task.class_names)
-    if (
-        isinstance(model, SequenceClassifier) != (scoring == "head")
-        or isinstance(model, OptionLikelihood) != options
-        or model.num_classes != num_classes
-    ):
-        raise ValueError(
-            f"{folder / CONFIG_FILE}: its task {task.name}, answered by {scoring!r} in "
-            f"{num_classes} classes, is not that of its {type(model).__name__} of "
-            f"{model.num_classes}; restore the folder from a copy"
-        )

@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from blob_pyro.benchmark.evaluation import Evaluation
-from blob_pyro.benchmark.evaluation import evaluate as evaluate_examples
-from blob_pyro.cli.data import Selection, load
+from blob_pyro.cli.data import Selection
 from blob_pyro.cli.evaluated_sets import Asked, evaluated_sets
 from blob_pyro.cli.options import (
     TASK_HELP,
@@ -17,18 +15,21 @@ from blob_pyro.cli.options import (
     DataFile,
     LabelColumn,
     NumSamples,
-    Posterior,
+    PosteriorFolder,
     Seed,
     SkipBadRows,
     TextColumn,
 )
 from blob_pyro.cli.terminal import console, make_accelerator, one_line_errors, print_table
 from blob_pyro.files.card import write_metrics
+from blob_pyro.recipe import load
 from blob_pyro.recipe.network import offer
+from blob_pyro.recipe.predictions import Predictions
+from blob_pyro.recipe.predictions import evaluate as evaluate_examples
 
 
 def evaluate(
-    posterior: Posterior,
+    posterior: PosteriorFolder,
     data: DataFile = None,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
@@ -93,13 +94,13 @@ def evaluate(
     console.print(f"wrote {folder}")
 
 
-def _write_card(posterior: Path, evaluations: dict[str, Evaluation]) -> None:
+def _write_card(posterior: Path, evaluations: dict[str, Predictions]) -> None:
     name, first = next(iter(evaluations.items()))
     if first.is_labelled:
         write_metrics(posterior, first.metrics(), data=name)
 
 
-def _print(evaluations: dict[str, Evaluation]) -> None:
+def _print(evaluations: dict[str, Predictions]) -> None:
     first, *_ = evaluations.values()
     columns = ["", "examples", *first.metrics(), *(["AUROC"] if len(evaluations) > 1 else [])]
     rows = []

@@ -9,7 +9,8 @@ from typing import cast
 
 from datasets import Dataset, DatasetDict
 
-from blob_pyro.cli.data import Selection, check_one_source, numbered_alike, texts_task
+from blob_pyro.cli.data import Selection, check_one_source, texts_task
+from blob_pyro.recipe.posterior import numbered_alike
 from blob_pyro.tasks import MultipleChoiceTask, Task, TextClassificationTask, find_task
 
 

@@ -53,7 +53,7 @@ SkipBadRows = Annotated[
     bool,
     typer.Option("--skip-bad-rows", help="Leave out rows that are no example, and count them."),
 ]
-Posterior = Annotated[Path, typer.Argument(help="Folder that `train` or `demo` wrote.")]
+PosteriorFolder = Annotated[Path, typer.Argument(help="Folder that `train` or `demo` wrote.")]
 NumSamples = Annotated[int, typer.Option(min=0, help="Posterior draws; 0 for the posterior mean.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Model = Annotated[

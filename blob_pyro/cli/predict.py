@@ -11,11 +11,11 @@ from typing import IO, Annotated, Any
 import torch
 import typer
 
-from blob_pyro.cli.data import Program, load
-from blob_pyro.cli.options import NumSamples, Posterior, Seed
+from blob_pyro.cli.options import NumSamples, PosteriorFolder, Seed
 from blob_pyro.cli.terminal import one_line_errors, print_table
 from blob_pyro.diagnostics import log_probs, mutual_information, predictive_entropy
 from blob_pyro.infer import PosteriorFunctions
+from blob_pyro.recipe import Posterior, load
 from blob_pyro.tasks import Task, TextClassificationTask
 from blob_pyro.tasks.source import json_row
 
@@ -105,7 +105,7 @@ def _example(row: dict[str, Any], task: TextClassificationTask, place: str) -> E
 
 
 def predict(
-    posterior: Posterior,
+    posterior: PosteriorFolder,
     texts: Annotated[
         list[str] | None,
         typer.Argument(help="Texts to classify; - reads standard input, one a line."),
@@ -170,7 +170,7 @@ def _given(texts: list[str], task: TextClassificationTask) -> Iterator[Example]:
 
 
 def _predictions(
-    program: Program,
+    program: Posterior,
     class_names: tuple[str, ...],
     groups: Iterable[list[Example]],
     num_samples: int,

@@ -38,7 +38,7 @@ from blob_pyro.files import check_output, save_posterior
 from blob_pyro.files.card import write_metrics
 from blob_pyro.files.task import task_record
 from blob_pyro.networks import SMOLLM2, load_tokenizer, torch_dtype
-from blob_pyro.recipe import METHODS, RECIPES, Recipe, fine_tune
+from blob_pyro.recipe import METHODS, RECIPES, Recipe, run_recipe
 from blob_pyro.recipe.network import load_network
 from blob_pyro.tasks import TextClassificationTask, collator_for, find_task
 from blob_pyro.training import CheckpointConfig, TrainingConfig, best_step, sharded_predictive
@@ -194,7 +194,7 @@ def train(
         tokenizer = load_tokenizer(model)
         network = load_network(model, chosen, torch_dtype(dtype.value), seed=seed)
         with TrainingProgress(settings.method, settings.num_steps, console) as on_step:
-            fitted, guide, records = fine_tune(
+            fitted, guide, records = run_recipe(
                 settings,
                 network,
                 tokenizer,

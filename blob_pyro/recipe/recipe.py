@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -119,6 +119,28 @@ class Recipe:
             raise ValueError(f"rank={self.rank} must be at least 1")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature={self.temperature} must be positive and finite")
+
+    def changed(self, **settings: Any) -> Recipe:
+        """Give the recipe with other settings, its own or those of ``training``, by their names.
+
+        Raises
+        ------
+        ValueError
+            If there is no setting of that name.
+
+        Examples
+        --------
+        >>> Recipe().changed(rank=4, num_steps=10).training.num_steps
+        10
+        """
+        of_training = {field.name for field in fields(TrainingConfig)}
+        known = of_training | {field.name for field in fields(self)}
+        for name in settings:
+            if name not in known:
+                raise ValueError(f"{name!r} is no setting; use one of {sorted(known)}")
+        inner = {name: settings.pop(name) for name in [*settings] if name in of_training}
+        training = replace(settings.pop("training", self.training), **inner)
+        return replace(self, training=training, **settings)
 
     @property
     def method_options(self) -> dict[str, Any]:

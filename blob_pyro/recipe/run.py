@@ -38,7 +38,7 @@ def finish(
     starts
         The programs of :meth:`Recipe.start_recipes`, one by one; they are changed in place.
     tokenizer, task
-        As in :func:`blob_pyro.recipe.fine_tune`.
+        As in :func:`blob_pyro.recipe.run_recipe`.
     data
         Training examples, or held-out ones if the method takes those.
 
@@ -71,7 +71,7 @@ def on_device(program: Program) -> Program:
     return model.to(device), guide.to(device)
 
 
-def fine_tune(
+def run_recipe(
     recipe: Recipe,
     base_model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -141,7 +141,7 @@ def fine_tune(
     >>> rows = Dataset.from_dict({"text": ["toner", "password"], "label": [0, 1]})
     >>> task = TextClassificationTask("desk", DatasetDict(train=rows), ("printing", "login"))
     >>> recipe = Recipe(training=TrainingConfig(num_steps=3))
-    >>> model, guide, records = fine_tune(recipe, network, tokenizer, task, rows)
+    >>> model, guide, records = run_recipe(recipe, network, tokenizer, task, rows)
     >>> len(records)
     3
     """
@@ -185,7 +185,7 @@ class Run:
     Parameters
     ----------
     base_model, tokenizer, task, data, validation, checkpoints, accelerator, on_step
-        See :func:`blob_pyro.recipe.fine_tune`.
+        See :func:`blob_pyro.recipe.run_recipe`.
     records
         One a step, in the order of the steps, as they are taken.
     """

@@ -17,6 +17,7 @@ from blob_pyro.tasks.helpdesk import helpdesk, helpdesk_out_of_scope
 from blob_pyro.tasks.label_tokens import label_token_ids
 from blob_pyro.tasks.lengths import LongestFirst, lengths
 from blob_pyro.tasks.multiple_choice import MultipleChoiceTask
+from blob_pyro.tasks.own_texts import class_order, class_values, text_task, texts_of
 from blob_pyro.tasks.question import Question
 from blob_pyro.tasks.source import Source
 from blob_pyro.tasks.table import table
@@ -36,6 +37,10 @@ __all__ = [
     "helpdesk",
     "helpdesk_out_of_scope",
     "table",
+    "text_task",
+    "texts_of",
+    "class_order",
+    "class_values",
     # questions with options
     "TASKS",
     "MultipleChoiceTask",

@@ -36,7 +36,7 @@ from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import Classifier, LabelTokenClassifier
 from blob_pyro.networks import SMOLLM2, load_causal_lm, load_tokenizer
 from blob_pyro.poutine import flipout
-from blob_pyro.recipe import Recipe, fine_tune
+from blob_pyro.recipe import Recipe, run_recipe
 from blob_pyro.tasks import PromptCollator, helpdesk
 from blob_pyro.training import TrainingConfig, flush_denormals
 
@@ -116,7 +116,7 @@ def smollm2_problem(seed: int) -> tuple[Objective, Callable[[int], Batch]]:
     tokenizer, task = load_tokenizer(SMOLLM2), helpdesk()
     data = task.splits["train"]
     recipe = Recipe(training=TrainingConfig(num_steps=20, batch_size=4, seed=seed))
-    model, guide, _ = fine_tune(recipe, load_causal_lm(SMOLLM2), tokenizer, task, data)
+    model, guide, _ = run_recipe(recipe, load_causal_lm(SMOLLM2), tokenizer, task, data)
     shortest = sorted(data, key=lambda example: len(example["text"]))[:32]
     texts = random.sample(shortest, 32)  # so that no batch size has the shorter ones
     collator = PromptCollator(tokenizer, task)

@@ -12,7 +12,7 @@ from blob_pyro.benchmark.data import (
     training_and_validation_data,
     training_data,
 )
-from blob_pyro.benchmark.evaluation import load_evaluation
+from blob_pyro.recipe.predictions import load_predictions
 from blob_pyro.tasks import find_task
 
 TASK = find_task("openbookqa")
@@ -114,5 +114,5 @@ def test_settings_are_chosen_without_the_test_questions(
     results = run_benchmark(config, tmp_path / "results", with_validation)
     metrics = results[Cell("blob", "openbookqa", 0)]["metrics"]
     assert {tuple(tested) for tested in metrics.values()} == {("openbookqa",)}
-    kept = load_evaluation(tmp_path / "results/draws/blob-openbookqa-seed0-openbookqa-draws2.npz")
+    kept = load_predictions(tmp_path / "results/draws/blob-openbookqa-seed0-openbookqa-draws2.npz")
     assert all(name.startswith("validation-") for name in kept.ids)

@@ -15,9 +15,9 @@ from matplotlib.image import imread
 from transformers import BertConfig, BertForMaskedLM
 
 from blob_pyro.benchmark import Cell, cell_run, read_config, run_benchmark
-from blob_pyro.benchmark.evaluation import load_evaluation
 from blob_pyro.diagnostics import METRICS
 from blob_pyro.recipe import Recipe
+from blob_pyro.recipe.predictions import load_predictions
 
 
 @pytest.fixture
@@ -29,13 +29,13 @@ def config(content: Any, write: Any) -> Any:
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The seeds of all fits."""
     seeds: list[int] = []
-    fine_tune = cell_run.fine_tune
+    run_recipe = cell_run.run_recipe
 
     def counted(recipe: Recipe, *args: Any, **options: Any) -> Any:
         seeds.append(recipe.training.seed)
-        return fine_tune(recipe, *args, **options)
+        return run_recipe(recipe, *args, **options)
 
-    monkeypatch.setattr(cell_run, "fine_tune", counted)
+    monkeypatch.setattr(cell_run, "run_recipe", counted)
     return seeds
 
 
@@ -65,7 +65,7 @@ def test_metrics_are_those_of_the_draws_that_are_kept(
     metrics = results[Cell("blob", "openbookqa", 1)]["metrics"]
     assert set(metrics) == {"0", "2"}
     kept = [
-        load_evaluation(tmp_path / "draws" / f"blob-openbookqa-seed1-{name}-draws2.npz")
+        load_predictions(tmp_path / "draws" / f"blob-openbookqa-seed1-{name}-draws2.npz")
         for name in ("openbookqa", "ai2_arc_easy")
     ]
     assert kept[0].logits.shape == (2, 5, 4)
@@ -85,15 +85,15 @@ def test_a_killed_benchmark_loses_nothing_and_repeats_nothing(
 ) -> None:
     whole = run_benchmark(config, tmp_path / "whole", Path(questions))
     fits.clear()
-    fine_tune = cell_run.fine_tune
+    run_recipe = cell_run.run_recipe
 
     def killed(recipe: Recipe, *args: Any, **options: Any) -> Any:
         if len(fits) == 3:
             raise KeyboardInterrupt
-        return fine_tune(recipe, *args, **options)
+        return run_recipe(recipe, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cell_run, "fine_tune", killed)
+        patch.setattr(cell_run, "run_recipe", killed)
         with pytest.raises(KeyboardInterrupt):
             run_benchmark(config, tmp_path / "killed", Path(questions))
     assert len(files(tmp_path / "killed" / "cells")) == 3
@@ -152,7 +152,7 @@ def test_an_encoder_is_compared_on_texts(
     content["seeds"] = [0]
     results = run_benchmark(read_config(write(content)), tmp_path / "out", tmp_path / "data")
     assert set(results) == {Cell(name, "glue_rte", 0) for name in ("zero_shot", "mle", "blob")}
-    kept = load_evaluation(tmp_path / "out" / "draws" / "blob-glue_rte-seed0-glue_rte-draws2.npz")
+    kept = load_predictions(tmp_path / "out" / "draws" / "blob-glue_rte-seed0-glue_rte-draws2.npz")
     assert kept.logits.shape == (2, 3, 2)
     assert kept.ids.tolist() == ["0", "1", "2"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
-from blob_pyro.benchmark.evaluation import load_evaluation
+from blob_pyro.recipe.predictions import load_predictions
 from blob_pyro.tasks import TEXT_TASKS
 
 
@@ -22,7 +22,7 @@ def test_messages_out_of_scope_have_an_auroc_and_no_accuracy(
     assert result.exit_code == 0, result.output
     assert "helpdesk, test: 20 of 200 rows" in result.stderr
     inside, outside = (
-        load_evaluation(Path(posterior) / "evaluations" / f"{name}-draws2-seed0.npz")
+        load_predictions(Path(posterior) / "evaluations" / f"{name}-draws2-seed0.npz")
         for name in ("helpdesk", "helpdesk_out_of_scope")
     )
     assert outside.labels.tolist() == [-1] * 20
@@ -43,7 +43,7 @@ def test_texts_with_other_classes_are_out_of_distribution(
         "evaluate", posterior, "--ood", "glue_cola", "--data-dir", posterior, "--num-samples", "2"
     )
     assert result.exit_code == 0, result.output
-    kept = load_evaluation(Path(posterior) / "evaluations" / "glue_cola-draws2-seed0.npz")
+    kept = load_predictions(Path(posterior) / "evaluations" / "glue_cola-draws2-seed0.npz")
     assert (kept.labels == -1).all()
     assert np.isfinite(kept.logits).all()
     assert kept.logits.shape[2] == 10
@@ -93,7 +93,7 @@ def test_the_card_gets_the_metrics_in_distribution(
     assert result.exit_code == 0, result.output
     assert (Path(posterior) / "README.md").read_text() == before
     assert invoke("evaluate", posterior, *options).exit_code == 0
-    kept = load_evaluation(Path(posterior) / "evaluations" / "helpdesk-draws2-seed0.npz")
+    kept = load_predictions(Path(posterior) / "evaluations" / "helpdesk-draws2-seed0.npz")
     card = ModelCard.load(Path(posterior) / "README.md", repo_type="model")
     results = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert results == pytest.approx(kept.metrics())

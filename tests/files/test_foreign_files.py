@@ -22,10 +22,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from blob_pyro import import_bayesian_peft, load_posterior, save_posterior
 from blob_pyro.benchmark import read_config
-from blob_pyro.benchmark.evaluation import Evaluation, load_evaluation
 from blob_pyro.files.config import HASHED_FILES, sha256_of
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.models import LabelTokenClassifier
+from blob_pyro.recipe.predictions import Predictions, load_predictions
 from blob_pyro.tasks import table
 from blob_pyro.tasks.source import json_lines
 
@@ -189,9 +189,9 @@ def test_a_damaged_evaluation(data: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "evaluation.npz"
         logits = np.zeros((2, 3, 4), np.float32)
-        Evaluation(logits, np.zeros(3, np.int64), np.asarray(["a", "b", "c"])).save(path)
+        Predictions(logits, np.zeros(3, np.int64), np.asarray(["a", "b", "c"])).save(path)
         path.write_bytes(data.draw(damaged(path.read_bytes())))
-        refuses(lambda: load_evaluation(path), str(path))
+        refuses(lambda: load_predictions(path), str(path))
 
 
 BENCHMARK = {

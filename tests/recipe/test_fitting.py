@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.networks import load_causal_lm, load_tokenizer
-from blob_pyro.recipe import Recipe, fine_tune, finish
+from blob_pyro.recipe import Recipe, finish, run_recipe
 from blob_pyro.tasks import TextClassificationTask, collator_for
 from blob_pyro.training import CheckpointConfig, StepRecord, TrainingConfig
 
@@ -38,7 +38,7 @@ def test_both_methods_see_the_same_adapter_and_batches(base_folder: str) -> None
             return plain(self, text, **options)  # noqa: B023
 
         tokenizer.__class__ = type("Spy", (tokenizer.__class__,), {"__call__": spy})
-        model, guide, records = fine_tune(
+        model, guide, records = run_recipe(
             recipe, load_causal_lm(base_folder), tokenizer, TASK, DATA
         )
         assert isinstance(guide, guide_class)
@@ -54,7 +54,7 @@ def test_both_methods_see_the_same_adapter_and_batches(base_folder: str) -> None
 def test_map_is_mle_with_the_priors_penalty(base_folder: str) -> None:
     training = TrainingConfig(num_steps=2, batch_size=2)
     recipe = Recipe(method="map", kl_scale=0.5, training=training)
-    model, guide, records = fine_tune(
+    model, guide, records = run_recipe(
         recipe, load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, DATA
     )
     assert isinstance(guide, PointEstimateGuide)
@@ -85,7 +85,7 @@ def test_a_temperature_divides_logits_in_training_and_in_prediction(
             path = {"learning_rate": 1e-30, "num_steps": 2, "collect_every": 1, "num_deviations": 2}
             recipe = replace(recipe, options=path)
         network, tokenizer = load_causal_lm(base_folder), load_tokenizer(base_folder)
-        model, guide, records = fine_tune(recipe, network, tokenizer, TASK, DATA)
+        model, guide, records = run_recipe(recipe, network, tokenizer, TASK, DATA)
         batch = collator_for(TASK, load_tokenizer(base_folder)).loader(DATA)
         logits = posterior_predictive(model, guide, batch, 0, progress=False)["logits"]
         seen[temperature] = (records[0].nll, logits)
@@ -106,7 +106,7 @@ def test_checkpoints_that_would_hold_nothing_are_refused(settings: Any, tmp_path
     checkpoints = CheckpointConfig(tmp_path / "c", 1)
     message = rf"method '{settings['method']}' has no step that .* leave checkpoints \(--save-steps"
     with pytest.raises(ValueError, match=message):
-        fine_tune(Recipe(**settings), None, None, TASK, DATA, checkpoints=checkpoints)  # type: ignore[arg-type]
+        run_recipe(Recipe(**settings), None, None, TASK, DATA, checkpoints=checkpoints)  # type: ignore[arg-type]
     assert not (tmp_path / "c").exists()
 
 
@@ -119,7 +119,7 @@ def test_steps_that_no_checkpoint_holds_are_told(base_folder: str, tmp_path: Pat
         network, tokenizer = load_causal_lm(base_folder), load_tokenizer(base_folder)
         checkpoints = CheckpointConfig(tmp_path, 1, resume=resume)
         with pytest.warns(UserWarning, match="not the steps that it takes after it; a run that is"):
-            return fine_tune(recipe, network, tokenizer, TASK, DATA, checkpoints=checkpoints)[2]
+            return run_recipe(recipe, network, tokenizer, TASK, DATA, checkpoints=checkpoints)[2]
 
     first = run(resume=False)
     assert any((tmp_path / "member-0").iterdir())
@@ -134,4 +134,4 @@ def test_steps_of_the_start_that_no_checkpoint_holds_are_told(
     network, tokenizer = load_causal_lm(base_folder), load_tokenizer(base_folder)
     checkpoints = CheckpointConfig(tmp_path, 1)
     with pytest.warns(UserWarning, match="hold the fit that 'swag' starts from, not the steps"):
-        fine_tune(recipe, network, tokenizer, TASK, DATA, checkpoints=checkpoints)
+        run_recipe(recipe, network, tokenizer, TASK, DATA, checkpoints=checkpoints)

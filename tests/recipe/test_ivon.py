@@ -5,7 +5,7 @@ from datasets import Dataset, DatasetDict
 
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.networks import load_causal_lm, load_tokenizer
-from blob_pyro.recipe import Recipe, fine_tune
+from blob_pyro.recipe import Recipe, run_recipe
 from blob_pyro.tasks import TextClassificationTask
 from blob_pyro.training import TrainingConfig
 
@@ -17,7 +17,7 @@ def test_a_recipe_trains_both_matrices(base_folder: str) -> None:
     pytest.importorskip("ivon")
     training = TrainingConfig(num_steps=3, batch_size=2)
     recipe = Recipe(method="ivon", rank=2, options={"beta2": 0.99}, training=training)
-    model, guide, _ = fine_tune(
+    model, guide, _ = run_recipe(
         recipe, load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, TEXTS
     )
     assert type(guide) is LowRankGaussianGuide

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from blob_pyro.guides import model_at_mean
 from blob_pyro.networks import load_causal_lm, load_tokenizer
 from blob_pyro.posthoc import LaplaceGuide, laplace
-from blob_pyro.recipe import Recipe, fine_tune
+from blob_pyro.recipe import Recipe, run_recipe
 from blob_pyro.tasks import TextClassificationTask, collator_for
 from blob_pyro.training import TrainingConfig
 
@@ -26,7 +26,7 @@ def test_it_is_the_curvature_around_map(base_folder: str) -> None:
     for method, options in (("map", {}), ("lap", {"max_rank": 4, "predictive": "probit"})):
         recipe = Recipe(method=method, options=options, rank=2, training=training)
         data = TASK.splits["train"]
-        programs[method] = fine_tune(recipe, load_causal_lm(base_folder), tokenizer, TASK, data)
+        programs[method] = run_recipe(recipe, load_causal_lm(base_folder), tokenizer, TASK, data)
     model, guide, records = programs["lap"]
     assert isinstance(guide, LaplaceGuide)
     assert (guide.max_rank, guide.predictive, model.latent) == (4, "probit", ("A", "B"))

@@ -15,7 +15,7 @@ from blob_pyro.guides import PointEstimateGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.networks import load_causal_lm, load_tokenizer
 from blob_pyro.posthoc import EnsembleGuide, fit_temperature
-from blob_pyro.recipe import METHODS, Recipe, fine_tune
+from blob_pyro.recipe import METHODS, Recipe, run_recipe
 from blob_pyro.tasks import TextClassificationTask, collator_for
 from blob_pyro.training import TrainingConfig
 
@@ -32,7 +32,7 @@ def fitted(base_folder: str, num_steps: int = 2, data: Any = DATA, **settings: A
     # The rate is high, so that two steps take members of an ensemble apart.
     training = TrainingConfig(num_steps=num_steps, batch_size=2, learning_rate=0.1)
     recipe = Recipe(rank=2, training=training, **settings)
-    return fine_tune(recipe, load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, data)
+    return run_recipe(recipe, load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, data)
 
 
 def predicted(base_folder: str, model: Any, guide: Any, num_samples: int = 3) -> Any:
@@ -92,7 +92,7 @@ def test_an_ensemble_s_members_are_fits_of_other_seeds(base_folder: str) -> None
     for member, seed in enumerate((0, 1000)):
         training = TrainingConfig(num_steps=2, batch_size=2, learning_rate=0.1, seed=seed)
         recipe = Recipe(method="mle", rank=2, training=training)
-        alone = fine_tune(
+        alone = run_recipe(
             recipe, load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, DATA
         )
         expected = predicted(base_folder, *alone[:2], 0)["logits"][0]

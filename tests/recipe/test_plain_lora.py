@@ -13,7 +13,7 @@ from torch.distributions import Normal
 from transformers import get_linear_schedule_with_warmup
 
 from blob_pyro.networks import load_causal_lm, load_tokenizer
-from blob_pyro.recipe import Recipe, fine_tune, run
+from blob_pyro.recipe import Recipe, run, run_recipe
 from blob_pyro.tasks import TextClassificationTask, label_token_ids
 from blob_pyro.training import TrainingConfig
 
@@ -56,7 +56,7 @@ def test_twenty_steps_are_those_of_peft(
     )
     recipe = Recipe(method=method, rank=2, kl_scale=0.05, training=training)
     tokenizer: Any = load_tokenizer(base_folder)
-    model, guide, records = fine_tune(
+    model, guide, records = run_recipe(
         recipe, load_causal_lm(base_folder), tokenizer, TASK, TASK.splits["train"]
     )
     found = guide.mean() | {

@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict
 from blob_pyro.infer import kl_weight
 from blob_pyro.lora import NormalPrior
 from blob_pyro.networks import load_causal_lm, load_tokenizer
-from blob_pyro.recipe import PAPER, RECIPES, fine_tune
+from blob_pyro.recipe import PAPER, RECIPES, run_recipe
 from blob_pyro.tasks import TextClassificationTask
 
 DATA = Dataset.from_dict({"text": ["a", "b", "c", "d"], "label": [0, 1, 0, 1]})
@@ -22,7 +22,7 @@ def test_the_papers_recipe_is_the_published_one(base_folder: str) -> None:
     assert (training.learning_rate, training.kl_learning_rate) == (1e-4, 0.01)
     assert training.num_warmup_steps == 300
     short = replace(PAPER, training=replace(training, num_steps=2))
-    _, guide, records = fine_tune(
+    _, guide, records = run_recipe(
         short, load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, DATA
     )
     assert any("lm_head" in name for name in guide.sites)

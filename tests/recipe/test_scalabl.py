@@ -5,7 +5,7 @@ from datasets import Dataset, DatasetDict
 
 from blob_pyro.guides import StochasticSubspaceGuide
 from blob_pyro.networks import load_causal_lm, load_tokenizer
-from blob_pyro.recipe import Recipe, fine_tune
+from blob_pyro.recipe import Recipe, run_recipe
 from blob_pyro.tasks import TextClassificationTask
 from blob_pyro.training import TrainingConfig
 
@@ -18,7 +18,7 @@ def test_a_recipe_fits_it(kl_learning_rate: float | None, base_folder: str) -> N
     # flipout is on by default, which the method has to turn off.
     training = TrainingConfig(num_steps=3, batch_size=2, kl_learning_rate=kl_learning_rate)
     recipe = Recipe(method="scalabl", rank=2, init_scale=0.3, training=training)
-    model, guide, records = fine_tune(
+    model, guide, records = run_recipe(
         recipe, load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, TEXTS
     )
     assert isinstance(guide, StochasticSubspaceGuide)

@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict
 
 from blob_pyro.networks import load_causal_lm, load_tokenizer
 from blob_pyro.posthoc import SWAGGuide
-from blob_pyro.recipe import Recipe, fine_tune
+from blob_pyro.recipe import Recipe, run_recipe
 from blob_pyro.tasks import TextClassificationTask
 from blob_pyro.training import TrainingConfig
 
@@ -21,7 +21,7 @@ def walked(base_folder: str, **settings: Any) -> Any:
     training = TrainingConfig(num_steps=3, batch_size=2)
     recipe = Recipe(method="swag", rank=2, options=OPTIONS, training=training, **settings)
     network, tokenizer = load_causal_lm(base_folder), load_tokenizer(base_folder)
-    return fine_tune(recipe, network, tokenizer, TASK, TEXTS)
+    return run_recipe(recipe, network, tokenizer, TASK, TEXTS)
 
 
 def test_a_recipe_goes_on_from_map_over_both_matrices(base_folder: str) -> None:

@@ -8,26 +8,26 @@ import pytest
 import torch
 from datasets import Dataset
 
-from blob_pyro.benchmark.evaluation import Evaluation, evaluate, load_evaluation
 from blob_pyro.diagnostics import auroc, predictive_entropy, summarize
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import posterior_predictive
+from blob_pyro.recipe.predictions import Predictions, evaluate, load_predictions
 from blob_pyro.tasks import Collator
 from blob_pyro.tasks.collators import with_labels
 
 
-def made_up(seed: int = 0, scale: float = 2.0) -> Evaluation:
+def made_up(seed: int = 0, scale: float = 2.0) -> Predictions:
     rng = np.random.default_rng(seed)
     logits = rng.normal(scale=scale, size=(3, 40, 4)).astype(np.float32)
     logits[:, :5, 3] = -np.inf
-    return Evaluation(logits, rng.integers(3, size=40), np.array([f"é{i}" for i in range(40)]))
+    return Predictions(logits, rng.integers(3, size=40), np.array([f"é{i}" for i in range(40)]))
 
 
 def test_metrics_can_be_recomputed_from_the_file(tmp_path: Path) -> None:
     evaluation = made_up()
     path = tmp_path / "new" / "e.npz"
     evaluation.save(path)
-    loaded = load_evaluation(path)
+    loaded = load_predictions(path)
     for name in ("logits", "labels", "ids"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(evaluation, name))
     assert loaded.metrics() == summarize(evaluation.logits, evaluation.labels)
@@ -106,7 +106,7 @@ def test_a_save_that_fails_leaves_the_old_file(
     monkeypatch.setattr("numpy.savez_compressed", full)
     with pytest.raises(OSError, match="No space left"):
         made_up(1).save(path)
-    np.testing.assert_array_equal(load_evaluation(path).logits, made_up().logits)
+    np.testing.assert_array_equal(load_predictions(path).logits, made_up().logits)
     assert [file.name for file in tmp_path.iterdir()] == ["e.npz"]
 
 
@@ -131,7 +131,7 @@ def test_another_file_is_refused(damage: Any, tmp_path: Path) -> None:
     made_up().save(path)
     damage(path)
     with pytest.raises(ValueError, match=r"e.npz is not an evaluation that blob_pyro saved, or is"):
-        load_evaluation(path)
+        load_predictions(path)
 
 
 def test_half_precision_networks_are_saved_in_float32(classifier: Any) -> None:
@@ -155,4 +155,4 @@ def test_arrays_that_do_not_belong_together_are_refused(
     arrays = {"logits": np.zeros((2, 3, 4), np.float32), "labels": np.zeros(3, np.int64)}
     np.savez(tmp_path / "e.npz", **{**arrays, "ids": np.asarray(["a", "b", "c"]), **change})
     with pytest.raises(ValueError, match=rf"e.npz is not an evaluation .*{message}"):
-        load_evaluation(tmp_path / "e.npz")
+        load_predictions(tmp_path / "e.npz")

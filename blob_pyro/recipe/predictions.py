@@ -1,41 +1,109 @@
-"""What was predicted for a labelled data set, kept so that metrics can be recomputed."""
+"""What a posterior predicts for a data set, under every draw."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas
 import torch
 from datasets import Dataset
 
-from blob_pyro.diagnostics import METRICS, auroc, bootstrap_interval, predictive_entropy
+from blob_pyro.diagnostics import (
+    METRICS,
+    auroc,
+    bootstrap_interval,
+    log_probs,
+    mutual_information,
+    predictive_entropy,
+)
 from blob_pyro.files.atomic import atomic_file
 from blob_pyro.guides import LoraGuide
 from blob_pyro.models import Classifier
+from blob_pyro.tasks import class_values
 from blob_pyro.training import Collator, sharded_predictive
 
 _ARRAYS = ("logits", "labels", "ids")
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Predictions under K draws for N labelled examples.
+class Predictions:
+    """Logits of N examples in C classes under K draws, and what follows from them.
 
     Parameters
     ----------
     logits
         ``K x N x C``, float32; ``-inf`` for options that a question lacks.
     labels
-        ``N``, int64; all -1 where no class is right, and only uncertainty can be measured.
+        Class indices, ``N``, int64; -1 where no class is known to be right.
     ids
         Names of the examples, ``N``, strings.
+    class_names
+        C names; empty where only the indices are known.
+    texts
+        N texts; empty where they were not kept.
+
+    Examples
+    --------
+    >>> logits = np.log([[[0.9, 0.1]], [[0.5, 0.5]]]).astype(np.float32)
+    >>> two_draws = Predictions(logits, np.array([0]), np.array(["a"]), ("login", "printing"))
+    >>> two_draws.probabilities.round(2)
+    array([[0.7, 0.3]], dtype=float32)
+    >>> two_draws.classes
+    array(['login'], dtype='<U8')
     """
 
     logits: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     ids: npt.NDArray[np.str_]
+    class_names: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float32]:
+        """Probabilities averaged over the draws, ``N x C``."""
+        return np.exp(log_probs(self.logits))
+
+    @property
+    def classes(self) -> npt.NDArray[Any]:
+        """The most probable class of each example, ``N``: its name, or its index without names."""
+        best = self.probabilities.argmax(axis=1)
+        return class_values(self.class_names)[best] if self.class_names else best
+
+    @property
+    def total_uncertainty(self) -> npt.NDArray[np.float32]:
+        """Entropy of the averaged probabilities, ``N``, in nats."""
+        return np.asarray(predictive_entropy(self.logits))
+
+    @property
+    def epistemic_uncertainty(self) -> npt.NDArray[np.float32]:
+        """The part of it on which the draws disagree: mutual information, ``N``, in nats."""
+        return np.asarray(mutual_information(self.logits))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Give a row an example: class, its probability, and both uncertainties in nats.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``text`` (if the texts are known), ``class``, ``probability``,
+            ``total_uncertainty``, ``epistemic_uncertainty`` and, if known, ``label``; the index
+            holds the ids.
+        """
+        columns: dict[str, Any] = {"text": self.texts} if self.texts else {}
+        columns |= {
+            "class": self.classes,
+            "probability": self.probabilities.max(axis=1),
+            "total_uncertainty": self.total_uncertainty,
+            "epistemic_uncertainty": self.epistemic_uncertainty,
+        }
+        if self.is_labelled:
+            names = class_values(self.class_names) if self.class_names else None
+            columns["label"] = self.labels if names is None else names[self.labels]
+        return pandas.DataFrame(columns, index=pandas.Index(self.ids, name="id"))
 
     @property
     def is_labelled(self) -> bool:
@@ -63,13 +131,13 @@ class Evaluation:
             for name, metric in METRICS.items()
         }
 
-    def ood_auroc(self, other: Evaluation) -> float:
+    def ood_auroc(self, other: Predictions) -> float:
         """Tell how well the predictive entropy separates another set of examples from this one."""
         return auroc(predictive_entropy(self.logits), predictive_entropy(other.logits))
 
-    def first_draws(self, count: int) -> Evaluation:
+    def first_draws(self, count: int) -> Predictions:
         """Give the predictions under the first draws alone."""
-        return Evaluation(self.logits[:count], self.labels, self.ids)
+        return replace(self, logits=self.logits[:count])
 
     def save(self, path: str | Path) -> None:
         """Write a compressed ``.npz`` file that holds no pickle; a crash leaves no half of it."""
@@ -77,8 +145,8 @@ class Evaluation:
             np.savez_compressed(file, logits=self.logits, labels=self.labels, ids=self.ids)
 
 
-def load_evaluation(path: str | Path) -> Evaluation:
-    """Read what :meth:`Evaluation.save` wrote.
+def load_predictions(path: str | Path) -> Predictions:
+    """Read what :meth:`Predictions.save` wrote.
 
     Raises
     ------
@@ -88,18 +156,18 @@ def load_evaluation(path: str | Path) -> Evaluation:
     try:
         # Opened here: NumPy leaves a damaged file open.
         with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            evaluation = Evaluation(*(file[name] for name in _ARRAYS))
+            evaluation = Predictions(*(file[name] for name in _ARRAYS))
         _check_arrays(evaluation)
         return evaluation
     # What a damaged archive breaks first, and with which error, is anyone's guess.
     except Exception as error:
         raise ValueError(
-            f"{path} is not an evaluation that blob_pyro saved, or is damaged ({error}); make it "
+            f"{path} holds no predictions that blob_pyro saved, or is damaged ({error}); make it "
             "again with blob-pyro evaluate"
         ) from error
 
 
-def _check_arrays(evaluation: Evaluation) -> None:
+def _check_arrays(evaluation: Predictions) -> None:
     logits, labels, ids = evaluation.logits, evaluation.labels, evaluation.ids
     kinds = (logits.dtype.kind, labels.dtype.kind, ids.dtype.kind)
     if kinds != ("f", "i", "U") or logits.ndim != 3:
@@ -117,7 +185,7 @@ def evaluate(
     seed: int = 0,
     *,
     progress: bool = True,
-) -> Evaluation:
+) -> Predictions:
     """Predict a data set under draws from the posterior, each process its share of it.
 
     Parameters
@@ -137,7 +205,7 @@ def evaluate(
 
     Returns
     -------
-    Evaluation
+    Predictions
         The same in every process, ready to be saved.
 
     Raises
@@ -150,4 +218,4 @@ def evaluate(
     )
     logits = predictive["logits"].float().numpy()
     labels = predictive.get("labels", torch.full((len(data),), -1)).numpy()
-    return Evaluation(logits, labels, np.asarray(data["id"]))
+    return Predictions(logits, labels, np.asarray(data["id"]))

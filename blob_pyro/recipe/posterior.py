@@ -1,0 +1,428 @@
+"""One object for a fitted posterior: it predicts, measures, calibrates, saves and loads."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from blob_pyro.diagnostics import from_pyro_svi
+from blob_pyro.files import load_posterior, posterior_task, push_to_hub, save_posterior
+from blob_pyro.files.adapter import blaming
+from blob_pyro.files.config import CONFIG_FILE
+from blob_pyro.files.task import recorded_task, task_record
+from blob_pyro.guides import LoraGuide
+from blob_pyro.infer import Generation, generate
+from blob_pyro.models import BayesianLora, Classifier, OptionLikelihood, SequenceClassifier
+from blob_pyro.networks import load_tokenizer
+from blob_pyro.posthoc import calibrate
+from blob_pyro.recipe.network import offer
+from blob_pyro.recipe.predictions import Predictions, evaluate
+from blob_pyro.tasks import (
+    Collator,
+    MultipleChoiceTask,
+    Scoring,
+    Task,
+    TextClassificationTask,
+    class_values,
+    collator_for,
+    text_task,
+    texts_of,
+)
+from blob_pyro.training import StepRecord, sharded_predictive
+
+if TYPE_CHECKING:
+    from sklearn.utils import Tags
+
+
+class Posterior:
+    """A fitted posterior over a LoRA adapter, with all that it needs to answer.
+
+    It follows scikit-learn's conventions for a fitted text classifier, so that libraries which take
+    one take it.  ``model`` and ``guide`` are a Pyro program.
+
+    Parameters
+    ----------
+    model, guide
+        A fitted program.
+    tokenizer
+        Tokenizer of the network.
+    task
+        What it was fitted to; None for a program that classifies nothing, such as a
+        :class:`blob_pyro.models.CausalLM`.
+    scoring
+        How the network answers, see :func:`blob_pyro.tasks.collator_for`.
+    method
+        Name of the method that fitted it, if known.
+    records
+        One record for each step of training, if known.
+
+    Examples
+    --------
+    See :func:`blob_pyro.fine_tune`.
+    """
+
+    # scikit-learn before 1.6 reads this.
+    _estimator_type = "classifier"
+
+    def __init__(
+        self,
+        model: BayesianLora,
+        guide: LoraGuide,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task | None = None,
+        scoring: Scoring = "options",
+        *,
+        method: str | None = None,
+        records: Sequence[StepRecord] = (),
+    ) -> None:
+        self.model = model
+        self.guide = guide
+        self.tokenizer = tokenizer
+        self.task = task
+        self.scoring = scoring
+        self.method = method
+        self.records = list(records)
+
+    def __repr__(self) -> str:
+        sites = self.guide.scale()
+        scales = torch.cat([scale.flatten().float() for scale in sites.values()])
+        base = self.model.network.peft_config[self.model.adapter].base_model_name_or_path
+        lines = [
+            f"method: {self.method or 'unknown'} ({type(self.guide).__name__})",
+            f"latents: {scales.numel():,} at {len(sites)} sites",
+            f"standard deviations: {scales.min():.2g} to {scales.max():.2g}, "
+            f"median {scales.median():.2g}",
+            f"base model: {base or type(self.model.network.get_base_model()).__name__}",
+            f"likelihood: {type(self.model).__name__}",
+        ]
+        if isinstance(self.task, TextClassificationTask):
+            names = ", ".join(self.task.class_names[:6])
+            more = len(self.task.class_names) - 6
+            lines.append(f"classes: {names}" + (f" and {more} more" if more > 0 else ""))
+        elif self.task is not None:
+            lines.append(f"questions: {self.task.name}")
+        return "\n  ".join(["Posterior", *lines])
+
+    @property
+    def classes_(self) -> npt.NDArray[Any]:
+        """Class names, C, in the order of the probabilities; integers if all are whole numbers."""
+        return class_values(self._texts().class_names)
+
+    @property
+    def collator(self) -> Collator:
+        """Turns examples of the task into the batches of ``model``."""
+        self._classifier()
+        return collator_for(cast(Task, self.task), self.tokenizer, self.scoring)
+
+    def predict(self, texts: Any, *, num_samples: int = 10, seed: int = 0) -> npt.NDArray[Any]:
+        """Give the most probable class of each of N texts, by name; see :meth:`predictive`."""
+        return self.predictive(texts, num_samples=num_samples, seed=seed).classes
+
+    def predict_proba(
+        self, texts: Any, *, num_samples: int = 10, seed: int = 0
+    ) -> npt.NDArray[np.float32]:
+        """Give probabilities averaged over draws, ``N x C``; see :meth:`predictive`."""
+        return self.predictive(texts, num_samples=num_samples, seed=seed).probabilities
+
+    def predictive(self, texts: Any, *, num_samples: int = 10, seed: int = 0) -> Predictions:
+        """Predict texts under draws from the posterior.
+
+        Parameters
+        ----------
+        texts
+            N texts: a list, array or series, or a data set or frame with the column ``text``.
+        num_samples
+            Number of draws K; 0 for the posterior mean.
+        seed
+            Seed of the draws: the same seed gives the same K functions.
+
+        Returns
+        -------
+        Predictions
+            Logits of every draw, averaged probabilities, classes, total and epistemic uncertainty.
+        """
+        self._texts()
+        if isinstance(texts, Dataset):
+            data = texts.remove_columns([c for c in ("label", "id") if c in texts.column_names])
+        else:
+            data = Dataset.from_dict({"text": texts_of(texts)})
+        data = data.add_column("id", [str(row) for row in range(len(data))])
+        return self._predicted(data, num_samples, seed)
+
+    def evaluate(
+        self,
+        data: Any,
+        labels: Sequence[str | int] | None = None,
+        *,
+        text_column: str = "text",
+        label_column: str = "label",
+        num_samples: int = 10,
+        seed: int = 0,
+    ) -> Predictions:
+        """Predict labelled examples, for metrics and their intervals.
+
+        Parameters
+        ----------
+        data, labels, text_column, label_column
+            As in :func:`blob_pyro.tasks.text_task`; or a task, whose split ``test`` is taken.
+        num_samples, seed
+            As in :meth:`predictive`.
+
+        Returns
+        -------
+        Predictions
+            ``metrics()`` and ``intervals()`` give accuracy, ECE, NLL (nats) and Brier score.
+
+        Raises
+        ------
+        ValueError
+            If a label is none of the classes.
+        """
+        examples = self._examples(data, labels, text_column, label_column)
+        return self._predicted(examples, num_samples, seed)
+
+    def calibrate(
+        self,
+        data: Any,
+        labels: Sequence[str | int] | None = None,
+        *,
+        text_column: str = "text",
+        label_column: str = "label",
+        num_samples: int = 10,
+        seed: int = 0,
+    ) -> float:
+        """Fit a temperature to labelled examples that the posterior was not fitted to.
+
+        Parameters
+        ----------
+        data, labels, text_column, label_column
+            As in :meth:`evaluate`.
+        num_samples, seed
+            As in :meth:`predictive`.
+
+        Returns
+        -------
+        float
+            The temperature, by which all later logits are divided.
+        """
+        examples = self._examples(data, labels, text_column, label_column)
+        loader = self.collator.loader(examples)
+        return float(calibrate(self._classifier(), self.guide, loader, num_samples, seed))
+
+    def to_arviz(
+        self,
+        data: Any,
+        labels: Sequence[str | int] | None = None,
+        *,
+        text_column: str = "text",
+        label_column: str = "label",
+        num_samples: int = 100,
+        seed: int = 0,
+    ) -> Any:
+        """Convert to an ArviZ object: predictions, likelihoods and the steps of training.
+
+        Parameters
+        ----------
+        data, labels, text_column, label_column
+            As in :meth:`evaluate`.
+        num_samples, seed
+            As in :meth:`predictive`; ``arviz.loo`` needs at least 25 draws.
+
+        Returns
+        -------
+        arviz.InferenceData or xarray.DataTree
+            See :func:`blob_pyro.diagnostics.from_pyro_svi`.
+        """
+        examples = self._examples(data, labels, text_column, label_column)
+        predictive = sharded_predictive(
+            self._classifier(), self.guide, examples, self.collator, num_samples, seed
+        )
+        return from_pyro_svi(
+            predictive,
+            records=self.records or None,
+            class_names=getattr(self.task, "class_names", None),
+            coords={"example": list(examples["id"])},
+        )
+
+    def generate(
+        self, prompts: Sequence[str], num_samples: int = 10, seed: int | None = None, **options: Any
+    ) -> Generation:
+        """Write texts after prompts, averaging the probabilities of K draws at every token.
+
+        ``posterior.tokenizer.batch_decode(generation.tokens, skip_special_tokens=True)`` gives the
+        texts; see :func:`blob_pyro.generate` for parameters and returns.
+        """
+        batch = self.tokenizer(list(prompts), padding=True, return_tensors="pt").to(self._device)
+        return generate(
+            self.model,
+            self.guide,
+            batch["input_ids"],
+            batch["attention_mask"],
+            num_samples,
+            seed,
+            **options,
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that :func:`blob_pyro.load` reads, and that is a PEFT adapter too."""
+        record = None if self.task is None else task_record(self.task, self.scoring)
+        save_posterior(folder, self.model, self.guide, task=record, method=self.method)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload to the Hugging Face Hub; see :func:`blob_pyro.push_to_hub` for the options."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(Path(folder) / "posterior")
+            return push_to_hub(Path(folder) / "posterior", repo_id, **options)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _classifier(self) -> Classifier:
+        if not isinstance(self.model, Classifier) or self.task is None:
+            raise ValueError(f"a {type(self.model).__name__} classifies nothing; use generate")
+        return self.model
+
+    def _texts(self) -> TextClassificationTask:
+        self._classifier()
+        if not isinstance(self.task, TextClassificationTask):
+            raise ValueError("this posterior answers questions with options; use evaluate(task)")
+        return self.task
+
+    def _examples(
+        self, data: Any, labels: Sequence[str | int] | None, text_column: str, label_column: str
+    ) -> Dataset:
+        if isinstance(data, MultipleChoiceTask):
+            offer(self._classifier(), data, self.tokenizer)
+            return data.load("test").data
+        if isinstance(self.task, MultipleChoiceTask):
+            return data
+        if not isinstance(data, TextClassificationTask):
+            given = text_task(data, labels, text_column=text_column, label_column=label_column)
+            return numbered_alike(given.splits["train"], given, self._texts())
+        return numbered_alike(data.load("test").data, data, self._texts())
+
+    def _predicted(self, data: Dataset, num_samples: int, seed: int) -> Predictions:
+        predictions = evaluate(
+            self._classifier(), self.guide, data, self.collator, num_samples, seed
+        )
+        if not isinstance(self.task, TextClassificationTask):
+            return predictions
+        texts = tuple(data["text"])
+        return replace(predictions, class_names=self.task.class_names, texts=texts)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Tell scikit-learn that there is nothing to fit."""
+        return True
+
+    def __sklearn_tags__(self) -> Tags:
+        """Tell scikit-learn that this is a classifier of texts."""
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=True),
+            classifier_tags=ClassifierTags(),
+            input_tags=InputTags(one_d_array=True, two_d_array=False, string=True),
+            requires_fit=False,
+        )
+
+
+def load(
+    folder: str | Path,
+    base_model: nn.Module | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Posterior:
+    """Load a posterior that :meth:`Posterior.save` or ``blob-pyro train`` wrote.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    base_model
+        As in :func:`blob_pyro.load_posterior`; None loads the network that the folder names.
+    tokenizer
+        Its tokenizer; None loads it by the same name.
+
+    Returns
+    -------
+    Posterior
+        On the GPU if there is one.
+
+    Raises
+    ------
+    ValueError
+        If the folder is no posterior, is damaged, or its classes are not those of its model.
+    """
+    folder = Path(folder)
+    record = posterior_task(folder)
+    model, guide = load_posterior(folder, base_model)
+    task: Task | None = None
+    scoring: Scoring = "options"
+    if isinstance(model, Classifier):
+        if not record:
+            raise ValueError(
+                f"{folder} does not say what its classes are; use save_posterior(..., task=...)"
+            )
+        with blaming(folder / CONFIG_FILE):
+            task, scoring = recorded_task(record)
+        _check_answers(folder, model, task, scoring)
+    if base_model is None:
+        device = Accelerator().device
+        model.to(device)
+        guide.to(device)
+    if tokenizer is None:
+        name = model.network.peft_config[model.adapter].base_model_name_or_path
+        tokenizer = load_tokenizer(str(name))
+    return Posterior(model, guide, tokenizer, task, scoring)
+
+
+def numbered_alike(
+    data: Dataset, given: TextClassificationTask, known: TextClassificationTask
+) -> Dataset:
+    """Give texts the label numbers of the task that a posterior was fitted to.
+
+    Raises
+    ------
+    ValueError
+        If the texts have a class that the posterior does not know.
+    """
+    unknown = sorted(set(given.class_names) - set(known.class_names))
+    if unknown:
+        raise ValueError(
+            f"the data have the labels {unknown}, which the posterior does not know; it knows "
+            f"{list(known.class_names)}"
+        )
+    index = [known.class_names.index(name) for name in given.class_names]
+    labels = [index[label] for label in data["label"]]
+    return data.remove_columns("label").add_column("label", labels)
+
+
+def _check_answers(folder: Path, model: Classifier, task: Task, scoring: Scoring) -> None:
+    """Refuse a record that would have the model answer what it was not fitted to."""
+    options, num_classes = False, model.num_classes
+    if isinstance(task, MultipleChoiceTask):
+        options = scoring == "options"
+    else:
+        num_classes = len(task.class_names)
+    if (
+        isinstance(model, SequenceClassifier) != (scoring == "head")
+        or isinstance(model, OptionLikelihood) != options
+        or model.num_classes != num_classes
+    ):
+        raise ValueError(
+            f"{folder / CONFIG_FILE}: its task {task.name}, answered by {scoring!r} in "
+            f"{num_classes} classes, is not that of its {type(model).__name__} of "
+            f"{model.num_classes}; restore the folder from a copy"
+        )
