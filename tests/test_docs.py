@@ -25,8 +25,6 @@ from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import BayesianLora, Classifier
 from blob_pyro.poutine import flipout
-from blob_pyro.recipe import Recipe
-from blob_pyro.training import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -169,12 +167,12 @@ def test_the_script_for_a_table_of_texts_writes_what_the_command_line_reads(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     rows = ["no toner,printing", "locked out,login"] * 5
-    Path("tickets.csv").write_text("\n".join(["body,queue", *rows]))
+    for name in ("tickets.csv", "more_tickets.csv"):
+        Path(name).write_text("\n".join(["body,queue", *rows]))
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "own_data.md").read_text(), flags=re.DOTALL)
-    script = blocks[0].replace("run_recipe(SMALL", "run_recipe(QUICK")
-    script = script.replace('"distilbert-base-uncased"', repr(base_folder))
-    quick = Recipe(rank=2, training=TrainingConfig(num_steps=1, batch_size=2))
-    exec(compile(script, "own_data.md", "exec"), {"QUICK": quick})
+    assert len([line for line in blocks[0].splitlines() if line]) == 7
+    script = blocks[0].replace('"distilbert-base-uncased"', f"{base_folder!r}, num_steps=1")
+    exec(compile(script, "own_data.md", "exec"), {})
     result = CliRunner().invoke(app, ["predict", "posterior", "no toner", "--json"])
     assert set(json.loads(result.stdout)["probabilities"]) == {"login", "printing"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -26,6 +26,7 @@ from blob_pyro.recipe import load
 from blob_pyro.recipe.network import offer
 from blob_pyro.recipe.predictions import Predictions
 from blob_pyro.recipe.predictions import evaluate as evaluate_examples
+from blob_pyro.tasks import Task
 
 
 def evaluate(
@@ -70,13 +71,13 @@ def evaluate(
         program = load(posterior)
         selection = Selection(data_dir, limit, seed, skip_bad_rows)
         asked = Asked(data, text_column, label_column, task, ood or [])
-        sets = evaluated_sets(posterior, program.task, asked, selection)
+        sets = evaluated_sets(posterior, cast(Task, program.task), asked, selection)
         folder = output_dir or posterior / "evaluations"
         evaluations = {}
         for each, examples in sets:
-            offer(program.model, each, program.tokenizer)
+            offer(program.classifier, each, program.tokenizer)
             evaluation = evaluate_examples(
-                program.model,
+                program.classifier,
                 program.guide,
                 examples,
                 program.collator,

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, cast
 
 import torch
 import typer
@@ -129,7 +129,7 @@ def predict(
     with one_line_errors():
         streams = _streams(texts)
         program = load(posterior)
-        task = _text_task(posterior, program.task)
+        task = _text_task(posterior, cast(Task, program.task))
         if streams:
             examples = read_examples(typer.get_binary_stream("stdin"), task)
         else:
@@ -180,7 +180,7 @@ def _predictions(
     for examples in groups:
         batch = program.collator(examples)
         functions = functions or PosteriorFunctions(
-            program.model, program.guide, batch, num_samples, seed
+            program.classifier, program.guide, batch, num_samples, seed
         )
         yield from _answers(examples, functions(batch), class_names)
 

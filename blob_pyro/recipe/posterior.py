@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from blob_pyro.diagnostics import from_pyro_svi
-from blob_pyro.files import load_posterior, posterior_task, push_to_hub, save_posterior
+from blob_pyro.files import load_posterior, push_to_hub, save_posterior
 from blob_pyro.files.adapter import blaming
-from blob_pyro.files.config import CONFIG_FILE
+from blob_pyro.files.config import CONFIG_FILE, read_posterior_config
 from blob_pyro.files.task import recorded_task, task_record
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import Generation, generate
@@ -122,7 +122,7 @@ class Posterior:
     @property
     def collator(self) -> Collator:
         """Turns examples of the task into the batches of ``model``."""
-        self._classifier()
+        _ = self.classifier
         return collator_for(cast(Task, self.task), self.tokenizer, self.scoring)
 
     def predict(self, texts: Any, *, num_samples: int = 10, seed: int = 0) -> npt.NDArray[Any]:
@@ -131,7 +131,7 @@ class Posterior:
 
     def predict_proba(
         self, texts: Any, *, num_samples: int = 10, seed: int = 0
-    ) -> npt.NDArray[np.float32]:
+    ) -> npt.NDArray[np.floating[Any]]:
         """Give probabilities averaged over draws, ``N x C``; see :meth:`predictive`."""
         return self.predictive(texts, num_samples=num_samples, seed=seed).probabilities
 
@@ -218,7 +218,7 @@ class Posterior:
         """
         examples = self._examples(data, labels, text_column, label_column)
         loader = self.collator.loader(examples)
-        return float(calibrate(self._classifier(), self.guide, loader, num_samples, seed))
+        return float(calibrate(self.classifier, self.guide, loader, num_samples, seed))
 
     def to_arviz(
         self,
@@ -246,7 +246,7 @@ class Posterior:
         """
         examples = self._examples(data, labels, text_column, label_column)
         predictive = sharded_predictive(
-            self._classifier(), self.guide, examples, self.collator, num_samples, seed
+            self.classifier, self.guide, examples, self.collator, num_samples, seed
         )
         return from_pyro_svi(
             predictive,
@@ -289,13 +289,21 @@ class Posterior:
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def _classifier(self) -> Classifier:
+    @property
+    def classifier(self) -> Classifier:
+        """The model, if it classifies.
+
+        Raises
+        ------
+        ValueError
+            If it writes texts only.
+        """
         if not isinstance(self.model, Classifier) or self.task is None:
             raise ValueError(f"a {type(self.model).__name__} classifies nothing; use generate")
         return self.model
 
     def _texts(self) -> TextClassificationTask:
-        self._classifier()
+        _ = self.classifier
         if not isinstance(self.task, TextClassificationTask):
             raise ValueError("this posterior answers questions with options; use evaluate(task)")
         return self.task
@@ -304,7 +312,7 @@ class Posterior:
         self, data: Any, labels: Sequence[str | int] | None, text_column: str, label_column: str
     ) -> Dataset:
         if isinstance(data, MultipleChoiceTask):
-            offer(self._classifier(), data, self.tokenizer)
+            offer(self.classifier, data, self.tokenizer)
             return data.load("test").data
         if isinstance(self.task, MultipleChoiceTask):
             return data
@@ -314,13 +322,18 @@ class Posterior:
         return numbered_alike(data.load("test").data, data, self._texts())
 
     def _predicted(self, data: Dataset, num_samples: int, seed: int) -> Predictions:
-        predictions = evaluate(
-            self._classifier(), self.guide, data, self.collator, num_samples, seed
-        )
+        predictions = evaluate(self.classifier, self.guide, data, self.collator, num_samples, seed)
         if not isinstance(self.task, TextClassificationTask):
             return predictions
         texts = tuple(data["text"])
         return replace(predictions, class_names=self.task.class_names, texts=texts)
+
+    def fit(self, texts: Any, labels: Any) -> NoReturn:
+        """Refuse: it is fitted already.  scikit-learn asks every estimator for this method."""
+        raise ValueError(
+            "this posterior is fitted; call blob_pyro.fine_tune for another one, or wrap it in "
+            "sklearn.frozen.FrozenEstimator"
+        )
 
     def __sklearn_is_fitted__(self) -> bool:
         """Tell scikit-learn that there is nothing to fit."""
@@ -366,7 +379,8 @@ def load(
         If the folder is no posterior, is damaged, or its classes are not those of its model.
     """
     folder = Path(folder)
-    record = posterior_task(folder)
+    config = read_posterior_config(folder)
+    record = config["task"]
     model, guide = load_posterior(folder, base_model)
     task: Task | None = None
     scoring: Scoring = "options"
@@ -385,7 +399,7 @@ def load(
     if tokenizer is None:
         name = model.network.peft_config[model.adapter].base_model_name_or_path
         tokenizer = load_tokenizer(str(name))
-    return Posterior(model, guide, tokenizer, task, scoring)
+    return Posterior(model, guide, tokenizer, task, scoring, method=config["method"])
 
 
 def numbered_alike(

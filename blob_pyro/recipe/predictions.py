@@ -51,7 +51,7 @@ class Predictions:
     >>> logits = np.log([[[0.9, 0.1]], [[0.5, 0.5]]]).astype(np.float32)
     >>> two_draws = Predictions(logits, np.array([0]), np.array(["a"]), ("login", "printing"))
     >>> two_draws.probabilities.round(2)
-    array([[0.7, 0.3]], dtype=float32)
+    array([[0.7, 0.3]])
     >>> two_draws.classes
     array(['login'], dtype='<U8')
     """
@@ -63,7 +63,7 @@ class Predictions:
     texts: tuple[str, ...] = ()
 
     @property
-    def probabilities(self) -> npt.NDArray[np.float32]:
+    def probabilities(self) -> npt.NDArray[np.floating[Any]]:
         """Probabilities averaged over the draws, ``N x C``."""
         return np.exp(log_probs(self.logits))
 

@@ -1,0 +1,145 @@
+"""The fitted object against the program that it holds, and what scikit-learn makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Value
+from peft import AutoPeftModelForCausalLM
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import log_loss
+from sklearn.metrics._scorer import get_scorer
+from sklearn.utils.validation import check_is_fitted
+
+import blob_pyro
+from blob_pyro.infer import posterior_predictive
+from blob_pyro.networks import load_causal_lm
+
+TEXTS = ["a", "b", "c", "d", "a b", "c d"]
+LABELS = ["printing", "login", "printing", "login", "printing", "login"]
+SETTINGS: dict[str, Any] = {"rank": 2, "num_steps": 4, "batch_size": 2, "progress": False}
+
+
+@pytest.fixture
+def posterior(base_folder: str) -> blob_pyro.Posterior:
+    return blob_pyro.fine_tune(TEXTS, base_folder, LABELS, learning_rate=0.05, **SETTINGS)
+
+
+def test_probabilities_are_averages_of_the_programs_own_logits(
+    posterior: blob_pyro.Posterior,
+) -> None:
+    batch = posterior.collator([{"text": text} for text in TEXTS])
+    logits = posterior_predictive(
+        posterior.classifier, posterior.guide, [batch], 5, seed=3, progress=False
+    )["logits"]
+    expected = logits.softmax(-1).mean(0)
+    given = posterior.predict_proba(TEXTS, num_samples=5, seed=3)
+    torch.testing.assert_close(torch.tensor(given).float(), expected, atol=1e-5, rtol=1e-4)
+    best = posterior.classes_[expected.argmax(-1).numpy()]
+    assert list(posterior.predict(np.array(TEXTS), num_samples=5, seed=3)) == list(best)
+
+
+def test_a_new_process_gets_back_tokenizer_classes_and_numbers(
+    posterior: blob_pyro.Posterior, tmp_path: Path
+) -> None:
+    posterior.calibrate(TEXTS, LABELS, num_samples=3)
+    before = posterior.predict_proba(TEXTS, num_samples=3)
+    posterior.save(tmp_path / "desk")
+    loaded = blob_pyro.load(tmp_path / "desk")
+    np.testing.assert_array_equal(loaded.predict_proba(TEXTS, num_samples=3), before)
+    assert list(loaded.classes_) == ["login", "printing"]
+    assert "method: blob" in repr(loaded)
+    # Unmodified PEFT reads the folder as an adapter.
+    AutoPeftModelForCausalLM.from_pretrained(tmp_path / "desk")
+
+
+def test_every_kind_of_data_is_the_same_training_set(base_folder: str, tmp_path: Path) -> None:
+    frame = pandas.DataFrame({"body": TEXTS, "queue": LABELS})
+    frame.to_csv(tmp_path / "tickets.csv", index=False)
+    columns = {"text_column": "body", "label_column": "queue"}
+    fits = [
+        blob_pyro.fine_tune(data, base_folder, **columns, **SETTINGS)
+        for data in (frame, Dataset.from_pandas(frame), tmp_path / "tickets.csv")
+    ]
+    fits.append(blob_pyro.fine_tune(TEXTS, base_folder, LABELS, **SETTINGS))
+    first, *others = (fit.predict_proba(TEXTS, num_samples=2) for fit in fits)
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+
+
+def test_whole_numbers_stay_numbers_in_their_own_order(base_folder: str) -> None:
+    labels = [10, 9, 10, 9, 10, 9]
+    fit = blob_pyro.fine_tune(
+        TEXTS, load_causal_lm(base_folder), labels, scoring="letters", **SETTINGS
+    )
+    assert fit.classes_.tolist() == [9, 10]
+    predicted = fit.predict(TEXTS)
+    assert predicted.dtype.kind == "i"
+    assert fit.evaluate(TEXTS, labels).metrics()["accuracy"] == np.mean(predicted == labels)
+
+
+def test_class_labels_of_another_order_are_matched_by_name(
+    posterior: blob_pyro.Posterior,
+) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["printing", "login"])})
+    numbers = [["printing", "login"].index(name) for name in LABELS]
+    data = Dataset.from_dict({"text": TEXTS, "label": numbers}, features=features)
+    by_name = posterior.evaluate(TEXTS, LABELS)
+    np.testing.assert_array_equal(posterior.evaluate(data).labels, by_name.labels)
+    with pytest.raises(ValueError, match="have the labels"):
+        posterior.evaluate(TEXTS, ["scanning"] * 5 + ["login"])
+
+
+def test_scikit_learn_takes_it_as_a_fitted_classifier(posterior: blob_pyro.Posterior) -> None:
+    check_is_fitted(posterior)
+    probabilities = posterior.predict_proba(TEXTS)
+    expected = -log_loss(LABELS, probabilities, labels=["login", "printing"])
+    assert get_scorer("neg_log_loss")(posterior, TEXTS, LABELS) == pytest.approx(expected, rel=1e-5)
+    nll = posterior.evaluate(TEXTS, LABELS).metrics()["nll"]
+    assert nll == pytest.approx(-expected, rel=1e-5)
+    share, confidence = calibration_curve(
+        LABELS, probabilities[:, 1], pos_label="printing", n_bins=2
+    )
+    assert len(share) == len(confidence)
+
+
+def test_a_frame_says_class_and_uncertainties(posterior: blob_pyro.Posterior) -> None:
+    predictions = posterior.predictive(TEXTS, num_samples=6)
+    frame = predictions.to_pandas()
+    assert list(frame["text"]) == TEXTS
+    assert (frame["epistemic_uncertainty"] <= frame["total_uncertainty"] + 1e-6).all()
+    log_probs = torch.tensor(predictions.logits).log_softmax(-1).double()
+    mean = log_probs.exp().mean(0)
+    total = -(mean * mean.log()).sum(-1)
+    expected = -(log_probs.exp() * log_probs).sum(-1).mean(0)
+    np.testing.assert_allclose(frame["total_uncertainty"], total, atol=1e-5)
+    np.testing.assert_allclose(frame["epistemic_uncertainty"], total - expected, atol=1e-5)
+
+
+def test_an_arviz_object_holds_the_examples(posterior: blob_pyro.Posterior) -> None:
+    data = posterior.to_arviz(TEXTS, LABELS, num_samples=4)
+    assert data.posterior_predictive["probs"].shape == (1, 4, 6, 2)
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels"),
+    [
+        (["a", None], ["x", "y"]),
+        (["a", "b"], ["x", None]),
+        (["a", "b"], ["x", float("nan")]),
+        (["a", "b"], [True, False]),
+        (["a", "b", "c"], ["x", "y"]),
+        (["a", "b"], ["x", "x"]),
+        ("a", ["x"]),
+    ],
+)
+def test_what_is_no_labelled_text_is_refused_before_training(
+    texts: Any, labels: Any, base_folder: str
+) -> None:
+    with pytest.raises(ValueError, match=r"row \d|texts and|two different|labels"):
+        blob_pyro.fine_tune(texts, base_folder, labels, **SETTINGS)
