@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from blob_pyro.infer.posterior_draws import Batch
+from blob_pyro.models.labels import checked_labels
 
 Item = TypeVar("Item")
 
@@ -29,6 +30,7 @@ def on_device(device: torch.device, batch: Batch) -> dict[str, torch.Tensor]:
 
 def log_likelihood(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Log probabilities of the labels, nats: ``K x N`` from logits ``K x N x C``."""
+    labels = checked_labels(labels, logits.shape[1:2])
     index = labels.expand(logits.shape[0], -1)[..., None]
     return logits.log_softmax(dim=-1).gather(-1, index).squeeze(-1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pyro import poutine
@@ -13,7 +13,7 @@ from pyro.infer.elbo import ELBO
 from pyro.infer.util import is_validation_enabled, torch_item
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
-from pyro.util import check_model_guide_match
+from pyro.util import check_model_guide_match, check_site_shape
 
 from blob_pyro.infer.kl_weight import Schedule, check_schedule, kl_weight
 from blob_pyro.poutine import Site, kl_terms, sample_sites
@@ -48,6 +48,21 @@ def data_size(model_trace: Trace) -> int:
 
 def _is_data(site: Site) -> bool:
     return bool(site["is_observed"]) and not site["infer"].get("_deterministic", False)
+
+
+def check_shapes(trace: Trace) -> None:
+    """Raise Pyro's ``ValueError`` where a log probability is not of its plates' shape."""
+    trace.compute_log_prob(lambda _, site: _is_data(cast(Site, site)))
+    for _, site in sample_sites(trace):
+        shaped = site if "log_prob" in site else {**site, "log_prob": _stand_in(site)}
+        check_site_shape(cast(Any, shaped), cast(int, math.inf))
+
+
+def _stand_in(site: Site) -> torch.Tensor:
+    """Give the shape of a latent's log density, which itself may not be needed."""
+    fn, value = site["fn"], site["value"]
+    batch = value.shape[: value.dim() - fn.event_dim]
+    return torch.empty(torch.broadcast_shapes(fn.batch_shape, batch), device="meta")
 
 
 @dataclass(frozen=True)
@@ -293,7 +308,11 @@ class ReweightedTrace_ELBO(ELBO):
         )
         if is_validation_enabled():
             check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
-        return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+        pruned = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+        if is_validation_enabled():
+            for trace in pruned:
+                check_shapes(trace)
+        return pruned
 
     def _particle_losses(
         self, model: Any, guide: Any, args: Any, kwargs: Any, weight: float

@@ -12,6 +12,7 @@ from pyro.infer.util import is_validation_enabled
 from blob_pyro.distributions import LabelledTokens
 from blob_pyro.lora import Latent, Prior, check_peft_model
 from blob_pyro.models.bayesian_lora import BayesianLora
+from blob_pyro.models.labels import checked_labels
 from blob_pyro.models.padding import mask_of
 from blob_pyro.models.positions import Positions, head_at, labelled_first
 from blob_pyro.models.tiling import tile, untile
@@ -108,10 +109,10 @@ class CausalLM(BayesianLora):
         Raises
         ------
         ValueError
-            If padded text comes without a mask, there are no labels, or one lies outside the
-            vocabulary.
+            If padded text comes without a mask, labels are absent or have another shape or type, or
+            one lies outside the vocabulary.
         """
-        labels = self._checked(labels)
+        labels = self._checked(labels, input_ids.shape)
         mask = mask_of(input_ids, attention_mask, self.network)
         batch = {"input_ids": input_ids, "attention_mask": mask, **inputs}
         num_draws = self.draw(input_ids.shape)
@@ -123,12 +124,13 @@ class CausalLM(BayesianLora):
             pyro.sample("labels", LabelledTokens(logits, labelled), obs=targets)
         return logits
 
-    def _checked(self, labels: torch.Tensor | None) -> torch.Tensor:
+    def _checked(self, labels: torch.Tensor | None, shape: torch.Size) -> torch.Tensor:
         if labels is None:
             raise ValueError(
                 "CausalLM needs labels, B x T, -100 where nothing is to be learned; to write a "
                 "text, use blob_pyro.generate"
             )
+        labels = checked_labels(labels, shape)
         if is_validation_enabled():
             size = self.network.config.vocab_size
             wrong = labels[(labels != _IGNORED) & ((labels < 0) | (labels >= size))]

@@ -13,6 +13,7 @@ from pyro.infer.util import is_validation_enabled
 
 from blob_pyro.lora import Latent, Prior
 from blob_pyro.models.bayesian_lora import BayesianLora
+from blob_pyro.models.labels import checked_labels
 from blob_pyro.models.padding import mask_of
 from blob_pyro.models.tiling import tile, untile
 
@@ -78,7 +79,7 @@ class Classifier(BayesianLora):
         attention_mask
             Nonzero where a token is real, ``B x T``.  May be left out if nothing is padded.
         labels
-            Class indices, ``B``, int64; None to sample them.
+            Class indices, ``B``, integers; None to sample them.
         **inputs
             Anything else that the network takes, rows first.
 
@@ -90,11 +91,12 @@ class Classifier(BayesianLora):
         Raises
         ------
         ValueError
-            If padded text comes without a mask, or a label is out of range.
+            If padded text comes without a mask, or labels have another shape or type or are out of
+            range.
         """
         mask = mask_of(input_ids, attention_mask, self.network)
         batch = {"input_ids": input_ids, "attention_mask": mask, **inputs}
-        self._check_labels(labels, self._num_offered(batch))
+        labels = self._checked(labels, self._num_offered(batch))
         num_draws = self.draw(input_ids.shape)
         logits = self._tempered(untile(self.class_logits(tile(batch, num_draws)), num_draws))
         with self.data_plate(input_ids):
@@ -114,9 +116,12 @@ class Classifier(BayesianLora):
         return torch.full_like(batch["input_ids"][:, 0], self.num_classes)
 
     @staticmethod
-    def _check_labels(labels: torch.Tensor | None, offered: torch.Tensor) -> None:
-        if labels is None or not is_validation_enabled():
-            return
+    def _checked(labels: torch.Tensor | None, offered: torch.Tensor) -> torch.Tensor | None:
+        if labels is None:
+            return None
+        labels = checked_labels(labels, offered.shape)
+        if not is_validation_enabled():
+            return labels
         wrong = ((labels < 0) | (labels >= offered)).nonzero()
         if len(wrong):
             row = int(wrong[0])
@@ -124,3 +129,4 @@ class Classifier(BayesianLora):
                 f"labels[{row}] = {int(labels[row])} but the model has {int(offered[row])} "
                 f"classes; labels are integers from 0 to {int(offered[row]) - 1}"
             )
+        return labels

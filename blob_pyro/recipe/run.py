@@ -147,6 +147,8 @@ def run_recipe(
     """
     if checkpoints is not None:
         _check_what_is_saved(recipe)
+    for examples in (data,) if validation is None else (data, validation):
+        task.check(examples)
     run = Run(
         base_model,
         tokenizer,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from blob_pyro.tasks.labels import check_labels
 from blob_pyro.tasks.question import Question, letters
 from blob_pyro.tasks.source import Row, Source
 from blob_pyro.tasks.task_data import TaskData, read_examples, unique_ids
@@ -48,6 +49,10 @@ class MultipleChoiceTask:
     def answers(self) -> tuple[str, ...]:
         """What may answer ``Question.lettered``, in the order of the options."""
         return self.words or letters(self.num_options)
+
+    def check(self, data: Dataset) -> None:
+        """Raise a ``ValueError`` unless every question has a label that is one of its options."""
+        check_labels(data)
 
     def has_validation(self, data_dir: str | Path | None = None) -> bool:
         """Tell whether there is a validation split beside the one that is tested on."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
+from blob_pyro.tasks.labels import check_labels
 from blob_pyro.tasks.question import letters, listed
 from blob_pyro.tasks.task_data import TaskData, read_examples, unique_ids
 from blob_pyro.tasks.text_source import LabelledText, TextSource
@@ -108,6 +109,10 @@ class TextClassificationTask:
             "Answer:",
             words=letters(len(self.class_names)),
         )
+
+    def check(self, data: Dataset) -> None:
+        """Raise a ``ValueError`` unless every example has a label that is one of the classes."""
+        check_labels(data, self.class_names)
 
     def has_validation(self, data_dir: str | Path | None = None) -> bool:
         """Tell whether there is a validation split beside the one that is tested on."""
