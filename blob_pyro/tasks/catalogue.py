@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from blob_pyro.tasks.collators import Task
+from blob_pyro.tasks.built_in import helpdesk, helpdesk_out_of_scope
 from blob_pyro.tasks.glue import TEXT_TASKS
-from blob_pyro.tasks.helpdesk import helpdesk, helpdesk_out_of_scope
 from blob_pyro.tasks.multiple_choice import MultipleChoiceTask
 from blob_pyro.tasks.question import Question, listed
 from blob_pyro.tasks.source import ANSWERED, SPLITS, Row, Source
+
+if TYPE_CHECKING:
+    from blob_pyro.tasks.collators import Task
 
 
 def _prompt(question: str, passage: str = "") -> str:

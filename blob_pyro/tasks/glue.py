@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datasets import DatasetDict
-
 from blob_pyro.tasks.source import ANSWERED
 from blob_pyro.tasks.text_classification import TextClassificationTask
 from blob_pyro.tasks.text_source import TextSource
@@ -25,7 +23,7 @@ TEXT_TASKS: dict[str, TextClassificationTask] = {
     for task in (
         TextClassificationTask(
             "glue_rte",
-            DatasetDict(),
+            {},
             ("entailment", "not_entailment"),
             "{text}\nStatement: {text_pair}\nQuestion: does the statement follow?\nAnswer:",
             ("yes", "no"),
@@ -33,7 +31,7 @@ TEXT_TASKS: dict[str, TextClassificationTask] = {
         ),
         TextClassificationTask(
             "glue_mrpc",
-            DatasetDict(),
+            {},
             ("not_equivalent", "equivalent"),
             "1. {text}\n2. {text_pair}\nQuestion: do both sentences say the same?\nAnswer:",
             NO_YES,
@@ -41,7 +39,7 @@ TEXT_TASKS: dict[str, TextClassificationTask] = {
         ),
         TextClassificationTask(
             "glue_cola",
-            DatasetDict(),
+            {},
             ("unacceptable", "acceptable"),
             "{text}\nQuestion: is this sentence grammatical?\nAnswer:",
             NO_YES,
@@ -49,7 +47,7 @@ TEXT_TASKS: dict[str, TextClassificationTask] = {
         ),
         TextClassificationTask(
             "super_glue_wic",
-            DatasetDict(),
+            {},
             ("different_sense", "same_sense"),
             "1. {text}\n2. {text_pair}\n"
             "Question: does the word have the same sense in both sentences?\nAnswer:",
@@ -58,7 +56,7 @@ TEXT_TASKS: dict[str, TextClassificationTask] = {
         ),
         TextClassificationTask(
             "super_glue_boolq",
-            DatasetDict(),
+            {},
             ("false", "true"),
             "{text_pair}\nQuestion: {text}?\nAnswer:",
             source=_super_glue("boolq", "{question}", "{passage}"),

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from datasets import Dataset
+from typing import TYPE_CHECKING
 
 from blob_pyro.tasks.labels import check_labels
 from blob_pyro.tasks.question import Question, letters
 from blob_pyro.tasks.source import Row, Source
 from blob_pyro.tasks.task_data import TaskData, read_examples, unique_ids
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class MultipleChoiceTask:
 
 
 def _table(questions: Sequence[Question]) -> Dataset:
+    from datasets import Dataset
+
     return Dataset.from_dict(
         {
             "id": unique_ids([question.id for question in questions]),

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import load_dataset
-
 Row = Mapping[str, Any]
 
 SPLITS = {split: split for split in ("train", "validation", "test")}
@@ -75,6 +73,8 @@ class Source:
             If there is no such split, or the file is absent or no JSON lines.
         """
         if data_dir is None:
+            from datasets import load_dataset
+
             theirs = self._theirs(split)
             place = f"{self.path}/{self.config}/{theirs}"
             rows = load_dataset(self.path, self.config, split=theirs)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from datasets import Dataset
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Row = TypeVar("Row")
 Example = TypeVar("Example")
@@ -28,6 +29,7 @@ class TaskData:
 
     Examples
     --------
+    >>> from datasets import Dataset
     >>> data = Dataset.from_dict({"id": ["a", "b"], "label": [0, 1]})
     >>> str(TaskData(data, num_rows=3, num_bad=1))
     '2 of 3 rows, 1 bad ones skipped'

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from datasets import Dataset, DatasetDict
+from typing import TYPE_CHECKING
 
 from blob_pyro.tasks.labels import check_labels
 from blob_pyro.tasks.question import letters, listed
 from blob_pyro.tasks.task_data import TaskData, read_examples, unique_ids
 from blob_pyro.tasks.text_source import LabelledText, TextSource
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class TextClassificationTask:
 
     Examples
     --------
+    >>> from datasets import Dataset, DatasetDict
     >>> train = Dataset.from_dict({"text": ["no toner"], "label": [1]})
     >>> task = TextClassificationTask("tickets", DatasetDict(train=train), ("login", "printing"))
     >>> task.prompts(["no toner"])
@@ -52,7 +55,7 @@ class TextClassificationTask:
     """
 
     name: str
-    splits: DatasetDict
+    splits: Mapping[str, Dataset]
     class_names: tuple[str, ...]
     prompt: str = "{text}\n\nThis message is about"
     words: tuple[str, ...] = ()
@@ -94,7 +97,7 @@ class TextClassificationTask:
 
         Examples
         --------
-        >>> task = TextClassificationTask("t", DatasetDict(), ("cannot log in", "paper jam"))
+        >>> task = TextClassificationTask("t", {}, ("cannot log in", "paper jam"))
         >>> print(task.lettered().prompts(["no toner"])[0])
         no toner
         <BLANKLINE>
@@ -186,6 +189,8 @@ def _filled(prompt: str, text: str, pair: str) -> str:
 
 
 def _table(texts: Sequence[LabelledText]) -> Dataset:
+    from datasets import Dataset
+
     columns = {
         "id": unique_ids([example.id for example in texts]),
         "text": [example.text for example in texts],

@@ -1,22 +1,6 @@
 """Fitting a program to a data set."""
 
-from blob_pyro.training.batches import Collator
-from blob_pyro.training.checkpoints import CheckpointConfig, TrainingInterruptedError
-from blob_pyro.training.config import TrainingConfig, flush_denormals
-from blob_pyro.training.fit import fit
-from blob_pyro.training.sharded_predictive import sharded_predictive
-from blob_pyro.training.step_record import StepRecord, best_step
+import lazy_loader
 
-__all__ = [
-    # verbs
-    "best_step",
-    "fit",
-    "flush_denormals",
-    "sharded_predictive",
-    # classes
-    "CheckpointConfig",
-    "Collator",
-    "StepRecord",
-    "TrainingConfig",
-    "TrainingInterruptedError",
-]
+# The names are in __init__.pyi.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

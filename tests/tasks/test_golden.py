@@ -64,7 +64,7 @@ def test_a_folder_and_the_hub_give_the_same(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The Hub's files are Parquet: those are made here, and read by the library of data sets."""
-    asked = []
+    asked, load_dataset = [], datasets.load_dataset
 
     def from_files(path: str, config: str, *, split: str) -> Any:
         asked.append((path, config, split))
@@ -72,12 +72,12 @@ def test_a_folder_and_the_hub_give_the_same(
         rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
         file = str(tmp_path / f"{split}-00000-of-00001.parquet")
         datasets.Dataset.from_list(rows).to_parquet(file)
-        return datasets.load_dataset(
+        return load_dataset(
             "parquet", data_files={split: file}, split=split, cache_dir=str(tmp_path / "cache")
         )
 
     task = find_task(name)
-    monkeypatch.setattr("blob_pyro.tasks.source.load_dataset", from_files)
+    monkeypatch.setattr("datasets.load_dataset", from_files)
     hub, folder = task.load(split_of(task)), task.load(split_of(task), data_dir=RECORDED)
     assert hub.data.to_dict() == folder.data.to_dict()
     assert len(hub.data) == 3

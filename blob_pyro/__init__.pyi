@@ -1,0 +1,13 @@
+from .files import export_draws as export_draws
+from .files import import_bayesian_peft as import_bayesian_peft
+from .files import load_posterior as load_posterior
+from .files import merge_mean as merge_mean
+from .files import save_posterior as save_posterior
+from .files.hub import push_to_hub as push_to_hub
+from .infer import generate as generate
+from .lora import bayesianize as bayesianize
+from .lora import unbayesianize as unbayesianize
+from .recipe import Posterior as Posterior
+from .recipe import fine_tune as fine_tune
+from .recipe import load as load
+from .version import __version__ as __version__

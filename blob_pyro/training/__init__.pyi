@@ -1,0 +1,9 @@
+from .batches import Collator as Collator
+from .checkpoints import CheckpointConfig as CheckpointConfig
+from .checkpoints import TrainingInterruptedError as TrainingInterruptedError
+from .config import TrainingConfig as TrainingConfig
+from .config import flush_denormals as flush_denormals
+from .loop import fit as fit
+from .sharded_predictive import sharded_predictive as sharded_predictive
+from .step_record import StepRecord as StepRecord
+from .step_record import best_step as best_step
