@@ -20,9 +20,9 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
-from blob_pyro import networks as base_model
 from blob_pyro.cli import app
 from blob_pyro.cli.terminal import print_warning
+from blob_pyro.networks import loading as base_model
 from blob_pyro.recipe.predictions import load_predictions
 from blob_pyro.tasks import find_task
 from blob_pyro.training import StepRecord

@@ -7,13 +7,15 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 from blob_pyro.models import BayesianLora
+from blob_pyro.networks import pooling_of
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -31,10 +33,21 @@ def write_adapter(folder: Path, model: BayesianLora, weights: Mapping[str, torch
     weights
         Site name to ``lora_A``, ``r x n``.
     """
-    peft_config = copy.copy(model.network.peft_config[model.adapter])
+    peft_config = cast(LoraConfig, copy.copy(model.network.peft_config[model.adapter]))
     peft_config.inference_mode = True
+    if pooling_of(model.network.get_base_model()) == "mean":
+        # Whole names, which no network that pools otherwise has: PEFT then refuses the adapter.
+        peft_config.target_modules = _adapted_layers(model)
     peft_config.save_pretrained(str(folder))
     write_tensors(folder / ADAPTER_FILE, _adapter_tensors(model, weights))
+
+
+def _adapted_layers(model: BayesianLora) -> list[str]:
+    return [
+        name
+        for name, module in model.network.get_base_model().named_modules()
+        if isinstance(module, LoraLayer) and model.adapter in module.r
+    ]
 
 
 def _adapter_tensors(

