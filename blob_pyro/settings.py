@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from reprlib import repr as repr_short
+from reprlib import Repr
 from typing import Any, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 # What pydantic's kinds of errors mean to somebody who writes YAML.
@@ -25,9 +27,14 @@ _WANTED = {
     "greater_than_equal": "give a number of at least {ge}",
     "less_than": "give a number below {lt}",
     "less_than_equal": "give a number of at most {le}",
+    "string_pattern_mismatch": "use letters, digits, spaces and . + - _",
     "literal_error": "use {expected}",
     "too_short": "give at least {min_length}",
 }
+# Entries that one message names, and how deep it shows their values: YAML's may have no end.
+_MOST = 3
+_SHORT = Repr()
+_SHORT.maxlevel = 2
 
 
 class Settings(BaseModel):
@@ -78,6 +85,26 @@ class Settings(BaseModel):
         return self.changed(**(update or {}))
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as a number, as YAML 1.2 and people do."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def load_yaml(text: str) -> Any:
+    """Read YAML without Python's own tags.
+
+    Examples
+    --------
+    >>> load_yaml("{kl_scale: 1e-3, target_modules: [q_proj]}")
+    {'kl_scale': 0.001, 'target_modules': ['q_proj']}
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
 def in_plain_words(error: ValidationError, known: Iterable[str] = ()) -> str:
     """Say what each wrong entry is, and what it should be.
 
@@ -91,12 +118,15 @@ def in_plain_words(error: ValidationError, known: Iterable[str] = ()) -> str:
     Returns
     -------
     str
-        One sentence an entry, with the entry's path.
+        A sentence for each of the first entries, with its path.
     """
-    return "; ".join(_sentence(entry, list(known)) for entry in error.errors())
+    entries = error.errors()
+    sentences = [_sentence(entry, list(known)) for entry in entries[:_MOST]]
+    more = [f"and {len(entries) - _MOST} more"] if len(entries) > _MOST else []
+    return "; ".join([*sentences, *more])
 
 
-def unknown_name(name: str, known: Iterable[str]) -> str:
+def unknown_name(name: str, known: Sequence[str]) -> str:
     """Say that a name is no setting, and which ones are near.
 
     Examples
@@ -105,7 +135,10 @@ def unknown_name(name: str, known: Iterable[str]) -> str:
     "'rnak' is no setting; did you mean 'rank'?"
     """
     near = get_close_matches(name, known, n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {[*known]}"
+    if near:
+        hint = f"did you mean {' or '.join(map(repr, near))}?"
+    else:
+        hint = f"known are {[*known]}" if known else "there are none"
     return f"{name!r} is no setting; {hint}"
 
 
@@ -119,4 +152,4 @@ def _sentence(entry: Any, known: list[str]) -> str:
     if kind == "value_error":
         return f"{path}: {context['error']}" if path else str(context["error"])
     wanted = _WANTED.get(kind, entry["msg"]).format(**context)
-    return f"{path}={repr_short(entry['input'])}: {wanted}"
+    return f"{path}={_SHORT.repr(entry['input'])}: {wanted}"

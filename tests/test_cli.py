@@ -57,7 +57,7 @@ def posterior(tmp_path: Path, base_folder: str, tickets: str) -> str:
     columns = ["--text-column", "body", "--label-column", "queue"]
     result = invoke(
         "train", "--data", tickets, *columns, "--model", base_folder, "--output-dir", folder,
-        "--steps", "2", "--rank", "2", "--num-samples", "2",
+        "--num-steps", "2", "--set", "rank=2", "--num-samples", "2",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "accuracy" in result.output
@@ -76,7 +76,7 @@ def test_train_starts_from_a_recipe_and_changes_it(
     result = invoke(
         "train", "--data", tickets, "--text-column", "body", "--label-column", "queue",
         "--model", base_folder, "--output-dir", str(folder), "--num-samples", "0",
-        "--recipe", "paper", "--steps", "1", "--rank", "3",
+        "--recipe", "paper", "--num-steps", "1", "--set", "rank=3",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     adapter = json.loads((folder / "adapter_config.json").read_text())
@@ -89,21 +89,21 @@ def trained(tickets: str, base_folder: str, folder: Path, *options: str) -> Any:
     return invoke(
         "train", "--data", tickets, "--text-column", "body", "--label-column", "queue",
         "--model", base_folder, "--output-dir", str(folder), "--num-samples", "2",
-        "--steps", "1", "--rank", "2", *options,
+        "--num-steps", "1", "--set", "rank=2", *options,
     )  # fmt: skip
 
 
 def test_a_method_is_trained_by_its_name(tmp_path: Path, tickets: str, base_folder: str) -> None:
     result = trained(
-        tickets, base_folder, tmp_path / "ens", "--method", "ens", "--option", "num_members=2"
+        tickets, base_folder, tmp_path / "ens", "--method", "ens", "--set", "options.num_members=2"
     )
     assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "ens" / "posterior_config.json").read_text())
     assert config["guide"]["class"] == "EnsembleGuide"
     assert len(config["guide"]["arguments"]["members"]) == 2
     result = trained(
-        tickets, base_folder, tmp_path / "t", "--method", "temperature", "--start", "mle",
-        "--option", "per_class=true",
+        tickets, base_folder, tmp_path / "t", "--method", "temperature", "--set", "start=mle",
+        "--set", "options.per_class=true",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "t" / "posterior_config.json").read_text())
@@ -113,10 +113,13 @@ def test_a_method_is_trained_by_its_name(tmp_path: Path, tickets: str, base_fold
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--option", "members"], "--option members has no '='; give it as NAME=VALUE"),
-        (["--option", "rate=1"], "method 'blob' has no option 'rate'"),
+        (["--set", "members"], "--set members has no '='; give it as NAME=VALUE"),
+        (
+            ["--set", "options.rate=1"],
+            "options of method 'blob': 'rate' is no setting",
+        ),
         (["--method", "BLoB"], "method='BLoB' is unknown; use one of"),
-        (["--start", "mle"], "the method 'blob' is trained from the base model"),
+        (["--set", "start=mle"], "the method 'blob' is trained from the base model"),
     ],
 )
 def test_unknown_methods_and_options_end_in_one_line(
@@ -132,8 +135,8 @@ def test_a_run_that_was_stopped_goes_on(
     tmp_path: Path, tickets: str, base_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train(folder: str, *options: str) -> Any:
-        columns = ["--text-column", "body", "--label-column", "queue", "--rank", "2"]
-        steps = ["--steps", "4", "--num-samples", "0", "--output-dir", str(tmp_path / folder)]
+        columns = ["--text-column", "body", "--label-column", "queue", "--set", "rank=2"]
+        steps = ["--num-steps", "4", "--num-samples", "0", "--output-dir", str(tmp_path / folder)]
         return invoke(
             "train", "--data", tickets, *columns, "--model", base_folder, *steps, *options
         )
@@ -147,13 +150,13 @@ def test_a_run_that_was_stopped_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingProgress, "_on_step", stopped)
-        result = train("stopped", "--save-steps", "2")
+        result = train("stopped", "--save-every", "2")
     assert result.exit_code == 143
     assert "blob-pyro: stopped by SIGTERM after 3 of 4 steps; everything is saved" in result.output
-    result = train("stopped", "--save-steps", "2")
+    result = train("stopped", "--save-every", "2")
     assert result.exit_code == 2
     assert "holds checkpoints of a run" in result.output
-    result = train("stopped", "--save-steps", "2", "--resume")
+    result = train("stopped", "--save-every", "2", "--resume")
     assert result.exit_code == 0, result.output
     assert train("whole").exit_code == 0
     for name in ("adapter_model.safetensors", "posterior.safetensors"):
@@ -161,7 +164,7 @@ def test_a_run_that_was_stopped_goes_on(
         assert resumed.read_bytes() == whole.read_bytes()
     result = train("other", "--resume")
     assert result.exit_code == 2
-    assert "--resume needs --save-steps" in result.output
+    assert "--resume needs --save-every" in result.output
 
 
 @pytest.mark.filterwarnings("ignore:`log_with=trackio`")
@@ -182,8 +185,8 @@ def test_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def answering(tmp_path: Path, base_folder: str, questions: str) -> str:
     folder = str(tmp_path / "answering")
     result = invoke(
-        "train", "--task", "openbookqa", "--data-dir", questions, "--limit-train", "4",
-        "--model", base_folder, "--output-dir", folder, "--steps", "2", "--rank", "2",
+        "train", "--task", "openbookqa", "--data-dir", questions, "--max-train", "4",
+        "--model", base_folder, "--output-dir", folder, "--num-steps", "2", "--set", "rank=2",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "openbookqa, train: 4 of 6 rows (seed 0)" in result.output
@@ -221,7 +224,7 @@ def test_evaluations_are_kept_beside_the_posterior(posterior: str, tickets: str)
 def test_a_benchmark_prints_its_tables(tmp_path: Path, base_folder: str, questions: str) -> None:
     path = tmp_path / "b.yaml"
     path.write_text(
-        f"model: {base_folder}\nseeds: [0]\ntasks: {{openbookqa: {{train: 2}}}}\n"
+        f"model: {base_folder}\nseeds: [0]\ntasks: {{openbookqa: {{max_train: 2}}}}\n"
         "methods: {mle: {method: mle, num_steps: 1, rank: 2, num_samples: [0]}}\n"
     )
     out = str(tmp_path / "out")
@@ -267,8 +270,8 @@ def test_an_encoder_learns_and_answers_a_task_of_one_or_two_texts(
     rows = tmp_path / "data" / "glue" / config / "train.jsonl"
     rows.with_name("validation.jsonl").write_text(rows.read_text() + '{"idx": 9}\n')
     result = invoke(
-        "train", "--task", task, "--data-dir", recorded, "--limit-train", "2", "--seed", "1",
-        "--model", encoder, "--output-dir", str(folder), "--steps", "2", "--rank", "2",
+        "train", "--task", task, "--data-dir", recorded, "--max-train", "2", "--seed", "1",
+        "--model", encoder, "--output-dir", str(folder), "--num-steps", "2", "--set", "rank=2",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert f"{task}, train: 2 of 3 rows (seed 1)" in result.output
@@ -297,8 +300,8 @@ def test_an_encoder_learns_a_users_texts(tmp_path: Path, encoder: str, tickets: 
     columns = ["--data", tickets, "--text-column", "body", "--label-column", "queue"]
     folder = str(tmp_path / "encoded")
     result = invoke(
-        "train", *columns, "--model", encoder, "--output-dir", folder, "--steps", "1",
-        "--skip-bad-rows", "--limit-train", "5", "--num-samples", "0",
+        "train", *columns, "--model", encoder, "--output-dir", folder, "--num-steps", "1",
+        "--skip-bad-rows", "--max-train", "5", "--num-samples", "0",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "tickets.csv: 1 bad rows skipped" in result.output
@@ -323,8 +326,8 @@ def test_an_encoder_answers_no_questions(tmp_path: Path, encoder: str, questions
 def test_questions_are_answered_by_letter(tmp_path: Path, base_folder: str, questions: str) -> None:
     folder = tmp_path / "lettered"
     result = invoke(
-        "train", "--task", "openbookqa", "--data-dir", questions, "--scoring", "letters",
-        "--model", base_folder, "--output-dir", str(folder), "--steps", "2", "--rank", "2",
+        "train", "--task", "openbookqa", "--data-dir", questions, "--set", "scoring=letters",
+        "--model", base_folder, "--output-dir", str(folder), "--num-steps", "2", "--set", "rank=2",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     config = json.loads((folder / "posterior_config.json").read_text())
@@ -347,13 +350,13 @@ def test_class_names_of_several_tokens_are_answered_by_letter(
 ) -> None:
     data = tmp_path / "long.csv"
     data.write_text("text,label\n" + "a phone,the printing\nmy login,the phone\n" * 3)
-    arguments = ["train", "--data", str(data), "--model", base_folder, "--steps", "1"]
+    arguments = ["train", "--data", str(data), "--model", base_folder, "--num-steps", "1"]
     result = invoke(*arguments, "--output-dir", str(tmp_path / "x"))
     assert result.exit_code == 2
     assert "the label 'the phone' is 2 tokens" in result.stderr
-    assert "--scoring letters" in result.stderr
+    assert "--set scoring=letters" in result.stderr
     folder = str(tmp_path / "lettered")
-    result = invoke(*arguments, "--scoring", "letters", "--output-dir", folder)
+    result = invoke(*arguments, "--set", "scoring=letters", "--output-dir", folder)
     assert result.exit_code == 0, result.output
     result = invoke("predict", folder, "the login", "--json")
     assert set(json.loads(result.stdout)["probabilities"]) == {"the phone", "the printing"}
@@ -418,7 +421,7 @@ def test_training_in_bfloat16_gives_a_posterior_that_predicts(
     folder = str(tmp_path / "bf16")
     result = invoke(
         "train", "--data", tickets, "--text-column", "body", "--label-column", "queue",
-        "--model", base_folder, "--output-dir", folder, "--steps", "2", "--dtype", "bf16",
+        "--model", base_folder, "--output-dir", folder, "--num-steps", "2", "--dtype", "bf16",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     config = json.loads((Path(folder) / "posterior_config.json").read_text())
@@ -436,7 +439,7 @@ def test_evaluate_measures_a_users_file(posterior: str, tickets: str) -> None:
 def test_demo_writes_what_it_promises(tmp_path: Path, base_folder: str) -> None:
     folder = tmp_path / "out"
     result = invoke(
-        "demo", "--model", base_folder, "--steps", "2", "--num-samples", "3",
+        "demo", "--model", base_folder, "--num-steps", "2", "--num-samples", "3",
         "--output-dir", str(folder),
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -459,12 +462,18 @@ def test_demo_writes_what_it_promises(tmp_path: Path, base_folder: str) -> None:
     [
         (["predict", "absent", "text"], "posterior_config.json cannot be read"),
         (["train", "--data", "absent.csv", "--output-dir", "x"], "absent.csv: cannot be read"),
-        (["train", "--steps", "0", "--output-dir", "x"], "Invalid value for '--steps'"),
-        (["train", "--save-steps", "0", "--output-dir", "x"], "value for '--save-steps'"),
-        (["train", "--keep-checkpoints", "0", "--output-dir", "x"], "for '--keep-checkpoints'"),
+        (["train", "--num-steps", "0", "--output-dir", "x"], "Invalid value for '--num-steps'"),
+        (["train", "--save-every", "0", "--output-dir", "x"], "value for '--save-every'"),
+        (["train", "--keep-last", "0", "--output-dir", "x"], "for '--keep-last'"),
         (["train", "--seed", "-1", "--output-dir", "x"], "Invalid value for '--seed'"),
-        (["train", "--kl-scale", "-1", "--model", "{base}", "--output-dir", "x"], "kl_scale=-1.0"),
-        (["train", "--prior-scale", "0", "--model", "{base}", "--output-dir", "x"], "prior_scale"),
+        (
+            ["train", "--set", "kl_scale=-1", "--model", "{base}", "--output-dir", "x"],
+            "kl_scale=-1: give a number",
+        ),
+        (
+            ["train", "--set", "prior_scale=0", "--model", "{base}", "--output-dir", "x"],
+            "prior_scale",
+        ),
         (["demo", "--model", "./absent"], "the model './absent' cannot be loaded"),
     ],
 )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +84,7 @@ class Cell:
     def recipe(self, config: BenchmarkConfig) -> Recipe:
         """Give the settings of its fit."""
         recipe = config.methods[self.method].recipe
-        seeded = replace(recipe, training=replace(recipe.training, seed=self.seed))
-        return seeded.member(self.member)
+        return recipe.changed(seed=self.seed).member(self.member)
 
     def starts(self, config: BenchmarkConfig) -> list[Cell]:
         """Give the cells whose posteriors it starts from."""
@@ -101,9 +99,9 @@ class Cell:
         """Hash the settings that this cell's results depend on."""
         settings = {
             "model": config.model,
-            "task": dataclasses.asdict(config.tasks[self.task]),
-            "method": dataclasses.asdict(config.methods[self.method]),
-            "test_limit": config.test_limit,
+            "task": config.tasks[self.task].model_dump(mode="json"),
+            "method": config.methods[self.method].model_dump(mode="json"),
+            "max_test": config.max_test,
             "dtype": config.dtype,
             "split": config.split,
             "starts": [cell.fingerprint(config) for cell in self.starts(config)],

@@ -23,9 +23,10 @@ from blob_pyro.files.task import task_record
 from blob_pyro.guides import LoraGuide
 from blob_pyro.models import Classifier
 from blob_pyro.networks import torch_dtype
-from blob_pyro.recipe import Program, finish, run_recipe
+from blob_pyro.recipe import posterior_from_fits, run_recipe
 from blob_pyro.recipe.network import load_network, offer
 from blob_pyro.recipe.predictions import Predictions, evaluate
+from blob_pyro.recipe.run import Program
 from blob_pyro.tasks import collator_for, find_task
 from blob_pyro.training import StepRecord, best_step
 
@@ -115,7 +116,7 @@ def _fitted(
 ) -> tuple[Classifier, LoraGuide, list[StepRecord]]:
     recipe, task, task_config = cell.recipe(config), find_task(cell.task), config.tasks[cell.task]
     validation = None
-    if recipe.takes_validation:
+    if recipe.needs_validation:
         train, validation = training_and_validation_data(task, task_config, data_dir, cell.seed)
     else:
         train = training_data(task, task_config, data_dir, cell.seed)
@@ -126,7 +127,9 @@ def _fitted(
             recipe, network(), tokenizer, task, train, validation=validation, on_step=on_step
         )
     starts = (cast(Program, load_posterior(start.posterior(folder), network())) for start in cells)
-    return *finish(recipe, starts, tokenizer, task, train if validation is None else validation), []
+    return *posterior_from_fits(
+        recipe, starts, tokenizer, task, train if validation is None else validation
+    ), []
 
 
 def _evaluated(

@@ -16,9 +16,13 @@ def training_data(task: Task, config: TaskConfig, data_dir: Path | None, seed: i
     They are those of the methods with validation: what is kept for it is nowhere trained on, since
     a temperature is fitted to it on top of a fit that knew nothing of it.
     """
-    if config.train is None and config.validation is not None and not task.has_validation(data_dir):
+    if (
+        config.max_train is None
+        and config.max_validation is not None
+        and not task.has_validation(data_dir)
+    ):
         return training_and_validation_data(task, config, data_dir, seed)[0]
-    return task.load("train", data_dir=data_dir, limit=config.train, seed=seed).data
+    return task.load("train", data_dir=data_dir, limit=config.max_train, seed=seed).data
 
 
 def training_and_validation_data(
@@ -36,21 +40,23 @@ def training_and_validation_data(
         validation.
     """
     if task.has_validation(data_dir):
-        validation = task.load("validation", data_dir=data_dir, limit=config.validation, seed=seed)
+        validation = task.load(
+            "validation", data_dir=data_dir, limit=config.max_validation, seed=seed
+        )
         return training_data(task, config, data_dir, seed), validation.data
-    if config.validation is None:
+    if config.max_validation is None:
         raise ValueError(
             f"{task.name} has no validation examples beside those of the test; say with "
-            "'validation: 100' how many training examples to keep for it"
+            "'max_validation: 100' how many training examples to keep for it"
         )
     # In the order of task.load, so that all methods are fitted to the same examples.
     examples = task.load("train", data_dir=data_dir).data.shuffle(seed=seed)
-    num_train = config.train or len(examples) - config.validation
-    wanted = num_train + config.validation
+    num_train = config.max_train or len(examples) - config.max_validation
+    wanted = num_train + config.max_validation
     if num_train < 1 or wanted > len(examples):
         raise ValueError(
             f"{task.name} has {len(examples)} training examples, too few for "
-            f"{config.validation} to stop by and {config.train or 'some'} others to train on"
+            f"{config.max_validation} to stop by and {config.max_train or 'some'} others to fit"
         )
     return examples.select(range(num_train)), examples.select(range(num_train, wanted))
 
@@ -66,7 +72,7 @@ def evaluation_data(
     if config.split == "validation":
         return training_and_validation_data(task, trained_on, data_dir, seed)[1]
     test = task.load("test", data_dir=data_dir)
-    limit = config.test_limit
+    limit = config.max_test
     # Of one limit for all tasks, a small one has what it has.
     kept = None if limit is None else min(limit, len(test.data))
     return test.sample(kept, seed=0, what=f"{task.name}, test").data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import platform
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ Made by `{command}` in {comparison.seconds:.0f} s on {platform.machine()},
 Predictive = dict[str, torch.Tensor]
 
 BLOB = SMALL
-PLAIN_LORA = replace(BLOB, method="mle")
+PLAIN_LORA = BLOB.changed(method="mle")
 
 
 @dataclass(frozen=True)
@@ -202,17 +202,15 @@ def compare(
     task = helpdesk()
     tokenizer, network = load_tokenizer(base_model), load_causal_lm(base_model)
     rows = _Rows(task, split, tokenizer, num_samples, seed, console)
-    plain = _seeded(PLAIN_LORA, num_steps, seed)
+    plain = PLAIN_LORA.changed(num_steps=num_steps, seed=seed)
     rows.add({"plain LoRA": 0}, *_fit(plain, copy.deepcopy(network), tokenizer, task, console))
-    model, guide = _fit(_seeded(BLOB, num_steps, seed), network, tokenizer, task, console)
+    model, guide = _fit(
+        BLOB.changed(num_steps=num_steps, seed=seed), network, tokenizer, task, console
+    )
     rows.add({"BLoB, mean (K = 0)": 0, f"BLoB, K = {num_samples}": num_samples}, model, guide)
     return Comparison(
         rows.metrics, rows.test, rows.out_of_scope, model, guide, time.monotonic() - start
     )
-
-
-def _seeded(recipe: Recipe, num_steps: int, seed: int) -> Recipe:
-    return replace(recipe, training=replace(recipe.training, num_steps=num_steps, seed=seed))
 
 
 def _fit(

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from blob_pyro.benchmark import read_config, run_benchmark
 from blob_pyro.cli.options import DataDir
-from blob_pyro.cli.terminal import console, one_line_errors
+from blob_pyro.cli.terminal import console
 
 
 def benchmark(
@@ -23,6 +22,7 @@ def benchmark(
 
     Example: `blob-pyro benchmark few_shot.yaml --data-dir data --output-dir results`
     """
-    with one_line_errors():
-        run_benchmark(read_config(config), output_dir, data_dir, console=console)
-        typer.echo((output_dir / "tables.md").read_text(encoding="utf-8"))
+    from blob_pyro.benchmark import read_config, run_benchmark
+
+    run_benchmark(read_config(config), output_dir, data_dir, console=console)
+    typer.echo((output_dir / "tables.md").read_text(encoding="utf-8"))

@@ -46,13 +46,13 @@ def training_and_validation(
     """
     if fraction is not None and not 0 < fraction < 1:
         raise ValueError(f"--validation-fraction {fraction} must lie between 0 and 1")
-    if fraction is not None and not settings.takes_validation:
+    if fraction is not None and not settings.needs_validation:
         raise ValueError(
             f"--validation-fraction {fraction} holds examples out that the method "
-            f"{settings.method!r} would not use; give --validate-every too, or leave it out"
+            f"{settings.method!r} would not use; set validate_every too, or leave it out"
         )
     examples = selection.read(task, "train")
-    if not settings.takes_validation:
+    if not settings.needs_validation:
         return examples, None
     if fraction is None:
         if not task.has_validation(selection.data_dir):

@@ -10,10 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from blob_pyro.benchmark import demo as demonstration
-from blob_pyro.cli.options import Model, NumSamples, Seed
-from blob_pyro.cli.terminal import console, one_line_errors
-from blob_pyro.networks import SMOLLM2
+from blob_pyro.cli.options import DEFAULT_MODEL, Model, NumSamples, Seed
+from blob_pyro.cli.terminal import console
 from blob_pyro.recipe import SMALL
 
 
@@ -21,8 +19,8 @@ def demo(
     output_dir: Annotated[Path, typer.Option(help="Folder for report, pictures and posterior.")] = (
         Path("blob_pyro_demo")
     ),
-    model: Model = SMOLLM2,
-    steps: Annotated[int, typer.Option(min=1, help="Gradient steps of each method.")] = (
+    model: Model = DEFAULT_MODEL,
+    num_steps: Annotated[int, typer.Option(min=1, help="Gradient steps of each method.")] = (
         SMALL.training.num_steps
     ),
     num_samples: NumSamples = 10,
@@ -32,11 +30,12 @@ def demo(
 
     Example: `blob-pyro demo --output-dir blob_pyro_demo`
     """
-    with one_line_errors():
-        comparison = demonstration.compare(
-            model, num_steps=steps, num_samples=num_samples, seed=seed, console=console
-        )
-        command = shlex.join(["blob-pyro", *sys.argv[1:]])
-        demonstration.write(comparison, output_dir, command)
+    from blob_pyro.benchmark import demo as demonstration
+
+    comparison = demonstration.compare(
+        model, num_steps=num_steps, num_samples=num_samples, seed=seed, console=console
+    )
+    command = shlex.join(["blob-pyro", *sys.argv[1:]])
+    demonstration.write(comparison, output_dir, command)
     Console().print(demonstration.table(comparison.metrics))
     console.print(f"wrote {output_dir}/report.md, reliability.png, uncertainty.png, posterior.nc")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
 from blob_pyro.cli.options import Dtype
-from blob_pyro.cli.terminal import one_line_errors, print_table
-from blob_pyro.training.memory import MemoryEstimate, estimate_memory
+from blob_pyro.cli.terminal import print_table
 
-_DTYPES = {Dtype.float32: torch.float32, Dtype.bf16: torch.bfloat16}
+if TYPE_CHECKING:
+    from blob_pyro.training.memory import MemoryEstimate
 
 
 def estimate(
@@ -19,26 +18,28 @@ def estimate(
         str, typer.Option(help="Causal LM: config.json, local folder or Hub name; no weights.")
     ],
     rank: Annotated[int, typer.Option(min=1, help="LoRA rank.")] = 8,
-    target: Annotated[
+    target_modules: Annotated[
         str, typer.Option(help="Layers that get an adapter, with commas.")
     ] = "q_proj,v_proj",
-    batch: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 4,
-    seq: Annotated[int, typer.Option(min=1, help="Tokens of each example.")] = 300,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 4,
+    sequence_length: Annotated[int, typer.Option(min=1, help="Tokens of each example.")] = 300,
     dtype: Annotated[Dtype, typer.Option(help="Of the base weights.")] = Dtype.bf16,
 ) -> None:
     """Estimate parameters and memory of a training step, without loading or downloading weights.
 
-    Example: `blob-pyro estimate --model config.json --rank 8 --target q_proj,v_proj --batch 4`
+    Example: `blob-pyro estimate --model config.json --rank 8 --batch-size 4`
     """
-    with one_line_errors():
-        estimated = estimate_memory(
-            model,
-            [name.strip() for name in target.split(",")],
-            rank=rank,
-            batch_size=batch,
-            sequence_length=seq,
-            dtype=_DTYPES[dtype],
-        )
+    from blob_pyro.networks import torch_dtype
+    from blob_pyro.training.memory import estimate_memory
+
+    estimated = estimate_memory(
+        model,
+        [name.strip() for name in target_modules.split(",")],
+        rank=rank,
+        batch_size=batch_size,
+        sequence_length=sequence_length,
+        dtype=torch_dtype(dtype),
+    )
     _print(estimated)
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from blob_pyro.cli.data import Selection
-from blob_pyro.cli.evaluated_sets import Asked, evaluated_sets
 from blob_pyro.cli.options import (
     TASK_HELP,
     DataDir,
@@ -20,13 +18,11 @@ from blob_pyro.cli.options import (
     SkipBadRows,
     TextColumn,
 )
-from blob_pyro.cli.terminal import console, make_accelerator, one_line_errors, print_table
-from blob_pyro.files.card import write_metrics
-from blob_pyro.recipe import load
-from blob_pyro.recipe.network import offer
-from blob_pyro.recipe.predictions import Predictions
-from blob_pyro.recipe.predictions import evaluate as evaluate_examples
-from blob_pyro.tasks import Task
+from blob_pyro.cli.terminal import console, make_accelerator, print_table
+
+if TYPE_CHECKING:
+    from blob_pyro.recipe import Predictions
+    from blob_pyro.tasks import Task
 
 
 def evaluate(
@@ -66,36 +62,43 @@ def evaluate(
 
     Example: `blob-pyro evaluate posterior --ood ai2_arc_easy --ood mmlu_college_chemistry`
     """
-    with one_line_errors():
-        is_main = make_accelerator(None, None, posterior).is_main_process
-        program = load(posterior)
-        selection = Selection(data_dir, limit, seed, skip_bad_rows)
-        asked = Asked(data, text_column, label_column, task, ood or [])
-        sets = evaluated_sets(posterior, cast(Task, program.task), asked, selection)
-        folder = output_dir or posterior / "evaluations"
-        evaluations = {}
-        for each, examples in sets:
-            offer(program.classifier, each, program.tokenizer)
-            evaluation = evaluate_examples(
-                program.classifier,
-                program.guide,
-                examples,
-                program.collator,
-                num_samples,
-                seed,
-                progress=not console.quiet,
-            )
-            if is_main:
-                evaluation.save(folder / f"{each.name}-draws{num_samples}-seed{seed}.npz")
-            evaluations[each.name] = evaluation
-        if is_main and output_dir is None:
-            _write_card(posterior, evaluations)
+    from blob_pyro.cli.data import Selection
+    from blob_pyro.cli.evaluated_sets import Asked, evaluated_sets
+    from blob_pyro.recipe import load
+    from blob_pyro.recipe.network import offer
+    from blob_pyro.recipe.predictions import evaluate as evaluate_examples
+
+    is_main = make_accelerator(None, None, posterior).is_main_process
+    program = load(posterior)
+    selection = Selection(data_dir, limit, seed, skip_bad_rows)
+    asked = Asked(data, text_column, label_column, task, ood or [])
+    sets = evaluated_sets(posterior, cast("Task", program.task), asked, selection)
+    folder = output_dir or posterior / "evaluations"
+    evaluations = {}
+    for each, examples in sets:
+        offer(program.classifier, each, program.tokenizer)
+        evaluation = evaluate_examples(
+            program.classifier,
+            program.guide,
+            examples,
+            program.collator,
+            num_samples,
+            seed,
+            progress=not console.quiet,
+        )
+        if is_main:
+            evaluation.save(folder / f"{each.name}-draws{num_samples}-seed{seed}.npz")
+        evaluations[each.name] = evaluation
+    if is_main and output_dir is None:
+        _write_card(posterior, evaluations)
     if is_main:
         _print(evaluations)
     console.print(f"wrote {folder}")
 
 
 def _write_card(posterior: Path, evaluations: dict[str, Predictions]) -> None:
+    from blob_pyro.files.card import write_metrics
+
     name, first = next(iter(evaluations.items()))
     if first.is_labelled:
         write_metrics(posterior, first.metrics(), data=name)

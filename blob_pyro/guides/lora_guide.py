@@ -212,7 +212,7 @@ class LoraGuide(nn.Module, ABC):
             prior_trace = poutine.trace(prior).get_trace()
         return torch.stack(kl_terms(prior_trace, guide_trace)).sum()
 
-    def spread_parameters(self) -> list[nn.Parameter]:
+    def scale_parameters(self) -> list[nn.Parameter]:
         """List what is learned beside ``M``: how far draws lie from the mean, and in which way."""
         return [
             parameter

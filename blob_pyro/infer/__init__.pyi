@@ -1,10 +1,10 @@
 from .data_pass import evaluation_mode as evaluation_mode
 from .data_pass import own_random_state as own_random_state
 from .decoupled_svi import DecoupledSVI as DecoupledSVI
-from .decoupled_svi import SpreadUpdates as SpreadUpdates
 from .generation import Generation as Generation
 from .generation import generate as generate
 from .importance_weights import importance_log_weights as importance_log_weights
+from .kl_weight import ScaleUpdates as ScaleUpdates
 from .kl_weight import Schedule as Schedule
 from .kl_weight import kl_weight as kl_weight
 from .kl_weight import rescaled_num_batches as rescaled_num_batches

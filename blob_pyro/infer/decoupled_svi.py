@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from blob_pyro.guides import LoraGuide
+from blob_pyro.infer.kl_weight import ScaleUpdates
 from blob_pyro.infer.reweighted_trace_elbo import (
     ELBOTerms,
     ReweightedTrace_ELBO,
@@ -21,7 +22,6 @@ from blob_pyro.infer.reweighted_trace_elbo import (
 )
 from blob_pyro.models import BayesianLora
 
-SpreadUpdates = Literal["kl_optim", "both"]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[[Optimizer], LRScheduler]
 
@@ -58,7 +58,7 @@ class DecoupledSVI:
         Makes the KL's optimiser, such as ``functools.partial(torch.optim.SGD, lr=0.01)``.
     loss
         The objective, which gives the KL's weight and counts the steps.
-    spread_updates
+    scale_updates
         ``"kl_optim"``, as in the paper's code: only ``kl_optim`` moves the spread, by the gradient
         of both terms.  ``"both"``, as in the later BayesAdapt code: each optimiser moves it by the
         gradient of its own term.
@@ -79,7 +79,7 @@ class DecoupledSVI:
     Raises
     ------
     ValueError
-        If ``spread_updates`` is unknown.
+        If ``scale_updates`` is unknown.
     FloatingPointError
         If a term (where Pyro's validation is on) or the likelihood's gradient is not finite.  Of
         the likelihood, it stops before the step; of the KL, between the two halves.
@@ -117,20 +117,20 @@ class DecoupledSVI:
         kl_optim: MakeOptimizer,
         loss: ReweightedTrace_ELBO,
         *,
-        spread_updates: SpreadUpdates = "kl_optim",
+        scale_updates: ScaleUpdates = "kl_optim",
         scheduler: MakeScheduler | None = None,
         kl_scheduler: MakeScheduler | None = None,
         max_grad_norm: float | None = None,
     ) -> None:
-        if spread_updates not in get_args(SpreadUpdates):
+        if scale_updates not in get_args(ScaleUpdates):
             raise ValueError(
-                f"spread_updates={spread_updates!r} is unknown; use 'kl_optim' (the paper's code) "
+                f"scale_updates={scale_updates!r} is unknown; use 'kl_optim' (the paper's code) "
                 "or 'both'"
             )
         self.model = model
         self.guide = guide
         self.loss = loss
-        self.spread_updates = spread_updates
+        self.scale_updates = scale_updates
         self.max_grad_norm = max_grad_norm
         self.optim = optim(self._likelihood_parameters())
         self.kl_optim = kl_optim(list(guide.parameters()))
@@ -142,7 +142,7 @@ class DecoupledSVI:
 
     def _likelihood_parameters(self) -> list[nn.Parameter]:
         points = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        spread = self.guide.spread_parameters() if self.spread_updates == "both" else []
+        spread = self.guide.scale_parameters() if self.scale_updates == "both" else []
         return [*points, *self.guide.M.parameters(), *spread]
 
     def step(self, *args: Any, **kwargs: Any) -> float:
@@ -237,7 +237,7 @@ class DecoupledSVI:
     def state_dict(self) -> dict[str, Any]:
         """Give what a checkpoint needs beside the parameters of model and guide."""
         state = {name: part.state_dict() for name, part in self._parts().items()}
-        return {"spread_updates": self.spread_updates, **state}
+        return {"scale_updates": self.scale_updates, **state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint.
@@ -248,12 +248,12 @@ class DecoupledSVI:
             If the checkpoint was made with other settings; nothing is changed then.
         """
         parts = self._parts()
-        found, wanted = state.keys(), {"spread_updates", *parts}
-        if found != wanted or state["spread_updates"] != self.spread_updates:
+        found, wanted = state.keys(), {"scale_updates", *parts}
+        if found != wanted or state["scale_updates"] != self.scale_updates:
             raise ValueError(
-                f"the checkpoint has {sorted(found)} and spread_updates="
-                f"{state.get('spread_updates')!r}, but this DecoupledSVI has {sorted(wanted)} and "
-                f"{self.spread_updates!r}; make it with the checkpoint's settings"
+                f"the checkpoint has {sorted(found)} and scale_updates="
+                f"{state.get('scale_updates')!r}, but this DecoupledSVI has {sorted(wanted)} and "
+                f"{self.scale_updates!r}; make it with the checkpoint's settings"
             )
         # The objective first: it refuses settings other than its own.
         for name, part in parts.items():

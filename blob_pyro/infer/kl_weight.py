@@ -6,6 +6,8 @@ import math
 from typing import Literal, get_args
 
 Schedule = Literal["blob", "blundell", "uniform"]
+# What moves the guide's scales in DecoupledSVI.
+ScaleUpdates = Literal["kl_optim", "both"]
 
 
 def check_schedule(num_batches: int, schedule: str) -> None:

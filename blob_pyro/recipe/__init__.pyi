@@ -1,12 +1,6 @@
 from .fine_tuning import fine_tune as fine_tune
-from .method import Combine as Combine
-from .method import Finish as Finish
-from .method import MakeGuide as MakeGuide
 from .method import Method as Method
 from .method import Objective as Objective
-from .method import Program as Program
-from .method import Settings as Settings
-from .method import point_estimate as point_estimate
 from .methods import METHODS as METHODS
 from .methods import ZERO_SHOT as ZERO_SHOT
 from .methods import find_method as find_method
@@ -20,5 +14,5 @@ from .recipe import SMALL as SMALL
 from .recipe import CausalScoring as CausalScoring
 from .recipe import Cycle as Cycle
 from .recipe import Recipe as Recipe
-from .run import finish as finish
+from .run import posterior_from_fits as posterior_from_fits
 from .run import run_recipe as run_recipe

@@ -99,7 +99,8 @@ def lora_config(
         }
         raise ValueError(
             f"PEFT has no layers of its own choice for the architecture {kind!r}; name them by "
-            f"target_modules (--target on the command line): its linear layers are {sorted(linear)}"
+            "target_modules (--set target_modules=[NAME,...] on the command line): its linear "
+            f"layers are {sorted(linear)}"
         )
     return LoraConfig(
         task_type="SEQ_CLS" if has_head(network) else "CAUSAL_LM",

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import torch
+from pydantic import Field, model_validator
 
-from blob_pyro.infer import ReweightedTrace_ELBO, Schedule, rescaled_num_batches
+from blob_pyro.infer.kl_weight import Schedule, rescaled_num_batches
 from blob_pyro.recipe.method import Objective
 from blob_pyro.recipe.methods import find_method
-from blob_pyro.recipe.network import has_head
-from blob_pyro.tasks import Scoring
-from blob_pyro.training import TrainingConfig
+from blob_pyro.settings import Settings, unknown_name
+from blob_pyro.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from blob_pyro.infer import ReweightedTrace_ELBO
+    from blob_pyro.tasks import Scoring
 
 Cycle = Literal["epoch", "rescaled"]
 CausalScoring = Literal["options", "letters"]
@@ -22,55 +26,13 @@ CausalScoring = Literal["options", "letters"]
 _MEMBER_STRIDE = 1000
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     r"""Everything that decides a fine-tuning run beside the base model and the data.
-
-    Parameters
-    ----------
-    method
-        Name of one of :data:`blob_pyro.recipe.METHODS`: ``"blob"`` learns mean and variance of
-        each weight; ``"mle"`` is plain LoRA; ``"map"`` is plain LoRA with the prior's penalty,
-        weighted by ``kl_scale``; and so on.
-    start
-        Name of the method whose fit it starts from, for a method that starts from a fit; None for
-        its usual one.
-    options
-        The method's own settings, see ``METHODS[method].options``.
-    rank, alpha, target_modules
-        The adapter, as in ``peft.LoraConfig``; ``target_modules=None`` takes PEFT's own layers for
-        the architecture.
-    dropout
-        ``lora_dropout`` of the adapter; None for the method's own, which is 0 but for dropout.
-    scoring
-        How a causal LM answers: ``"options"``, questions by the likelihood of an option's text and
-        texts by the token that names the class; ``"letters"``, by the letter of an option or class
-        that the prompt lists.  A classification head needs neither.
-    temperature
-        Logits are divided by it, in training as in prediction.  Where a base model is surer than it
-        should be (a small one, of the likelihood of options), a temperature above 1 lets the fit
-        start from sensible probabilities.
-    prior_scale
-        Standard deviation of the prior over ``A``.
-    init_scale
-        Root of the posterior's standard deviation at the start.
-    kl_scale
-        Weight of the KL divergence; below 1 the posterior is a cold one.  None takes N / M, as the
-        paper's code does in effect: it adds :math:`\lambda_i KL` to a batch's mean loss.
-    schedule
-        How the KL is spread over a cycle of M batches.
-    cycle
-        ``"epoch"``: M is the number of batches of an epoch; ``"rescaled"``: that of the paper's
-        code, :func:`blob_pyro.infer.rescaled_num_batches`.
-    training
-        Steps, rates, batch size and seed.
 
     Raises
     ------
     ValueError
-        If a name is unknown, the rank below 1, the temperature not positive and finite, an option
-        of the method out of its range, or a method that takes steps of its own is to be stopped
-        early.
+        If a setting is unknown, a value out of its range, or two settings exclude each other.
 
     Examples
     --------
@@ -80,22 +42,57 @@ class Recipe:
     """
 
     method: str = "blob"
-    start: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    rank: int = 8
-    alpha: int = 16
-    target_modules: tuple[str, ...] | None = None
-    dropout: float | None = None
-    scoring: CausalScoring = "options"
-    temperature: float = 1.0
-    prior_scale: float = 0.2
-    init_scale: float = 0.35
-    kl_scale: float | None = 1e-3
-    schedule: Schedule = "uniform"
-    cycle: Cycle = "epoch"
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """How to be Bayesian, a name of ``blob_pyro.recipe.METHODS``: ``blob`` learns mean and variance
+    of each weight, ``mle`` is plain LoRA, ``map`` is plain LoRA with the prior's penalty."""
 
-    def __post_init__(self) -> None:
+    start: str | None = None
+    """Name of the method whose fit it starts from; None for the usual one."""
+
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    """The method's own settings."""
+
+    rank: int = Field(default=8, ge=1)
+    """Rank of the adapter, ``r`` of ``peft.LoraConfig``."""
+
+    alpha: int = Field(default=16, ge=1)
+    """``lora_alpha`` of ``peft.LoraConfig``."""
+
+    target_modules: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    """Layers to adapt; None takes PEFT's own for the architecture."""
+
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """``lora_dropout`` of the adapter; None for the method's own, which is 0 but for ``mcd``."""
+
+    scoring: CausalScoring = "options"
+    """How a causal LM answers: by the likelihood of an option's text or of the token that names a
+    class, or by the letter of one that the prompt lists.  A classification head needs neither."""
+
+    logit_temperature: float = Field(default=1.0, gt=0)
+    """Logits are divided by it, in training as in prediction.  Above 1, a base model that is too
+    sure starts from sensible probabilities."""
+
+    prior_scale: float = Field(default=0.2, gt=0)
+    """Standard deviation of the prior over ``A``."""
+
+    init_scale: float = Field(default=0.35, gt=0)
+    """Root of the posterior's standard deviation at the start."""
+
+    kl_scale: float | None = Field(default=1e-3, ge=0)
+    r"""Weight of the KL divergence; below 1 the posterior is a cold one.  None takes N / M, as the
+    paper's code does in effect: it adds :math:`\lambda_i KL` to a batch's mean loss."""
+
+    schedule: Schedule = "uniform"
+    """How the KL is spread over a cycle of M batches."""
+
+    cycle: Cycle = "epoch"
+    """M is the number of batches of an epoch, or that of the paper's code,
+    ``blob_pyro.infer.rescaled_num_batches``."""
+
+    training: TrainingConfig = TrainingConfig()
+    """Steps, rates, batch size and seed."""
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> Self:
         method = find_method(self.method)
         method.chosen_options(self.options)
         if self.start is not None:
@@ -110,53 +107,56 @@ class Recipe:
                 f"validate_every={self.training.validate_every}: the method {self.method!r} takes "
                 "steps of its own, which nothing stops early; leave validate_every out"
             )
-        known_names = (("cycle", Cycle), ("schedule", Schedule), ("scoring", CausalScoring))
-        for name, known in known_names:
-            value = getattr(self, name)
-            if value not in get_args(known):
-                raise ValueError(f"{name}={value!r} is unknown; use one of {[*get_args(known)]}")
-        if self.rank < 1:
-            raise ValueError(f"rank={self.rank} must be at least 1")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature={self.temperature} must be positive and finite")
+        return self
 
-    def changed(self, **settings: Any) -> Recipe:
-        """Give the recipe with other settings, its own or those of ``training``, by their names.
+    def changed(self, **settings: Any) -> Self:
+        """Give the recipe with other settings: its own, those of ``training``, or ``options.NAME``.
 
         Raises
         ------
         ValueError
-            If there is no setting of that name.
+            If there is no setting of that name, or a value is wrong.
 
         Examples
         --------
         >>> Recipe().changed(rank=4, num_steps=10).training.num_steps
         10
         """
-        of_training = {field.name for field in fields(TrainingConfig)}
-        known = of_training | {field.name for field in fields(self)}
-        for name in settings:
-            if name not in known:
-                raise ValueError(f"{name!r} is no setting; use one of {sorted(known)}")
-        inner = {name: settings.pop(name) for name in [*settings] if name in of_training}
-        training = replace(settings.pop("training", self.training), **inner)
-        return replace(self, training=training, **settings)
+        own: dict[str, Any] = {}
+        training: dict[str, Any] = {}
+        options: dict[str, Any] = {}
+        for name, value in settings.items():
+            group, _, inner = name.rpartition(".")
+            if group == "options":
+                options[inner] = value
+            elif group == "training" or (not group and name in TrainingConfig.model_fields):
+                training[inner] = value
+            elif name in type(self).model_fields:
+                own[name] = value
+            else:
+                known = [*type(self).model_fields, *TrainingConfig.model_fields]
+                raise ValueError(unknown_name(name, known))
+        if training:
+            own["training"] = own.get("training", self.training).changed(**training)
+        if options:
+            own["options"] = {**own.get("options", self.options), **options}
+        return super().changed(**own)
 
     @property
-    def method_options(self) -> dict[str, Any]:
+    def method_options(self) -> Any:
         """The method's settings by name, defaults included."""
         return find_method(self.method).chosen_options(self.options)
 
     @property
     def _takes_own_steps(self) -> bool:
-        """Whether all its gradient steps are those of its ``finish``."""
+        """Whether all its gradient steps are those of its ``from_fit``."""
         method = find_method(self.method)
-        return method.steps_in_finish and method.starts_from is None
+        return method.steps_after_fit and method.starts_from is None
 
     @property
-    def takes_validation(self) -> bool:
+    def needs_validation(self) -> bool:
         """Whether it needs examples that the fit has not seen, to stop by or to calibrate on."""
-        return self.training.validate_every is not None or find_method(self.method).held_out
+        return self.training.validate_every is not None or find_method(self.method).needs_validation
 
     @property
     def num_steps(self) -> int:
@@ -174,17 +174,18 @@ class Recipe:
         method = find_method(self.method)
         if method.starts_from is None:
             return []
-        start = replace(self, method=self.start or method.starts_from, start=None, options={})
-        num_members = self.method_options["num_members"] if method.combine else 1
+        start = self.changed(method=self.start or method.starts_from, start=None, options={})
+        num_members = self.method_options.num_members if method.from_fits else 1
         return [start.member(number) for number in range(num_members)]
 
     def member(self, number: int) -> Recipe:
         """Give the same recipe with the seed of another member of an ensemble; 0 is this one."""
-        seed = self.training.seed + _MEMBER_STRIDE * number
-        return replace(self, training=replace(self.training, seed=seed))
+        return self.changed(seed=self.training.seed + _MEMBER_STRIDE * number)
 
     def scoring_of(self, network: torch.nn.Module) -> Scoring:
         """Say how a network answers under this recipe: by its head if it has one."""
+        from blob_pyro.recipe.network import has_head
+
         return "head" if has_head(network) else self.scoring
 
     def elbo(
@@ -206,6 +207,8 @@ class Recipe:
         ReweightedTrace_ELBO
             Per datum; ``"likelihood"`` leaves the KL out.
         """
+        from blob_pyro.infer import ReweightedTrace_ELBO
+
         batch_size = examples_per_step or self.training.batch_size
         if self.cycle == "epoch":
             num_batches = math.ceil(num_data / batch_size)
@@ -238,7 +241,7 @@ PAPER = Recipe(
         batch_size=4,
         learning_rate=1e-4,
         kl_learning_rate=0.01,
-        spread_updates="kl_optim",
+        scale_updates="kl_optim",
         warmup_fraction=0.06,
         max_grad_norm=None,
     ),

@@ -14,15 +14,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from blob_pyro.guides import LoraGuide
 from blob_pyro.models import Classifier
-from blob_pyro.recipe.method import Program
 from blob_pyro.recipe.methods import find_method
 from blob_pyro.recipe.network import lora_config, make_likelihood
 from blob_pyro.recipe.recipe import Recipe
 from blob_pyro.tasks import Task, collator_for
 from blob_pyro.training import CheckpointConfig, StepRecord, fit
 
+Program = tuple[Classifier, LoraGuide]
 
-def finish(
+
+def posterior_from_fits(
     recipe: Recipe,
     starts: Iterable[Program],
     tokenizer: PreTrainedTokenizerBase,
@@ -40,7 +41,7 @@ def finish(
     tokenizer, task
         As in :func:`blob_pyro.recipe.run_recipe`.
     data
-        Training examples, or held-out ones if the method takes those.
+        Training examples, or validation examples if the method needs those.
 
     Returns
     -------
@@ -55,13 +56,13 @@ def finish(
     method = find_method(recipe.method)
     pyro.set_rng_seed(recipe.training.seed)
     programs = map(on_device, starts)
-    if method.combine is not None:
-        return method.combine(programs)
-    if method.finish is None:
-        raise ValueError(f"method {recipe.method!r} has nothing to finish; call fine_tune")
+    if method.from_fits is not None:
+        return method.from_fits(programs)
+    if method.from_fit is None:
+        raise ValueError(f"method {recipe.method!r} makes no posterior from a fit; call run_recipe")
     model, guide = next(programs)
     scoring = recipe.scoring_of(model.network.get_base_model())
-    return method.finish(model, guide, data, collator_for(task, tokenizer, scoring), recipe)
+    return method.from_fit(model, guide, data, collator_for(task, tokenizer, scoring), recipe)
 
 
 def on_device(program: Program) -> Program:
@@ -166,10 +167,10 @@ def _check_what_is_saved(recipe: Recipe) -> None:
     if recipe.num_steps == 0:
         raise ValueError(
             f"method {recipe.method!r} has no step that a checkpoint could hold, so no run can "
-            "go on from one; leave checkpoints (--save-steps) out"
+            "go on from one; leave checkpoints (--save-every) out"
         )
     for each in (recipe, *recipe.start_recipes()[:1]):
-        if find_method(each.method).steps_in_finish:
+        if find_method(each.method).steps_after_fit:
             warnings.warn(
                 f"checkpoints hold the fit that {each.method!r} starts from, not the steps that "
                 "it takes after it; a run that is stopped there takes them anew when it is resumed",
@@ -177,7 +178,7 @@ def _check_what_is_saved(recipe: Recipe) -> None:
             )
 
 
-_HELD_OUT = 0.2
+_VALIDATION_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -204,22 +205,22 @@ class Run:
 
     def fit(self, recipe: Recipe) -> Program:
         """Follow a recipe to the program that predicts."""
-        if recipe.takes_validation and self.validation is None:
-            return self._holding_out(recipe.training.seed).fit(recipe)
+        if recipe.needs_validation and self.validation is None:
+            return self._with_validation(recipe.training.seed).fit(recipe)
         method = find_method(recipe.method)
         if method.starts_from is not None:
             starts: Iterable[Program] = self._fit_starts(recipe)
         else:
             program = self._train(recipe)
-            if method.finish is None:
+            if method.from_fit is None:
                 return program
             starts = [program]
-        held_out = self.validation if method.held_out else None
-        examples = self.data if held_out is None else held_out
-        return finish(recipe, starts, self.tokenizer, self.task, examples)
+        validation = self.validation if method.needs_validation else None
+        examples = self.data if validation is None else validation
+        return posterior_from_fits(recipe, starts, self.tokenizer, self.task, examples)
 
-    def _holding_out(self, seed: int) -> Run:
-        parts = self.data.train_test_split(test_size=_HELD_OUT, seed=seed)
+    def _with_validation(self, seed: int) -> Run:
+        parts = self.data.train_test_split(test_size=_VALIDATION_SHARE, seed=seed)
         return replace(self, data=parts["train"], validation=parts["test"])
 
     def _fit_starts(self, recipe: Recipe) -> Iterator[Program]:
@@ -249,7 +250,7 @@ class Run:
                 recipe.elbo(len(self.data), method.objective, examples_per_step),
                 self.data,
                 collator_for(self.task, self.tokenizer, recipe.scoring_of(self.base_model)),
-                replace(recipe.training, flipout=recipe.training.flipout and method.flipout),
+                recipe.training.changed(flipout=recipe.training.flipout and method.flipout),
                 validation=None if recipe.training.validate_every is None else self.validation,
                 checkpoints=self.checkpoints,
                 accelerator=self.accelerator,
@@ -275,5 +276,5 @@ class Run:
             recipe.prior_scale,
             method.latent,
         )
-        model.set_temperature(recipe.temperature)
+        model.set_temperature(recipe.logit_temperature)
         return model

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 _BEFORE = "Answer:"
 _WAY_OUT = (
     "choose other labels, or answer by letter, which lists the labels in the prompt "
-    '(scoring="letters", on the command line --scoring letters)'
+    '(scoring="letters", on the command line --set scoring=letters)'
 )
 
 

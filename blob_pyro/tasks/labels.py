@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from datasets import ClassLabel, Dataset
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def check_labels(data: Dataset, class_names: Sequence[str] | None = None) -> None:
@@ -19,6 +21,7 @@ def check_labels(data: Dataset, class_names: Sequence[str] | None = None) -> Non
 
     Examples
     --------
+    >>> from datasets import Dataset
     >>> data = Dataset.from_dict({"text": ["no toner"], "label": [1.0]})
     >>> check_labels(data, ["login", "printing"])
     Traceback (most recent call last):
@@ -40,6 +43,8 @@ def check_labels(data: Dataset, class_names: Sequence[str] | None = None) -> Non
 
 
 def _check_order(data: Dataset, class_names: Sequence[str]) -> None:
+    from datasets import ClassLabel
+
     feature = data.features["label"]
     if not isinstance(feature, ClassLabel):
         return

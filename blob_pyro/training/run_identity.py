@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
 from typing import Any
 
 from accelerate import Accelerator
@@ -34,7 +33,7 @@ def run_identity(
 
     Data are told apart by their content, base weights by a few values of each.
     """
-    settings = {f"training.{name}": value for name, value in asdict(config).items()}
+    settings = {f"training.{name}": value for name, value in config.model_dump().items()}
     objective = {f"elbo.{name}": v for name, v in elbo.state_dict().items() if name != "step"}
     base = base_identity(model.network.get_base_model())
     things: dict[str, Any] = {

@@ -33,7 +33,7 @@ def adamw(model: BayesianLora, guide: LoraGuide, config: TrainingConfig) -> torc
     """Make the optimiser of the whole loss."""
     points = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = by_decay([*points, *guide.M.parameters()], model, guide, config)
-    if spread := guide.spread_parameters():
+    if spread := guide.scale_parameters():
         groups.append({"params": spread, "lr": config.scale_learning_rate})
     return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
 
@@ -219,7 +219,7 @@ class DecoupledSteps(Steps):
             ),
             partial(torch.optim.SGD, lr=cast(float, config.kl_learning_rate)),
             elbo,
-            spread_updates=config.spread_updates,
+            scale_updates=config.scale_updates,
             scheduler=schedule(config),
             kl_scheduler=schedule(config),
             max_grad_norm=config.max_grad_norm,

@@ -15,11 +15,11 @@ def content(base_folder: str) -> dict[str, Any]:
     return {
         "model": base_folder,
         "seeds": [0, 1],
-        "test_limit": 5,
+        "max_test": 5,
         "training": {"num_steps": 1, "batch_size": 2, "rank": 2},
         "tasks": {
-            "openbookqa": {"train": 4, "ood": ["ai2_arc_easy"]},
-            "ai2_arc_easy": {"train": 3},
+            "openbookqa": {"max_train": 4, "ood": ["ai2_arc_easy"]},
+            "ai2_arc_easy": {"max_train": 3},
         },
         "methods": {
             "mle": {"method": "mle", "num_samples": [0]},

@@ -14,8 +14,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "benchmarks"
 def test_a_file_becomes_tasks_methods_and_seeds(content: Any, write: Any) -> None:
     config = read_config(write(content))
     assert config.seeds == (0, 1)
-    assert config.test_limit == 5
-    assert config.tasks["openbookqa"] == TaskConfig(4, ("ai2_arc_easy",))
+    assert config.max_test == 5
+    assert config.tasks["openbookqa"] == TaskConfig(max_train=4, ood=("ai2_arc_easy",))
     assert list(config.methods) == ["zero_shot", "mle", "blob"]
     assert config.methods["mle"].num_samples == (0,)
     recipe = config.methods["blob"].recipe
@@ -37,40 +37,46 @@ def test_a_method_starts_from_a_recipe(content: Any, write: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": None}, "model is missing; a benchmark has a model, tasks and methods"),
-        ({"tasks": {}}, "tasks is missing"),
-        ({"method": {}}, "the file has the unknown setting 'method'; known are"),
-        ({"tasks": {"trivia": {}}}, "the task 'trivia' is unknown; use openbookqa"),
+        ({"model": None}, "model=None: give a text"),
+        ({"tasks": {}}, "tasks={}: give at least 1"),
+        ({"methods": {}}, "methods={}: give at least 1"),
+        ({"method": {}}, "'method' is no setting; did you mean 'methods'"),
+        ({"tasks": {"trivia": {}}}, "tasks: the task 'trivia' is unknown; use openbookqa"),
         ({"tasks": {"openbookqa": {"ood": ["x"]}}}, "the task 'x' is unknown"),
         (
-            {"tasks": {"openbookqa": {"size": 3}}},
-            "task 'openbookqa' has the unknown setting 'size'",
+            {"tasks": {"openbookqa": {"train": 3}}},
+            "'train' is no setting; did you",
         ),
-        ({"tasks": {"openbookqa": None}}, "task 'openbookqa' is None, which has no 'name: value'"),
-        ({"methods": {"a": {"lr": 1}}}, "method 'a' has the unknown setting 'lr'"),
-        ({"methods": {"a": {"seed": 1}}}, "method 'a' has the unknown setting 'seed'"),
-        ({"methods": {"a": {"recipe": "big"}}}, r"recipe 'big' is none of \['paper', 'small'\]"),
-        ({"methods": {"a": {"num_steps": 0}}}, "num_steps=0 must be at least 1"),
+        ({"tasks": {"openbookqa": None}}, "tasks.openbookqa=None: give 'name: value' entries"),
+        ({"methods": {"a": None}}, "methods.a: give 'name: value' entries"),
+        ({"methods": {"a/b": {}}}, "methods.a/b.*: use letters, digits"),
+        ({"methods": {"a": {"lr": 1}}}, "methods.a: 'lr' is no setting"),
+        ({"methods": {"a": {"rnak": 1}}}, "methods.a: 'rnak' is no setting; did you mean 'rank'"),
+        ({"methods": {"a": {"seed": 1}}}, "methods.a: 'seed' is no setting of a method"),
+        ({"methods": {"a": {"recipe": "big"}}}, r"recipe='big': use one of \['paper', 'small'\]"),
+        (
+            {"methods": {"a": {"num_steps": 0}}},
+            "methods.a: num_steps=0: give a number of at",
+        ),
         ({"methods": {"a": {"method": "BLoB"}}}, "method='BLoB' is unknown; use one of"),
-        ({"methods": {"a": {"cycle": "epochs"}}}, "cycle='epochs' is unknown"),
-        ({"methods": {"a": {"kl_scale": "1e-3"}}}, "kl_scale is '1e-3'; give a number .YAML needs"),
-        ({"methods": {"a": {"rank": "eight"}}}, "rank is 'eight'; give a whole number"),
-        ({"methods": {"a": {"num_steps": 2.5}}}, "num_steps is 2.5; give a whole number"),
-        ({"methods": {"a": {"num_samples": 10}}}, "num_samples is 10; give a list of whole num"),
-        ({"methods": {"a": {"target_modules": "q_proj"}}}, "target_modules is 'q_proj'; give a li"),
-        ({"methods": {"a": {"schedule": 1}}}, "schedule is 1; give a name"),
-        ({"methods": {"a": {"flipout": 1}}}, "flipout is 1; give true or false"),
-        ({"methods": {"a": {"scoring": "words"}}}, "scoring='words' is unknown; use one of"),
-        ({"methods": {"a": {"target_modules": None}}}, "target_modules is None; give a list"),
-        ({"split": "train"}, "split is 'train'; give test, or validation"),
-        ({"dtype": "int8"}, "dtype 'int8' is unknown; use float32 or bfloat16"),
+        ({"methods": {"a": {"cycle": "epochs"}}}, "cycle='epochs': use 'epoch' or 'rescaled'"),
+        ({"methods": {"a": {"kl_scale": "much"}}}, "methods.a: kl_scale='much': give a number"),
+        ({"methods": {"a": {"rank": "eight"}}}, "rank='eight': give a whole number"),
+        ({"methods": {"a": {"num_steps": 2.5}}}, "num_steps=2.5: give a whole number"),
+        ({"methods": {"a": {"num_samples": 10}}}, "num_samples=10: give a list"),
+        ({"methods": {"a": {"target_modules": "q_proj"}}}, "target_modules='q_proj': give a list"),
+        ({"methods": {"a": {"schedule": 1}}}, "schedule=1: use 'blob', "),
+        ({"methods": {"a": {"flipout": 1}}}, "flipout=1: give true or false"),
+        ({"methods": {"a": {"options": {"x": 1}}}}, "options of method 'blob': 'x' is no setting"),
+        ({"split": "train"}, "split='train': use 'test' or 'validation'"),
+        ({"dtype": "int8"}, "dtype='int8': use 'float32', 'bfloat16'"),
         ({"tasks": {"boolq": {"ood": ["glue_rte"]}}}, "ood 'glue_rte' is not of its kind; quest"),
-        ({"seeds": []}, r"seeds is \[\]; give a list of whole numbers"),
-        ({"test_limit": "ten"}, "test_limit is 'ten'; give a whole number"),
-        ({"tasks": {"openbookqa": {"train": "many"}}}, "train is 'many'; give a whole number"),
-        ({"tasks": {"openbookqa": {"validation": 0.1}}}, "validation is 0.1; give a whole number"),
-        ({"tasks": {"openbookqa": {"ood": "boolq"}}}, "ood is 'boolq'; give a list"),
-        ({"training": [1]}, r"training is \[1\], which has no"),
+        ({"seeds": []}, r"seeds=\[\]: give at least 1"),
+        ({"max_test": "ten"}, "max_test='ten': give a whole number"),
+        ({"max_test": 0}, "max_test=0: give a number of at least 1"),
+        ({"tasks": {"openbookqa": {"max_train": "many"}}}, "max_train='many': give a whole number"),
+        ({"tasks": {"openbookqa": {"ood": "boolq"}}}, "ood='boolq': give a list"),
+        ({"training": [1]}, "training: give 'name: value' entries"),
     ],
 )
 def test_mistakes_are_named_with_their_file(
@@ -84,7 +90,8 @@ def test_mistakes_are_named_with_their_file(
     ("text", "message"),
     [
         ("a: [", "is not YAML"),
-        ("- 1", "the file is"),
+        ("- 1", "the file: give 'name: value' entries"),
+        ("1: 2", "the file: give 'name: value' entries"),
         ("!!python/object:os.system {}", "is not YAML"),
     ],
 )
@@ -138,7 +145,7 @@ def test_settings_are_tried_on_the_task_of_the_table_and_never_on_its_test(
 ) -> None:
     tuning, table = (read_config(EXAMPLES / f"{name}.yaml") for name in (tried, used))
     assert tuning.split == "validation"
-    assert tuning.tasks["openbookqa"].train == table.tasks["openbookqa"].train
+    assert tuning.tasks["openbookqa"].max_train == table.tasks["openbookqa"].max_train
     recipes = [method.recipe for method in tuning.methods.values()]
     assert all(table.methods[name].recipe in recipes for name in chosen)
 

@@ -6,12 +6,20 @@ from typing import Any
 
 import pytest
 
-from blob_pyro.benchmark import BenchmarkConfig, Cell, TaskConfig, read_config, run_benchmark
+from blob_pyro.benchmark import (
+    BenchmarkConfig,
+    Cell,
+    MethodConfig,
+    TaskConfig,
+    read_config,
+    run_benchmark,
+)
 from blob_pyro.benchmark.data import (
     evaluation_data,
     training_and_validation_data,
     training_data,
 )
+from blob_pyro.recipe import SMALL
 from blob_pyro.recipe.predictions import load_predictions
 from blob_pyro.tasks import find_task
 
@@ -32,7 +40,7 @@ def ids(data: Any) -> list[str]:
 
 
 def test_a_task_with_a_validation_split_is_stopped_by_it(with_validation: Path) -> None:
-    config = TaskConfig(train=4, validation=3)
+    config = TaskConfig(max_train=4, max_validation=3)
     train, validation = training_and_validation_data(TASK, config, with_validation, seed=1)
     assert ids(train) == ids(training_data(TASK, config, with_validation, seed=1))
     assert len(validation) == 3
@@ -42,12 +50,12 @@ def test_a_task_with_a_validation_split_is_stopped_by_it(with_validation: Path) 
 
 
 def test_elsewhere_training_data_are_kept_for_it(questions: str) -> None:
-    config = TaskConfig(train=3, validation=2)
+    config = TaskConfig(max_train=3, max_validation=2)
     train, validation = training_and_validation_data(TASK, config, Path(questions), seed=1)
     assert ids(train) == ids(training_data(TASK, config, Path(questions), seed=1))
     assert len(validation) == 2
     assert not set(ids(train)) & set(ids(validation))
-    everything = TaskConfig(validation=2)
+    everything = TaskConfig(max_validation=2)
     rest, kept = training_and_validation_data(TASK, everything, Path(questions), seed=1)
     assert len(rest) == 4
     # A temperature goes on from a fit without validation, which has not seen them either.
@@ -62,7 +70,7 @@ def test_the_split_that_is_tested_on_stops_nothing(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         (folder / f"{split}.jsonl").write_text(row.replace("NAME", split) * 4)
     _, validation = training_and_validation_data(
-        find_task("winogrande_s"), TaskConfig(2, validation=2), tmp_path, seed=0
+        find_task("winogrande_s"), TaskConfig(max_train=2, max_validation=2), tmp_path, seed=0
     )
     assert all(name.startswith("train") for name in ids(validation))
 
@@ -71,7 +79,12 @@ def test_the_split_that_is_tested_on_stops_nothing(tmp_path: Path) -> None:
 def test_a_task_with_fewer_test_questions_than_the_limit_has_all_of_them(
     limit: int | None, count: int, questions: str
 ) -> None:
-    benchmark = BenchmarkConfig("", {}, {}, test_limit=limit)
+    benchmark = BenchmarkConfig(
+        model="m",
+        tasks={"openbookqa": TaskConfig()},
+        methods={"blob": MethodConfig(recipe=SMALL)},
+        max_test=limit,
+    )
     data = evaluation_data(TASK, benchmark, TaskConfig(), Path(questions), seed=1)
     assert len(data) == count
     if limit == 4:
@@ -81,9 +94,15 @@ def test_a_task_with_fewer_test_questions_than_the_limit_has_all_of_them(
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (TaskConfig(train=3), "openbookqa has no validation examples beside those of the test; s"),
-        (TaskConfig(3, validation=4), "has 6 training examples, too few for 4 to stop by and 3 o"),
-        (TaskConfig(validation=6), "too few for 6 to stop by and some others to train on"),
+        (
+            TaskConfig(max_train=3),
+            "openbookqa has no validation examples beside those of the test; s",
+        ),
+        (
+            TaskConfig(max_train=3, max_validation=4),
+            "has 6 training examples, too few for 4 to stop by and 3 o",
+        ),
+        (TaskConfig(max_validation=6), "too few for 6 to stop by and some others to fit"),
     ],
 )
 def test_too_few_questions_are_refused(config: TaskConfig, message: str, questions: str) -> None:
@@ -94,7 +113,7 @@ def test_too_few_questions_are_refused(config: TaskConfig, message: str, questio
 def test_only_methods_that_ask_for_it_are_stopped(
     content: Any, write: Any, with_validation: Path, tmp_path: Path
 ) -> None:
-    content["seeds"], content["tasks"] = [0], {"openbookqa": {"train": 4, "validation": 3}}
+    content["seeds"], content["tasks"] = [0], {"openbookqa": {"max_train": 4, "max_validation": 3}}
     content["training"]["num_steps"] = 3
     content["methods"]["stopped"] = {**content["methods"]["mle"], "validate_every": 1}
     shutil.rmtree(with_validation / "ai2_arc")
@@ -107,7 +126,9 @@ def test_settings_are_chosen_without_the_test_questions(
     content: Any, write: Any, with_validation: Path, tmp_path: Path
 ) -> None:
     content.update(seeds=[0], split="validation")
-    content["tasks"] = {"openbookqa": {"train": 4, "validation": 3, "ood": ["ai2_arc_easy"]}}
+    content["tasks"] = {
+        "openbookqa": {"max_train": 4, "max_validation": 3, "ood": ["ai2_arc_easy"]}
+    }
     for file in with_validation.rglob("test.jsonl"):
         file.unlink()
     config = read_config(write(content))

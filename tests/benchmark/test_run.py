@@ -148,7 +148,7 @@ def test_an_encoder_is_compared_on_texts(
     for split in ("train", "validation"):
         shutil.copy(recorded, place / f"{split}.jsonl")
     content.update(model=str(tmp_path / "bert"), dtype="bfloat16", tasks={"glue_rte": {}})
-    del content["test_limit"]
+    del content["max_test"]
     content["seeds"] = [0]
     results = run_benchmark(read_config(write(content)), tmp_path / "out", tmp_path / "data")
     assert set(results) == {Cell(name, "glue_rte", 0) for name in ("zero_shot", "mle", "blob")}

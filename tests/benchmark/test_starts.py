@@ -24,7 +24,9 @@ from blob_pyro.recipe import Recipe
 @pytest.fixture
 def content(content: dict[str, Any]) -> dict[str, Any]:
     content["seeds"] = [0]
-    content["tasks"] = {"openbookqa": {"train": 3, "validation": 2, "ood": ["ai2_arc_easy"]}}
+    content["tasks"] = {
+        "openbookqa": {"max_train": 3, "max_validation": 2, "ood": ["ai2_arc_easy"]}
+    }
     # The start comes last, and is run first all the same.
     content["methods"] = {
         "ens": {"method": "ens", "options": {"num_members": 2}, "num_samples": [2]},
@@ -107,7 +109,10 @@ def test_without_maximum_likelihood_times_are_seconds(content: Any, write: Any) 
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
-        ({"t": {"method": "temperature"}}, r"'t' starts from the fit of another, but start=None"),
+        (
+            {"t": {"method": "temperature"}},
+            r"methods.t starts from the fit of another, but start=None",
+        ),
         (
             {"t": {"method": "temperature"}, "a": {"method": "map"}, "b": {"method": "map"}},
             r"usual is one of method: map, and there are \['a', 'b'\]",
@@ -121,10 +126,16 @@ def test_without_maximum_likelihood_times_are_seconds(content: Any, write: Any) 
             },
             "start='t' is none that comes before it",
         ),
-        ({"a": {"method": "map", "start": "b"}}, "'a' is trained from the base model; leave start"),
-        ({"a": {"method": "map", "start": 1}}, "start is 1; give a name"),
-        ({"a": {"method": "ens", "options": [1]}}, r"options is \[1\]; give its options, such as"),
-        ({"a": {"method": "map", "options": {"x": 1}}}, "method 'map' has no option 'x'"),
+        (
+            {"a": {"method": "map", "start": "b"}},
+            "methods.a is trained from the base model; leave start",
+        ),
+        ({"a": {"method": "map", "start": 1}}, "start=1: give a text"),
+        ({"a": {"method": "ens", "options": [1]}}, r"options=\[1\]: give 'name: value' entries"),
+        (
+            {"a": {"method": "map", "options": {"x": 1}}},
+            "options of method 'map': 'x' is no setting",
+        ),
     ],
 )
 def test_mistakes_about_starts_and_options_are_named(

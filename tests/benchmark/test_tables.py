@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ def rows(content: Any, write: Any) -> Any:
     """Made-up results: mle is the more accurate one, blob the better calibrated one."""
     config = read_config(write(content))
     results: dict[Cell, Any] = {}
-    config = replace(config, methods={name: config.methods[name] for name in ("mle", "blob")})
+    config = config.changed(methods={name: config.methods[name] for name in ("mle", "blob")})
     for seed in config.seeds:
         values = {"accuracy": 0.6 + 0.02 * seed, "ece": 0.2, "nll": 1.5, "brier": 0.6}
         better = {**values, "accuracy": 0.5, "ece": 0.1 + 0.01 * seed, "nll": 1.0}

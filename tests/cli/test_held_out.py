@@ -9,7 +9,7 @@ from blob_pyro.cli.data import Selection, training_and_validation
 from blob_pyro.recipe import SMALL, Recipe
 from blob_pyro.tasks import TextClassificationTask, helpdesk
 
-STOPPED = replace(SMALL, training=replace(SMALL.training, validate_every=5))
+STOPPED = SMALL.changed(validate_every=5)
 ALL = Selection(None, None, 3, False)
 
 
@@ -27,7 +27,7 @@ def test_the_tasks_own_validation_split_is_read_whole() -> None:
     assert set(validation["text"]) == set(helpdesk().splits["validation"]["text"])
 
 
-@pytest.mark.parametrize("settings", [STOPPED, replace(SMALL, method="temperature")])
+@pytest.mark.parametrize("settings", [STOPPED, SMALL.changed(method="temperature")])
 def test_a_share_of_the_training_data_is_held_out(settings: Recipe) -> None:
     train, validation = training_and_validation(own(20), ALL, settings, 0.25)
     assert validation is not None
@@ -49,7 +49,7 @@ def test_nothing_is_held_out_that_nothing_asks_for() -> None:
     ("settings", "size", "fraction", "message"),
     [
         (STOPPED, 9, 1.0, "--validation-fraction 1.0 must lie between 0 and 1"),
-        (SMALL, 9, 0.2, "that the method 'blob' would not use; give --validate-every too"),
+        (SMALL, 9, 0.2, "that the method 'blob' would not use; set validate_every too"),
         (STOPPED, 1, 0.2, "own has 1 training example, too few to hold some out"),
     ],
 )

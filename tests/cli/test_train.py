@@ -14,7 +14,7 @@ def train(tmp_path: Path, base_folder: str, invoke: Callable[..., Any]) -> Calla
     """Train on a user's own twelve texts."""
     data = tmp_path / "tickets.csv"
     data.write_text("\n".join(["text,label", *ROWS * 3]))
-    arguments = ["--data", str(data), "--model", base_folder, "--steps", "2", "--rank", "2"]
+    arguments = ["--data", str(data), "--model", base_folder, "--num-steps", "2", "--set", "rank=2"]
 
     def run(*options: str) -> Any:
         return invoke(
@@ -26,7 +26,7 @@ def train(tmp_path: Path, base_folder: str, invoke: Callable[..., Any]) -> Calla
 
 
 def test_early_stopping_by_held_out_texts(train: Callable[..., Any], tmp_path: Path) -> None:
-    result = train("--validate-every", "1", "--validation-fraction", "0.3")
+    result = train("--set", "validate_every=1", "--validation-fraction", "0.3")
     assert result.exit_code == 0, result.output
     assert "tickets, validation: 3 of 10 rows held out" in result.stderr
     assert "kept the state after step " in result.stderr
@@ -38,5 +38,5 @@ def test_early_stopping_by_held_out_texts(train: Callable[..., Any], tmp_path: P
 def test_a_fraction_without_a_use_is_refused(train: Callable[..., Any], tmp_path: Path) -> None:
     result = train("--validation-fraction", "0.3")
     assert result.exit_code == 2
-    assert "give --validate-every too, or leave it out" in result.stderr
+    assert "set validate_every too, or leave it out" in result.stderr
     assert not (tmp_path / "out").exists()

@@ -141,9 +141,9 @@ def test_half_precision(classifier: Any) -> None:
     assert guide.kl().isfinite()
 
 
-@pytest.mark.parametrize("spread_updates", ["kl_optim", "both"])
+@pytest.mark.parametrize("scale_updates", ["kl_optim", "both"])
 def test_decoupled_steps_move_it(
-    spread_updates: Any, guide: StochasticSubspaceGuide, token_batch: Any
+    scale_updates: Any, guide: StochasticSubspaceGuide, token_batch: Any
 ) -> None:
     before = {name: value.clone() for name, value in guide.state_dict().items()}
     svi = DecoupledSVI(
@@ -152,10 +152,10 @@ def test_decoupled_steps_move_it(
         lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
         lambda parameters: torch.optim.SGD(parameters, lr=1e-3),
         ReweightedTrace_ELBO(1, kl_scale=0.1),
-        spread_updates=spread_updates,
+        scale_updates=scale_updates,
     )
     assert math.isfinite(svi.step(**token_batch()))
     for name, value in guide.state_dict().items():
         assert torch.equal(value, before[name]) == name.startswith("U."), name
     learned = {*guide.parameters()} - {*guide.U.parameters(), *guide.M.parameters()}
-    assert {*guide.spread_parameters()} == learned
+    assert {*guide.scale_parameters()} == learned

@@ -34,14 +34,14 @@ def gradients(loss: torch.Tensor, leaves: Any) -> list[torch.Tensor]:
     return list(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
 
 
-def step_by_hand(model: Any, guide: Any, batch: Any, spread_updates: str, step: int) -> float:
+def step_by_hand(model: Any, guide: Any, batch: Any, scale_updates: str, step: int) -> float:
     """The two halves from autograd and plain optimisers, in the order that the paper's code has."""
     points = [p for p in model.parameters() if p.requires_grad]
     means, roots = list(guide.M.parameters()), list(guide.G.parameters())
     elbo = ReweightedTrace_ELBO(1, "uniform", kl_scale=0.0)
     nll = elbo.differentiable_loss(model, guide, **batch) / NUM_DATA
     of_nll = gradients(nll, [*points, *means, *roots])
-    moved = [*points, *means, *(roots if spread_updates == "both" else [])]
+    moved = [*points, *means, *(roots if scale_updates == "both" else [])]
     adam = ADAM(moved)
     for parameter, grad in zip(moved, of_nll, strict=False):
         parameter.grad = grad
@@ -56,7 +56,7 @@ def step_by_hand(model: Any, guide: Any, batch: Any, spread_updates: str, step: 
     )
     of_kl = gradients(weight * kl, [*means, *roots])
     sgd = SGD([*means, *roots])
-    if spread_updates == "kl_optim":
+    if scale_updates == "kl_optim":
         waiting = [*[torch.zeros_like(mean) for mean in means], *of_nll[-len(roots) :]]
         of_kl = [late + early for late, early in zip(of_kl, waiting, strict=True)]
     for parameter, grad in zip([*means, *roots], of_kl, strict=True):
@@ -65,15 +65,15 @@ def step_by_hand(model: Any, guide: Any, batch: Any, spread_updates: str, step: 
     return float((nll + weight * kl).detach())
 
 
-@pytest.mark.parametrize("spread_updates", ["kl_optim", "both"])
-def test_a_step_is_the_one_made_by_hand(spread_updates: Any, doubles: Any) -> None:
+@pytest.mark.parametrize("scale_updates", ["kl_optim", "both"])
+def test_a_step_is_the_one_made_by_hand(scale_updates: Any, doubles: Any) -> None:
     model, guide, batch = doubles
     by_hand_model, by_hand_guide = copy.deepcopy((model, guide))
-    svi = DecoupledSVI(model, guide, ADAM, SGD, objective(), spread_updates=spread_updates)
+    svi = DecoupledSVI(model, guide, ADAM, SGD, objective(), scale_updates=scale_updates)
     torch.manual_seed(5)
     found = svi.step(**batch)
     torch.manual_seed(5)
-    wanted = step_by_hand(by_hand_model, by_hand_guide, batch, spread_updates, step=0)
+    wanted = step_by_hand(by_hand_model, by_hand_guide, batch, scale_updates, step=0)
     assert found == pytest.approx(wanted, rel=1e-10)
     torch.testing.assert_close(
         parameters(model, guide), parameters(by_hand_model, by_hand_guide), rtol=1e-9, atol=1e-12
@@ -108,7 +108,7 @@ def test_the_kl_alone_takes_the_guide_to_the_prior(doubles: Any) -> None:
     elbo = ReweightedTrace_ELBO(1, "uniform", per_datum=True)
     # Without the likelihood's gradient the spread moves by the KL alone.
     svi = DecoupledSVI(
-        model, guide, still, partial(torch.optim.SGD, lr=0.02), elbo, spread_updates="both"
+        model, guide, still, partial(torch.optim.SGD, lr=0.02), elbo, scale_updates="both"
     )
     before = guide.kl().item()
     for _ in range(300):
@@ -134,9 +134,7 @@ def test_gradients_of_the_likelihood_are_clipped(doubles: Any) -> None:
     by_sgd = partial(torch.optim.SGD, lr=1.0)
     elbo = ReweightedTrace_ELBO(1, "uniform", kl_scale=0.0)
     before = parameters(model, guide)
-    svi = DecoupledSVI(
-        model, guide, by_sgd, by_sgd, elbo, spread_updates="both", max_grad_norm=1e-3
-    )
+    svi = DecoupledSVI(model, guide, by_sgd, by_sgd, elbo, scale_updates="both", max_grad_norm=1e-3)
     svi.step(**batch)
     after = parameters(model, guide)
     moved = sum((after[name] - before[name]).square().sum() for name in before)
@@ -172,7 +170,7 @@ def test_a_restored_run_goes_on_bit_for_bit(doubles: Any) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"spread_updates": "both"},
+        {"scale_updates": "both"},
         {"scheduler": partial(torch.optim.lr_scheduler.ConstantLR)},
     ],
 )
@@ -217,5 +215,5 @@ def test_evaluation_counts_nothing_and_takes_no_gradient(doubles: Any) -> None:
 
 
 def test_an_unknown_way_of_moving_the_spread_is_refused(doubles: Any) -> None:
-    with pytest.raises(ValueError, match="spread_updates='adam' is unknown; use 'kl_optim'"):
-        DecoupledSVI(*doubles[:2], ADAM, SGD, objective(), spread_updates="adam")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="scale_updates='adam' is unknown; use 'kl_optim'"):
+        DecoupledSVI(*doubles[:2], ADAM, SGD, objective(), scale_updates="adam")  # type: ignore[arg-type]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.networks import load_causal_lm, load_tokenizer
-from blob_pyro.recipe import Recipe, finish, run_recipe
+from blob_pyro.recipe import Recipe, posterior_from_fits, run_recipe
 from blob_pyro.tasks import TextClassificationTask, collator_for
 from blob_pyro.training import CheckpointConfig, StepRecord, TrainingConfig
 
@@ -67,9 +66,11 @@ def test_map_is_mle_with_the_priors_penalty(base_folder: str) -> None:
     assert records[0].kl == pytest.approx(-float(density), rel=1e-5)
 
 
-def test_a_trained_method_has_nothing_to_finish() -> None:
-    with pytest.raises(ValueError, match="method 'mle' has nothing to finish; call fine_tune"):
-        finish(Recipe(method="mle"), [], None, TASK, DATA)  # type: ignore[arg-type]
+def test_a_trained_method_has_no_other_posterior() -> None:
+    with pytest.raises(
+        ValueError, match="method 'mle' makes no posterior from a fit; call run_recipe"
+    ):
+        posterior_from_fits(Recipe(method="mle"), [], None, TASK, DATA)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", ["blob", "swag"])
@@ -80,10 +81,10 @@ def test_a_temperature_divides_logits_in_training_and_in_prediction(
     training = TrainingConfig(num_steps=1, batch_size=4, learning_rate=1e-30, flipout=False)
     seen = {}
     for temperature in (1.0, 4.0):
-        recipe = Recipe(method=method, rank=2, temperature=temperature, training=training)
+        recipe = Recipe(method=method, rank=2, logit_temperature=temperature, training=training)
         if method == "swag":
             path = {"learning_rate": 1e-30, "num_steps": 2, "collect_every": 1, "num_deviations": 2}
-            recipe = replace(recipe, options=path)
+            recipe = recipe.changed(options=path)
         network, tokenizer = load_causal_lm(base_folder), load_tokenizer(base_folder)
         model, guide, records = run_recipe(recipe, network, tokenizer, TASK, DATA)
         batch = collator_for(TASK, load_tokenizer(base_folder)).loader(DATA)
@@ -104,7 +105,7 @@ def test_a_temperature_divides_logits_in_training_and_in_prediction(
 )
 def test_checkpoints_that_would_hold_nothing_are_refused(settings: Any, tmp_path: Path) -> None:
     checkpoints = CheckpointConfig(tmp_path / "c", 1)
-    message = rf"method '{settings['method']}' has no step that .* leave checkpoints \(--save-steps"
+    message = rf"method '{settings['method']}' has no step that .* leave checkpoints \(--save-every"
     with pytest.raises(ValueError, match=message):
         run_recipe(Recipe(**settings), None, None, TASK, DATA, checkpoints=checkpoints)  # type: ignore[arg-type]
     assert not (tmp_path / "c").exists()

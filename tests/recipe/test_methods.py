@@ -51,7 +51,7 @@ def test_a_method_is_fitted_saved_loaded_and_predicts(
     if METHODS[method].objective == "none" and start is None:
         assert records == []
     else:
-        assert len(records) == 2 * METHODS[method].options.get("num_members", 1)
+        assert len(records) == 2 * getattr(METHODS[method].options(), "num_members", 1)
     save_posterior(tmp_path / "p", model, guide)
     expected = predicted(base_folder, model, guide)
     found = predicted(base_folder, *load_posterior(tmp_path / "p"))

@@ -107,7 +107,7 @@ def test_parts_that_the_weights_lack_are_trained_whole_too(tmp_path: Path) -> No
 def test_an_architecture_that_peft_does_not_know_needs_layers_by_name() -> None:
     net = DistilBertForSequenceClassification(DISTIL)
     with pytest.raises(
-        ValueError, match=r"architecture 'distilbert'; .*--target.*'q_lin', 'v_lin'"
+        ValueError, match=r"architecture 'distilbert'; .*--set target_modules.*'q_lin', 'v_lin'"
     ):
         lora_config(net, 2, 4, None)
     peft = get_peft_model(net, lora_config(net, 2, 4, ("q_lin", "v_lin")))

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from datasets import Dataset, DatasetDict
 
@@ -21,7 +19,7 @@ def test_the_papers_recipe_is_the_published_one(base_folder: str) -> None:
     assert (training.num_steps, training.batch_size, training.warmup_fraction) == (5000, 4, 0.06)
     assert (training.learning_rate, training.kl_learning_rate) == (1e-4, 0.01)
     assert training.num_warmup_steps == 300
-    short = replace(PAPER, training=replace(training, num_steps=2))
+    short = PAPER.changed(num_steps=2)
     _, guide, records = run_recipe(
         short, load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, DATA
     )

@@ -51,5 +51,5 @@ def test_the_priors_penalty_counts_on_the_path(base_folder: str) -> None:
 
 
 def test_its_options_are_checked(base_folder: str) -> None:
-    with pytest.raises(ValueError, match="method 'swag' has no option 'rate'"):
+    with pytest.raises(ValueError, match="options of method 'swag': 'rate' is no setting"):
         Recipe(method="swag", options={"rate": 0.1})

@@ -49,4 +49,4 @@ def test_labels_that_are_not_one_token_each_are_refused(
     with pytest.raises(ValueError, match=message) as error:
         label_token_ids(tokenizer, labels)
     assert "answer by letter" in str(error.value)
-    assert "--scoring letters" in str(error.value)
+    assert "--set scoring=letters" in str(error.value)

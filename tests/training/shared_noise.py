@@ -30,8 +30,8 @@ DATA = Dataset.from_dict({"text": ["a" * (1 + n % 3) for n in TOKENS], "token": 
 HELD_OUT = Dataset.from_dict({"text": ["a" * (1 + n % 4) for n in range(7)], "token": [*range(7)]})
 RUNS: dict[str, dict[str, Any]] = {
     "joint": {},
-    "kl_optim": {"kl_learning_rate": 0.1, "spread_updates": "kl_optim"},
-    "both": {"kl_learning_rate": 0.1, "spread_updates": "both"},
+    "kl_optim": {"kl_learning_rate": 0.1, "scale_updates": "kl_optim"},
+    "both": {"kl_learning_rate": 0.1, "scale_updates": "both"},
 }
 Tensors = dict[str, torch.Tensor]
 

@@ -5,7 +5,6 @@ import os
 import random
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -121,8 +120,8 @@ def names(folder: Path) -> list[int]:
     "config",
     [
         CONFIG,
-        replace(CONFIG, kl_learning_rate=1e-2),
-        replace(CONFIG, accumulation_steps=2, validate_every=3),
+        CONFIG.changed(kl_learning_rate=1e-2),
+        CONFIG.changed(accumulation_steps=2, validate_every=3),
     ],
     ids=["joint", "decoupled", "accumulated and validated"],
 )
@@ -146,7 +145,7 @@ def test_the_last_ones_and_the_best_are_kept(train: Any, tmp_path: Path) -> None
     assert names(tmp_path) == [8, 9]
     best = tmp_path / "best"
     # A rate far too high: the first score is the best one.
-    config = replace(CONFIG, learning_rate=10.0, validate_every=1)
+    config = CONFIG.changed(learning_rate=10.0, validate_every=1)
     _, records = train(config, folder=best, save_every=3)
     scores = [record.validation_nll for record in records]
     wanted = {6, 9, 1 + scores.index(min(scores))}
@@ -242,8 +241,8 @@ def test_without_a_whole_one_a_run_does_not_start_from_zero(train: Any, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"config": replace(CONFIG, learning_rate=1e-3)}, "its training.learning_rate is 0.02, bu"),
-        ({"config": replace(CONFIG, validate_every=2)}, "its training.validate_every is null, but"),
+        ({"config": CONFIG.changed(learning_rate=1e-3)}, "its training.learning_rate is 0.02, bu"),
+        ({"config": CONFIG.changed(validate_every=2)}, "its training.validate_every is null, but"),
         (
             {"scale": 0.3},
             r'its prior is \["NormalPrior", {"scale": 0.2}\], but that of this run is',

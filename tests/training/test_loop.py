@@ -77,7 +77,7 @@ def test_with_a_step_of_its_own_the_kl_is_descended_by_plain_sgd(peft_network: A
     model, guide, elbo = program(peft_network)
     before = copy.deepcopy(guide)
     config = TrainingConfig(
-        1, 12, learning_rate=1e-6, warmup_fraction=0, kl_learning_rate=0.5, spread_updates="both"
+        1, 12, learning_rate=1e-6, warmup_fraction=0, kl_learning_rate=0.5, scale_updates="both"
     )
     fit(model, guide, elbo, DATA, collate, config)
     weight = 3 * kl_weight(0, 3, "blob") * 1e-3 / len(DATA)

@@ -91,12 +91,22 @@ def test_impossible_sizes_are_named(name: str) -> None:
 def test_the_command_prints_both_tables(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"model_type": "llama", **SIZES}))
-    arguments = ["estimate", "--model", str(path), "--rank", "4", "--target", "q_proj, v_proj"]
+    arguments = [
+        "estimate",
+        "--model",
+        str(path),
+        "--rank",
+        "4",
+        "--target-modules",
+        "q_proj, v_proj",
+    ]
     result = CliRunner().invoke(app, [*arguments, "--dtype", "float32"], env={"COLUMNS": "120"})
     assert result.exit_code == 0, result.output
     found = estimated(rank=4)
     assert f"{found.trained_parameters:,}" in result.output
     assert f"{found.total(checkpointing=True) / 2**30:.3f}" in result.output
-    wrong = CliRunner().invoke(app, ["estimate", "--model", str(path), "--target", "nothing"])
+    wrong = CliRunner().invoke(
+        app, ["estimate", "--model", str(path), "--target-modules", "nothing"]
+    )
     assert wrong.exit_code == 2
     assert "nothing" in wrong.output
