@@ -54,7 +54,7 @@ def train(folder: Path, num_steps: int) -> None:
         ReweightedTrace_ELBO(13, kl_scale=1e-3, per_datum=True),
         DATA,
         collate,
-        TrainingConfig(num_steps, batch_size=4, kl_learning_rate=0.01, validate_every=10),
+        TrainingConfig(num_steps=num_steps, batch_size=4, kl_learning_rate=0.01, validate_every=10),
         validation=DATA.select(range(10)),
         checkpoints=CheckpointConfig(folder / "checkpoints", save_every=1, resume=resume),
     )

@@ -68,7 +68,8 @@ def run(name: str, accumulation_steps: int, **options: Any) -> tuple[Tensors, li
     """Train for ten steps: what was learned, and the records."""
     model, guide, elbo = program(**options)
     config = TrainingConfig(
-        10, 2, learning_rate=1e-2, accumulation_steps=accumulation_steps, validate_every=4,
+        num_steps=10, batch_size=2, learning_rate=1e-2, accumulation_steps=accumulation_steps,
+        validate_every=4,
         **RUNS[name],
     )  # fmt: skip
     records = fit(model, guide, elbo, DATA, collate, config, validation=HELD_OUT)
@@ -96,7 +97,14 @@ def main(folder: Path) -> None:
     results |= {f"predicted/{num_data}": predict(num_data) for num_data in (7, 1)}
     # With an ordinary guide, what comes next says whether the noise was the same.
     model, _, elbo = program()
-    fit(model, LowRankGaussianGuide(model), elbo, DATA, collate, TrainingConfig(1, 2))
+    fit(
+        model,
+        LowRankGaussianGuide(model),
+        elbo,
+        DATA,
+        collate,
+        TrainingConfig(num_steps=1, batch_size=2),
+    )
     results[f"noise/{state.process_index}"] = torch.rand(3)
     for part in gather_object([results]):
         results |= part

@@ -29,7 +29,7 @@ from blob_pyro.training import (
 
 DATA = Dataset.from_dict({"text": ["a" * n for n in range(1, 13)], "token": [*range(5, 17)]})
 HELD_OUT = Dataset.from_dict({"text": ["a"] * 6, "token": [*range(20, 26)]})
-CONFIG = TrainingConfig(9, 4, learning_rate=2e-2)
+CONFIG = TrainingConfig(num_steps=9, batch_size=4, learning_rate=2e-2)
 Tensors = dict[str, torch.Tensor]
 
 
@@ -94,7 +94,7 @@ def test_a_run_that_writes_text_goes_on_too(peft_network: Any, tmp_path: Path) -
         elbo = ReweightedTrace_ELBO(3, kl_scale=1e-3, per_datum=True)
         saving = CheckpointConfig(tmp_path, save_every=1, resume=resume)
         stop = None if resume else crash_at(2)
-        config = TrainingConfig(4, 4)
+        config = TrainingConfig(num_steps=4, batch_size=4)
         guide = LowRankGaussianGuide(model)
         return fit(model, guide, elbo, DATA, collate_text, config, checkpoints=saving, on_step=stop)
 

@@ -36,7 +36,9 @@ def program(peft_network: Any, guide_class: Any = LowRankGaussianGuide) -> Any:
 def test_records_hold_what_was_optimised(peft_network: Any, kl_learning_rate: float | None) -> None:
     seen: list[Any] = []
     model, guide, elbo = program(peft_network)
-    config = TrainingConfig(5, 4, learning_rate=1e-2, kl_learning_rate=kl_learning_rate)
+    config = TrainingConfig(
+        num_steps=5, batch_size=4, learning_rate=1e-2, kl_learning_rate=kl_learning_rate
+    )
     records = fit(model, guide, elbo, DATA, collate, config, on_step=seen.append)
     assert records == seen
     assert [record.step for record in records] == [0, 1, 2, 3, 4]
@@ -60,7 +62,9 @@ def test_training_learns_and_repeats_bit_for_bit(
     def run() -> tuple[list[Any], dict[str, torch.Tensor]]:
         pyro.set_rng_seed(3)
         model, guide, elbo = program(peft_network, guide_class)
-        config = TrainingConfig(80, 4, learning_rate=3e-2, kl_learning_rate=kl_learning_rate)
+        config = TrainingConfig(
+            num_steps=80, batch_size=4, learning_rate=3e-2, kl_learning_rate=kl_learning_rate
+        )
         records = fit(model, guide, elbo, DATA, collate, config)
         return records, guide.state_dict()
 
@@ -77,7 +81,12 @@ def test_with_a_step_of_its_own_the_kl_is_descended_by_plain_sgd(peft_network: A
     model, guide, elbo = program(peft_network)
     before = copy.deepcopy(guide)
     config = TrainingConfig(
-        1, 12, learning_rate=1e-6, warmup_fraction=0, kl_learning_rate=0.5, scale_updates="both"
+        num_steps=1,
+        batch_size=12,
+        learning_rate=1e-6,
+        warmup_fraction=0,
+        kl_learning_rate=0.5,
+        scale_updates="both",
     )
     fit(model, guide, elbo, DATA, collate, config)
     weight = 3 * kl_weight(0, 3, "blob") * 1e-3 / len(DATA)
@@ -101,7 +110,15 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(peft_netwo
             good.update({name: value.clone() for name, value in guide.state_dict().items()})
 
     with pytest.raises(FloatingPointError, match=r"loss is nan at step 2 \(nll=nan"):
-        fit(model, guide, elbo, DATA, collate, TrainingConfig(5, 4), on_step=poison)
+        fit(
+            model,
+            guide,
+            elbo,
+            DATA,
+            collate,
+            TrainingConfig(num_steps=5, batch_size=4),
+            on_step=poison,
+        )
     for name, value in guide.state_dict().items():
         assert torch.equal(value, good[name])
 
@@ -111,7 +128,7 @@ def test_a_gradient_that_is_no_number_stops_before_the_step(peft_network: Any) -
     next(guide.M.parameters()).register_hook(lambda grad: grad * float("nan"))
     before = {name: value.clone() for name, value in guide.state_dict().items()}
     with pytest.raises(FloatingPointError, match="gradient's norm is nan at step 0"):
-        fit(model, guide, elbo, DATA, collate, TrainingConfig(2, 4))
+        fit(model, guide, elbo, DATA, collate, TrainingConfig(num_steps=2, batch_size=4))
     for name, value in guide.state_dict().items():
         assert torch.equal(value, before[name])
 
@@ -132,8 +149,8 @@ def test_accumulated_micro_batches_are_one_batch(
         model = SequenceClassifier(copy.deepcopy(start), num_data=len(data))
         guide, elbo = PointEstimateGuide(model), ReweightedTrace_ELBO(1, kl_scale=1e-3)
         config = TrainingConfig(
-            4,
-            batch_size,
+            num_steps=4,
+            batch_size=batch_size,
             learning_rate=1e-2,
             kl_learning_rate=kl_learning_rate,
             accumulation_steps=accumulation_steps,
@@ -154,7 +171,7 @@ def test_gradient_checkpointing_changes_nothing(peft_network: Any) -> None:
     def run(checkpointing: bool) -> tuple[list[float], bool]:
         pyro.set_rng_seed(3)
         model, guide, elbo = program(peft_network)
-        config = TrainingConfig(3, 4, gradient_checkpointing=checkpointing)
+        config = TrainingConfig(num_steps=3, batch_size=4, gradient_checkpointing=checkpointing)
         records = fit(model, guide, elbo, DATA, collate, config)
         return [r.loss for r in records], model.network.get_base_model().is_gradient_checkpointing
 
@@ -169,7 +186,13 @@ def test_bfloat16_is_close_to_float32(peft_network: Any) -> None:
         model, guide, elbo = program(peft_network)
         accelerator = Accelerator(cpu=True, mixed_precision=precision)
         records = fit(
-            model, guide, elbo, DATA, collate, TrainingConfig(3, 4), accelerator=accelerator
+            model,
+            guide,
+            elbo,
+            DATA,
+            collate,
+            TrainingConfig(num_steps=3, batch_size=4),
+            accelerator=accelerator,
         )
         AcceleratorState._reset_state(True)
         return [record.nll for record in records]
@@ -199,7 +222,15 @@ def test_trackers_get_what_is_recorded(peft_network: Any) -> None:
     accelerator = Accelerator(log_with=Tracker())
     accelerator.init_trackers("run")
     model, guide, elbo = program(peft_network)
-    records = fit(model, guide, elbo, DATA, collate, TrainingConfig(2, 4), accelerator=accelerator)
+    records = fit(
+        model,
+        guide,
+        elbo,
+        DATA,
+        collate,
+        TrainingConfig(num_steps=2, batch_size=4),
+        accelerator=accelerator,
+    )
     assert [step for step, _ in seen] == [0, 1]
     assert seen[1][1]["loss"] == records[1].loss
     assert "validation_nll" not in seen[1][1]
@@ -216,7 +247,7 @@ def test_a_compiled_network_is_one_graph_and_learns_the_same(
 
     def run(compile_network: bool) -> list[float]:
         pyro.set_rng_seed(3)
-        config = TrainingConfig(4, 4, compile=compile_network)
+        config = TrainingConfig(num_steps=4, batch_size=4, compile=compile_network)
         return [r.loss for r in fit(*program(peft_network), DATA, collate, config)]
 
     torch._dynamo.reset()

@@ -62,7 +62,9 @@ def test_the_state_that_is_kept_is_the_one_with_the_lowest_validation_nll(
         state = {name: tensor.clone() for name, tensor in guide.state_dict().items()}
         seen[record.step] = nll_by_hand(model, guide), state
 
-    config = TrainingConfig(35, 4, learning_rate=5e-2, flipout=False, validate_every=4)
+    config = TrainingConfig(
+        num_steps=35, batch_size=4, learning_rate=5e-2, flipout=False, validate_every=4
+    )
     records = fit(model, guide, elbo, TRAIN, collate, config, validation=HELD_OUT, on_step=watch)
     scored = {r.step: r.validation_nll for r in records if r.validation_nll is not None}
     assert [*scored] == [3, 7, 11, 15, 19, 23, 27, 31, 34]
@@ -82,7 +84,7 @@ def test_looking_at_validation_data_changes_nothing_else(peft_network: Any) -> N
     def run(**options: Any) -> list[Any]:
         pyro.set_rng_seed(3)
         model, guide, elbo = program(peft_network, LowRankGaussianGuide, dropout=0.2)
-        config = TrainingConfig(7, 4, validate_every=2 if options else None)
+        config = TrainingConfig(num_steps=7, batch_size=4, validate_every=2 if options else None)
         return [r.loss for r in fit(model, guide, elbo, TRAIN, collate, config, **options)]
 
     assert run(validation=HELD_OUT) == run()
@@ -99,7 +101,7 @@ def test_looking_at_validation_data_changes_nothing_else(peft_network: Any) -> N
 def test_validation_needs_data_and_steps(
     every: int | None, validation: Any, message: str, peft_network: Any
 ) -> None:
-    config = TrainingConfig(2, 4, validate_every=every)
+    config = TrainingConfig(num_steps=2, batch_size=4, validate_every=every)
     with pytest.raises(ValueError, match=message):
         fit(*program(peft_network), TRAIN, collate, config, validation=validation)
 
@@ -109,7 +111,7 @@ def test_validation_needs_labels(peft_network: Any) -> None:
         batch = collate(examples)
         return batch if examples[0]["token"] < 17 else {"input_ids": batch["input_ids"]}
 
-    config = TrainingConfig(1, 4, validate_every=1)
+    config = TrainingConfig(num_steps=1, batch_size=4, validate_every=1)
     with pytest.raises(ValueError, match="the validation data have no labels; give labelled"):
         fit(*program(peft_network), TRAIN, without_labels, config, validation=HELD_OUT)
 
@@ -120,7 +122,10 @@ def test_without_validation_there_is_no_best_step() -> None:
 
 def test_a_model_that_writes_text_is_refused_before_it_is_trained(peft_network: Any) -> None:
     model = CausalLM(peft_network("llama"), len(TRAIN))
-    guide, config = PointEstimateGuide(model), TrainingConfig(2, 4, validate_every=1)
+    guide, config = (
+        PointEstimateGuide(model),
+        TrainingConfig(num_steps=2, batch_size=4, validate_every=1),
+    )
     elbo = ReweightedTrace_ELBO(3, per_datum=True)
     with pytest.raises(ValueError, match="the NLL of a class, of which a CausalLM predicts none"):
         fit(model, guide, elbo, TRAIN, collate, config, validation=HELD_OUT)
