@@ -24,7 +24,7 @@ from blob_pyro.guides import LoraGuide
 from blob_pyro.models import Classifier
 from blob_pyro.networks import torch_dtype
 from blob_pyro.recipe import posterior_from_fits, run_recipe
-from blob_pyro.recipe.network import load_network, offer
+from blob_pyro.recipe.network import load_network, switch_task
 from blob_pyro.recipe.predictions import Predictions, evaluate
 from blob_pyro.recipe.run import Program
 from blob_pyro.tasks import collator_for, find_task
@@ -185,7 +185,7 @@ def _predicted(
     evaluations = {}
     with measured() as cost:
         for name, data in tests.items():
-            offer(model, tasks[name], tokenizer)
+            switch_task(model, tasks[name], tokenizer)
             evaluations[name] = evaluate(
                 model, guide, data, collator, num_samples, cell.seed, progress=False
             )

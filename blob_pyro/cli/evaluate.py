@@ -65,7 +65,7 @@ def evaluate(
     from blob_pyro.cli.data import Selection
     from blob_pyro.cli.evaluated_sets import Asked, evaluated_sets
     from blob_pyro.recipe import load
-    from blob_pyro.recipe.network import offer
+    from blob_pyro.recipe.network import switch_task
     from blob_pyro.recipe.predictions import evaluate as evaluate_examples
 
     is_main = make_accelerator(None, None, posterior).is_main_process
@@ -76,7 +76,7 @@ def evaluate(
     folder = output_dir or posterior / "evaluations"
     evaluations = {}
     for each, examples in sets:
-        offer(program.classifier, each, program.tokenizer)
+        switch_task(program.classifier, each, program.tokenizer)
         evaluation = evaluate_examples(
             program.classifier,
             program.guide,

@@ -8,8 +8,8 @@ from blob_pyro.guides.low_rank_plus_diagonal import LowRankPlusDiagonalGuide
 from blob_pyro.guides.matrix_normal import MatrixNormalGuide
 from blob_pyro.guides.model_at_mean import model_at_mean
 from blob_pyro.guides.point_estimate import PointEstimateGuide
+from blob_pyro.guides.scalabl import ScalaBLGuide
 from blob_pyro.guides.site_parameters import SiteParameters
-from blob_pyro.guides.stochastic_subspace import StochasticSubspaceGuide
 
 __all__ = [
     # verbs
@@ -24,5 +24,5 @@ __all__ = [
     "LowRankPlusDiagonalGuide",
     "MatrixNormalGuide",
     "PointEstimateGuide",
-    "StochasticSubspaceGuide",
+    "ScalaBLGuide",
 ]

@@ -75,7 +75,7 @@ class DropoutGuide(LoraGuide):
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:
-        mean, rate = self.M.state_param("M", name), self._rate(name)
+        mean, rate = self.M.pyro_param("M", name), self._rate(name)
         if self.model.training or rate == 0:
             return dist.Delta(mean, validate_args=False, event_dim=2)
         return ColumnDropout(mean, rate, validate_args=False)
@@ -89,7 +89,7 @@ class DropoutGuide(LoraGuide):
         return {name: self.mean()[name].abs() * self._odds(name) ** 0.5 for name in self.sites}
 
     @override
-    def update_variance(self, name: str, left: torch.Tensor) -> torch.Tensor:
+    def variance_of_update(self, name: str, left: torch.Tensor) -> torch.Tensor:
         # All rows of a column share its mask.
         return (left @ self.M[name].detach()).square() * self._odds(name)
 

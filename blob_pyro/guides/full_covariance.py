@@ -77,8 +77,8 @@ class FullCovarianceGuide(LoraGuide):
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:
-        loc = self.M.state_param("M", name)
-        factor = scale_tril(self.root.state_param("root", name))
+        loc = self.M.pyro_param("M", name)
+        factor = scale_tril(self.root.pyro_param("root", name))
         base = dist.MultivariateNormal(loc.flatten(), scale_tril=factor, validate_args=False)
         return MatrixShaped(base, loc.shape, validate_args=False)
 
@@ -91,7 +91,7 @@ class FullCovarianceGuide(LoraGuide):
         return scale_tril(self.root[name].detach()).unflatten(0, self.M[name].shape)
 
     @override
-    def update_variance(self, name: str, left: torch.Tensor) -> torch.Tensor:
+    def variance_of_update(self, name: str, left: torch.Tensor) -> torch.Tensor:
         factor = self._factor(name)
         within_columns = torch.einsum("pjk,qjk->pqj", factor, factor)
         return torch.einsum("ip,iq,pqj->ij", left, left, within_columns)

@@ -59,7 +59,7 @@ class HyperPosterior(nn.Module):
 
     def site_posterior(self, name: str) -> TorchDistributionMixin:
         """Give the posterior of one hyper-site, on its support."""
-        loc = self.loc.state_param("loc", name)
-        scale = self.log_scale.state_param("log_scale", name).exp()
+        loc = self.loc.pyro_param("loc", name)
+        scale = self.log_scale.pyro_param("log_scale", name).exp()
         base = dist.Normal(loc, scale, validate_args=False).to_event(loc.dim())
         return dist.TransformedDistribution(base, [self._transforms[name]])

@@ -29,7 +29,7 @@ class LoraGuide(nn.Module, ABC):
     """Base of the guides: independent sites, each centred at a learned mean ``M``.
 
     A subclass gives :meth:`site_posterior`, :meth:`scale` and :meth:`config`, and
-    :meth:`update_variance` if a site's entries are correlated.  What it learns beside ``M`` goes
+    :meth:`variance_of_update` if a site's entries are correlated.  What it learns beside ``M`` goes
     into :class:`SiteParameters`, so that two guides never share any.  If the model's prior has
     sites of its own, they are sampled first, from independent Gaussians in unconstrained space.
 
@@ -173,7 +173,7 @@ class LoraGuide(nn.Module, ABC):
         mean, is_latent = self.mean(), partner in self.sites
         left = site.scaling * (mean[partner] if is_latent else site.lora_B.detach())
         with torch.no_grad():
-            variance = self.update_variance(name, left)
+            variance = self.variance_of_update(name, left)
             if is_latent:
                 variance = variance + site.scaling**2 * self._variance_by_B(name, partner)
         return left @ mean[name], variance.sqrt()
@@ -188,7 +188,7 @@ class LoraGuide(nn.Module, ABC):
         second_moment = self.mean()[name].square() + scale[name].square()
         return scale[partner].square() @ second_moment
 
-    def update_variance(self, name: str, left: torch.Tensor) -> torch.Tensor:
+    def variance_of_update(self, name: str, left: torch.Tensor) -> torch.Tensor:
         """Variances of ``left @ A``: ``m x n`` for ``left`` of shape ``m x r``.
 
         This one is for independent entries of ``A``.
@@ -230,6 +230,10 @@ class LoraGuide(nn.Module, ABC):
         """Give the constructor's arguments beside ``model``, as JSON values."""
 
 
+# What saved posteriors call classes that have another name since.
+_FORMER_NAMES = {"LowRankIsotropicGuide": "TFBGuide", "StochasticSubspaceGuide": "ScalaBLGuide"}
+
+
 def find_guide(name: str) -> type[LoraGuide]:
     """Give the class of guides of that name, this library's or one of the user's that is imported.
 
@@ -238,7 +242,7 @@ def find_guide(name: str) -> type[LoraGuide]:
     KeyError
         If there is none.
     """
-    found = _GUIDES[name]
+    found = _GUIDES[_FORMER_NAMES.get(name, name)]
     if inspect.isabstract(found):
         raise KeyError(name)
     return found

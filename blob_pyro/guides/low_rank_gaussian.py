@@ -94,8 +94,8 @@ class LowRankGaussianGuide(LoraGuide):
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:
-        loc = self.M.state_param("M", name)
-        scale = self._scale(self.G.state_param("G", name))
+        loc = self.M.pyro_param("M", name)
+        scale = self._scale(self.G.pyro_param("G", name))
         return dist.Normal(loc, scale, validate_args=False).to_event(2)
 
     @override

@@ -93,9 +93,9 @@ class LowRankPlusDiagonalGuide(LoraGuide):
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:
-        loc = self.M.state_param("M", name)
-        scale = self.G.state_param("G", name).square()
-        factors = scale[..., None] * self.F.state_param("F", name)
+        loc = self.M.pyro_param("M", name)
+        scale = self.G.pyro_param("G", name).square()
+        factors = scale[..., None] * self.F.pyro_param("F", name)
         base = dist.LowRankMultivariateNormal(
             loc.flatten(), factors.flatten(0, 1), scale.square().flatten(), validate_args=False
         )
@@ -110,7 +110,7 @@ class LowRankPlusDiagonalGuide(LoraGuide):
         }
 
     @override
-    def update_variance(self, name: str, left: torch.Tensor) -> torch.Tensor:
+    def variance_of_update(self, name: str, left: torch.Tensor) -> torch.Tensor:
         scale = self.G[name].detach().square()
         factors = scale[..., None] * self.F[name].detach()
         common = torch.einsum("ip,pjk->ijk", left, factors).square().sum(-1)

@@ -77,9 +77,9 @@ class MatrixNormalGuide(LoraGuide):
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:
         return MatrixNormal(
-            self.M.state_param("M", name),
-            scale_tril(self.row_root.state_param("row_root", name)),
-            scale_tril(self.col_root.state_param("col_root", name)),
+            self.M.pyro_param("M", name),
+            scale_tril(self.row_root.pyro_param("row_root", name)),
+            scale_tril(self.col_root.pyro_param("col_root", name)),
             validate_args=False,
         )
 
@@ -92,7 +92,7 @@ class MatrixNormalGuide(LoraGuide):
         return scale_tril(roots[0]), scale_tril(roots[1])
 
     @override
-    def update_variance(self, name: str, left: torch.Tensor) -> torch.Tensor:
+    def variance_of_update(self, name: str, left: torch.Tensor) -> torch.Tensor:
         rows, columns = self._factors(name)
         return torch.outer(_row_norms(left @ rows), _row_norms(columns)).square()
 

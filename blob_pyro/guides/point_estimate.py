@@ -41,7 +41,7 @@ class PointEstimateGuide(LoraGuide):
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:
-        return dist.Delta(self.M.state_param("M", name), validate_args=False, event_dim=2)
+        return dist.Delta(self.M.pyro_param("M", name), validate_args=False, event_dim=2)
 
     @override
     def scale(self) -> dict[str, torch.Tensor]:

@@ -34,7 +34,7 @@ class SiteParameters(nn.Module):
 
     >>> import pyro
     >>> with pyro.poutine.trace() as tracer:
-    ...     loc = parameters.state_param("M", "layer.lora_A.weight")
+    ...     loc = parameters.pyro_param("M", "layer.lora_A.weight")
     >>> tracer.trace.param_nodes
     ['M.layer.lora_A.weight']
     """
@@ -64,7 +64,7 @@ class SiteParameters(nn.Module):
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
-    def state_param(self, prefix: str, name: str) -> torch.Tensor:
+    def pyro_param(self, prefix: str, name: str) -> torch.Tensor:
         """State the parameter of a site to Pyro as ``prefix.name`` and return its value.
 
         By :func:`blob_pyro.poutine.local_param`: two guides never share one.

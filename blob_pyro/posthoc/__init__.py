@@ -10,7 +10,7 @@ from blob_pyro.posthoc.swag.guide import SWAGGuide
 from blob_pyro.posthoc.swag.moments import PathMoments
 from blob_pyro.posthoc.temperature import calibrate, fit_temperature
 from blob_pyro.posthoc.tfb.fit import tfb, to_singular_basis
-from blob_pyro.posthoc.tfb.guide import LowRankIsotropicGuide
+from blob_pyro.posthoc.tfb.guide import TFBGuide
 
 __all__ = [
     # verbs
@@ -27,7 +27,7 @@ __all__ = [
     "EnsembleGuide",
     "LaplaceGuide",
     "LaplacePredictive",
-    "LowRankIsotropicGuide",
+    "TFBGuide",
     "SWAGGuide",
     # classes
     "PathMoments",

@@ -61,15 +61,15 @@ BLOB = Method("blob", guide=_gaussian, objective="elbo", flipout=True)
 BBB = Method("bbb", guide=_gaussian, latent=("A", "B"), objective="elbo", flipout=True)
 
 
-def _stochastic_subspace(model: Classifier, recipe: Recipe) -> LoraGuide:
-    from blob_pyro.guides import StochasticSubspaceGuide
+def _scalabl(model: Classifier, recipe: Recipe) -> LoraGuide:
+    from blob_pyro.guides import ScalaBLGuide
 
-    return StochasticSubspaceGuide(model, recipe.init_scale)
+    return ScalaBLGuide(model, recipe.init_scale)
 
 
 # Samplawski et al., "Scalable Bayesian Low-Rank Adaptation of Large Language Models via Stochastic
 # Variational Subspace Inference", UAI 2025.
-SCALABL = Method("scalabl", guide=_stochastic_subspace, objective="elbo")
+SCALABL = Method("scalabl", guide=_scalabl, objective="elbo")
 
 
 def _ensemble(programs: Iterable[Program]) -> Program:

@@ -180,7 +180,7 @@ def _answers(task: Task, scoring: Scoring) -> tuple[str, ...]:
     return task.lettered().answers
 
 
-def offer(model: Classifier, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
+def switch_task(model: Classifier, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
     """Let a model answer the questions of another task, as many options as those have.
 
     No weight depends on the number of options or on the words that name them.

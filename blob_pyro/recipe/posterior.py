@@ -26,7 +26,7 @@ from blob_pyro.infer import Generation, generate
 from blob_pyro.models import BayesianLora, Classifier, OptionLikelihood, SequenceClassifier
 from blob_pyro.networks import load_tokenizer
 from blob_pyro.posthoc import calibrate
-from blob_pyro.recipe.network import offer
+from blob_pyro.recipe.network import switch_task
 from blob_pyro.recipe.predictions import Predictions, evaluate
 from blob_pyro.tasks import (
     Collator,
@@ -312,7 +312,7 @@ class Posterior:
         self, data: Any, labels: Sequence[str | int] | None, text_column: str, label_column: str
     ) -> Dataset:
         if isinstance(data, MultipleChoiceTask):
-            offer(self.classifier, data, self.tokenizer)
+            switch_task(self.classifier, data, self.tokenizer)
             return data.load("test").data
         if isinstance(self.task, MultipleChoiceTask):
             return data

@@ -42,8 +42,8 @@ class Recipe(Settings):
     """
 
     method: str = "blob"
-    """How to be Bayesian, a name of ``blob_pyro.recipe.METHODS``: ``blob`` learns mean and variance
-    of each weight, ``mle`` is plain LoRA, ``map`` is plain LoRA with the prior's penalty."""
+    """How to be Bayesian, a name of ``blob_pyro.recipe.METHODS``.  ``blob`` learns mean and
+    variance of each weight, ``mle`` is plain LoRA, ``map`` has the prior's penalty too."""
 
     start: str | None = None
     """Name of the method whose fit it starts from; None for the usual one."""
@@ -64,8 +64,9 @@ class Recipe(Settings):
     """``lora_dropout`` of the adapter; None for the method's own, which is 0 but for ``mcd``."""
 
     scoring: CausalScoring = "options"
-    """How a causal LM answers: by the likelihood of an option's text or of the token that names a
-    class, or by the letter of one that the prompt lists.  A classification head needs neither."""
+    """A causal LM answers by the likelihood of an option's text or of the token that names a class
+    (``options``), or by the letter of one that the prompt lists (``letters``).  A classification
+    head needs neither."""
 
     logit_temperature: float = Field(default=1.0, gt=0)
     """Logits are divided by it, in training as in prediction.  Above 1, a base model that is too

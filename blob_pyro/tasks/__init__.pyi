@@ -23,7 +23,7 @@ from .own_texts import text_task as text_task
 from .own_texts import texts_of as texts_of
 from .question import Question as Question
 from .source import Source as Source
-from .table import table as table
+from .table import read_table as read_table
 from .task_data import TaskData as TaskData
 from .text_classification import TextClassificationTask as TextClassificationTask
 from .text_source import LabelledText as LabelledText

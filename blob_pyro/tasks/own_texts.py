@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from blob_pyro.tasks.table import table
+from blob_pyro.tasks.table import read_table
 from blob_pyro.tasks.text_classification import TextClassificationTask
 
 
@@ -55,7 +55,7 @@ def text_task(
     if isinstance(data, str | Path):
         if labels is not None:
             raise ValueError(f"labels were given beside the file {data}; name its label_column")
-        return table(data, text_column, label_column, test_fraction=0)
+        return read_table(data, text_column, label_column, test_fraction=0)
     if isinstance(data, Dataset | pandas.DataFrame):
         columns = data.column_names if isinstance(data, Dataset) else list(data.columns)
         for column in (text_column, label_column):

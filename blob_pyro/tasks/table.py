@@ -16,7 +16,7 @@ from blob_pyro.tasks.text_classification import TextClassificationTask
 Row = tuple[int, dict[str, Any]]
 
 
-def table(
+def read_table(
     path: str | Path,
     text_column: str = "text",
     label_column: str = "label",
@@ -56,7 +56,7 @@ def table(
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "tickets.csv"
     >>> _ = path.write_text("text,label\nno toner,printing\nlocked out,login\n")
-    >>> table(path, test_fraction=0).class_names
+    >>> read_table(path, test_fraction=0).class_names
     ('login', 'printing')
     """
     path = Path(path)

@@ -42,11 +42,11 @@ class TrainingConfig(Settings):
     """Peak rate of AdamW for the rest of the guide, such as ``G``."""
 
     kl_learning_rate: float | None = Field(default=None, gt=0)
-    """Peak rate of an SGD that descends the KL alone, after AdamW's step on the likelihood: the
-    paper's inference, ``blob_pyro.infer.DecoupledSVI``.  None: AdamW descends the whole loss."""
+    """Peak rate of an SGD that descends the KL alone, after AdamW's step on the likelihood, as in
+    the paper; ``blob_pyro.infer.DecoupledSVI``.  None lets AdamW descend the whole loss."""
 
     scale_updates: ScaleUpdates = "kl_optim"
-    """What moves the posterior's scales where ``kl_learning_rate`` is set: the KL's optimiser, or
+    """What moves the posterior's scales where ``kl_learning_rate`` is set, the KL's optimiser or
     both."""
 
     warmup_fraction: float = Field(default=0.06, ge=0, le=1)
@@ -65,11 +65,11 @@ class TrainingConfig(Settings):
     """Seed of everything random."""
 
     accumulation_steps: int = Field(default=1, ge=1)
-    """Passes whose gradients make one step: a step is on ``batch_size`` times this times the number
+    """Passes whose gradients make one step, which is on ``batch_size`` times this times the number
     of processes examples."""
 
     gradient_checkpointing: bool = False
-    """Compute the network's layers again in the backward pass: less memory, more time."""
+    """Compute the network's layers again in the backward pass, for less memory and more time."""
 
     compile: bool = False
     """Compile the network by ``torch.compile``."""

@@ -26,7 +26,7 @@ from blob_pyro.files.config import HASHED_FILES, sha256_of
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.models import LabelTokenClassifier
 from blob_pyro.recipe.predictions import Predictions, load_predictions
-from blob_pyro.tasks import table
+from blob_pyro.tasks import read_table
 from blob_pyro.tasks.source import json_lines
 
 # PEFT warns of what it finds strange before anything breaks.
@@ -264,7 +264,7 @@ def test_a_table_of_anything(ending: str, content: bytes, data: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"messages.{ending}"
         path.write_bytes(data.draw(damaged(content)))
-        refuses(lambda: table(path, test_fraction=0), "messages")
+        refuses(lambda: read_table(path, test_fraction=0), "messages")
         refuses(lambda: [*json_lines(path)], "messages")
 
 
@@ -274,7 +274,7 @@ def test_rows_of_anything(contents: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "messages.jsonl"
         path.write_text("\n".join(map(json.dumps, contents)))
-        refuses(lambda: table(path, test_fraction=0), "messages")
+        refuses(lambda: read_table(path, test_fraction=0), "messages")
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000, '{"text": "\\ud800", "label": "a"}'])

@@ -18,14 +18,14 @@ from blob_pyro.guides import (
     LoraGuide,
     LowRankPlusDiagonalGuide,
     MatrixNormalGuide,
-    StochasticSubspaceGuide,
+    ScalaBLGuide,
 )
 from blob_pyro.guides.scale_tril import scale_tril
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.poutine import flipout
 
 WITH_DENSITY = [MatrixNormalGuide, LowRankPlusDiagonalGuide, FullCovarianceGuide]
-GUIDES = [*WITH_DENSITY, StochasticSubspaceGuide]
+GUIDES = [*WITH_DENSITY, ScalaBLGuide]
 # The others have a test of their own for what these are asked.
 with_density = pytest.mark.parametrize("guide_class", WITH_DENSITY, indirect=True)
 
@@ -69,7 +69,7 @@ def covariance_of(guide: Any, name: str) -> torch.Tensor:
         return torch.kron(rows @ rows.T, columns @ columns.T)
     if isinstance(guide, FullCovarianceGuide):
         return lower(guide.root[name]) @ lower(guide.root[name]).T
-    if isinstance(guide, StochasticSubspaceGuide):
+    if isinstance(guide, ScalaBLGuide):
         left, mean = guide.U[name], guide.M[name]
         rows = [(left[:, i] @ mean) for i in range(left.shape[1])]
         directions = [

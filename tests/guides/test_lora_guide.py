@@ -12,7 +12,9 @@ import torch
 from pyro import poutine
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from blob_pyro.guides import LoraGuide, LowRankGaussianGuide, PointEstimateGuide
+from blob_pyro.guides import LoraGuide, LowRankGaussianGuide, PointEstimateGuide, ScalaBLGuide
+from blob_pyro.guides.lora_guide import find_guide
+from blob_pyro.posthoc import TFBGuide
 
 ONE_LAYER = {"target_modules": ["q_proj"], "layers_to_transform": [0]}
 # Name, task type, options of the adapter: scalings 2, 4 / sqrt(3), 2 and 2.
@@ -189,3 +191,11 @@ def test_model_and_guide_are_copied_together(
     assert not {*copied_guide.parameters()} & {*guide.parameters()}
     # The model is no part of the guide's state.
     assert {name.split(".")[0] for name in guide.state_dict()} <= {"M", "G"}
+
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [("LowRankIsotropicGuide", TFBGuide), ("StochasticSubspaceGuide", ScalaBLGuide)],
+)
+def test_a_guide_is_found_by_the_name_it_was_saved_with(former: str, now: Any) -> None:
+    assert find_guide(former) is now

@@ -30,6 +30,6 @@ def test_the_values_are_copied() -> None:
 
 def test_a_statement_has_prefix_and_name() -> None:
     parameters = SiteParameters(VALUES)
-    trace = poutine.trace(lambda: parameters.state_param("M", "bias")).get_trace()
+    trace = poutine.trace(lambda: parameters.pyro_param("M", "bias")).get_trace()
     assert trace.param_nodes == ["M.bias"]
     assert trace.nodes["M.bias"]["value"].unconstrained() is parameters["bias"]

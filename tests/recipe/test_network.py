@@ -22,7 +22,13 @@ from transformers import (
 
 from blob_pyro.models import LabelTokenClassifier, OptionLikelihood, SequenceClassifier
 from blob_pyro.networks import is_encoder, load_sequence_classifier
-from blob_pyro.recipe.network import has_head, load_network, lora_config, make_likelihood, offer
+from blob_pyro.recipe.network import (
+    has_head,
+    load_network,
+    lora_config,
+    make_likelihood,
+    switch_task,
+)
 from blob_pyro.tasks import TASKS, TEXT_TASKS, helpdesk
 
 SIZES: dict[str, Any] = {
@@ -144,7 +150,7 @@ def test_a_head_needs_no_words(tokenizer: Any) -> None:
     net = get_peft_model(net, lora_config(net, 2, 4, None))
     model = make_likelihood(net, tokenizer, helpdesk(), "head", 5, 0.2)
     assert isinstance(model, SequenceClassifier)
-    offer(model, helpdesk(), tokenizer)
+    switch_task(model, helpdesk(), tokenizer)
 
 
 @pytest.mark.parametrize("scoring", ["options", "letters"])
@@ -153,7 +159,7 @@ def test_another_tasks_questions_are_offered_with_their_own_answers(
 ) -> None:
     model = make_likelihood(causal(tokenizer), tokenizer, TASKS["openbookqa"], scoring, 5, 0.2)
     for name, number in (("ai2_arc_easy", 5), ("boolq", 2), ("openbookqa", 4)):
-        offer(model, TASKS[name], tokenizer)
+        switch_task(model, TASKS[name], tokenizer)
         assert model.num_classes == number
         if isinstance(model, LabelTokenClassifier):
             decoded = tokenizer.decode(list(model.label_token_ids))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from datasets import Dataset, DatasetDict
 
-from blob_pyro.guides import StochasticSubspaceGuide
+from blob_pyro.guides import ScalaBLGuide
 from blob_pyro.networks import load_causal_lm, load_tokenizer
 from blob_pyro.recipe import Recipe, run_recipe
 from blob_pyro.tasks import TextClassificationTask
@@ -21,7 +21,7 @@ def test_a_recipe_fits_it(kl_learning_rate: float | None, base_folder: str) -> N
     model, guide, records = run_recipe(
         recipe, load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, TEXTS
     )
-    assert isinstance(guide, StochasticSubspaceGuide)
+    assert isinstance(guide, ScalaBLGuide)
     assert guide.init_scale == 0.3
     assert model.latent == ("A",)
     assert all(root.shape == (2,) for _, root in guide.G.items())

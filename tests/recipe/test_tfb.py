@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from blob_pyro.guides import model_at_mean
 from blob_pyro.networks import load_causal_lm, load_tokenizer
-from blob_pyro.posthoc import LowRankIsotropicGuide, tfb
+from blob_pyro.posthoc import TFBGuide, tfb
 from blob_pyro.recipe import Recipe, run_recipe
 from blob_pyro.tasks import TextClassificationTask, collator_for
 from blob_pyro.training import TrainingConfig
@@ -29,7 +29,7 @@ def test_it_is_the_search_around_map(base_folder: str) -> None:
         data = TASK.splits["train"]
         programs[method] = run_recipe(recipe, load_causal_lm(base_folder), tokenizer, TASK, data)
     model, guide, records = programs["tfb"]
-    assert isinstance(guide, LowRankIsotropicGuide)
+    assert isinstance(guide, TFBGuide)
     assert model.latent == ("A",)
     assert len(records) == 3
     around = model_at_mean(*programs["map"][:2], latent=("A",))

@@ -129,7 +129,7 @@ class EnsembleMember(nn.Module):
             return self.guide.weight_moments(name)
         left = self.guide.sites[name].scaling * self._values()[_beside(name)]
         with torch.no_grad():
-            variance = self.guide.update_variance(name, left)
+            variance = self.guide.variance_of_update(name, left)
         return left @ self.guide.mean()[name], variance.sqrt()
 
 

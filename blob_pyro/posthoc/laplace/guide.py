@@ -151,7 +151,7 @@ class LaplaceGuide(LoraGuide):
     @override
     def site_posterior(self, name: str) -> KroneckerPrecisionNormal:
         return KroneckerPrecisionNormal(
-            self.M.state_param("M", name),
+            self.M.pyro_param("M", name),
             self.row_basis[name],
             self.row_values[name],
             self.col_basis[name],
@@ -166,7 +166,7 @@ class LaplaceGuide(LoraGuide):
             return {name: self.site_posterior(name).stddev for name in self.sites}
 
     @override
-    def update_variance(self, name: str, left: torch.Tensor) -> torch.Tensor:
+    def variance_of_update(self, name: str, left: torch.Tensor) -> torch.Tensor:
         return self.site_posterior(name).product_variance(left)
 
     def log_marginal_likelihood(self) -> torch.Tensor:

@@ -164,7 +164,7 @@ class SWAGGuide(LoraGuide):
         }
 
     @override
-    def update_variance(self, name: str, left: torch.Tensor) -> torch.Tensor:
+    def variance_of_update(self, name: str, left: torch.Tensor) -> torch.Tensor:
         common = torch.einsum("ip,pjk->ijk", left, self.F[name]).square().sum(-1)
         return left.square() @ self.S[name].square() + common
 

@@ -12,7 +12,7 @@ from blob_pyro.infer.posterior_draws import Batch
 from blob_pyro.infer.posterior_predictive import posterior_predictive
 from blob_pyro.lora.sites import LoraSite
 from blob_pyro.models import Classifier
-from blob_pyro.posthoc.tfb.guide import LowRankIsotropicGuide
+from blob_pyro.posthoc.tfb.guide import TFBGuide
 
 
 @torch.no_grad()
@@ -71,12 +71,12 @@ def tfb(
     num_samples: int = 10,
     seed: int = 0,
     progress: bool = True,
-) -> LowRankIsotropicGuide:
+) -> TFBGuide:
     r"""Make a trained adapter Bayesian without training, by a search for one scale.
 
     Each layer's adapter is rotated to the singular vectors of its :math:`B`
     (:func:`blob_pyro.posthoc.to_singular_basis`), and :math:`\sigma_q` of
-    :class:`LowRankIsotropicGuide` is found by bisection: the largest one for which
+    :class:`TFBGuide` is found by bisection: the largest one for which
 
     .. math:: |L(\sigma_q) - L(0)| \le \epsilon L(0),
 
@@ -103,7 +103,7 @@ def tfb(
 
     Returns
     -------
-    LowRankIsotropicGuide
+    TFBGuide
         With the largest acceptable ``update_scale``, to 2 %.
 
     Raises
@@ -134,7 +134,7 @@ def tfb(
     NeurIPS 2025, arXiv 2412.05723.
     """
     check_tfb(tolerance, num_samples)
-    guide = LowRankIsotropicGuide(model)
+    guide = TFBGuide(model)
     for name, site in model.sites.items():
         to_singular_basis(site)
         guide.M[name].data.copy_(site.projection.initial_weight)
@@ -185,7 +185,7 @@ class _Anchors:
     def __init__(
         self,
         model: Classifier,
-        guide: LowRankIsotropicGuide,
+        guide: TFBGuide,
         batches: list[Batch],
         num_samples: int,
         seed: int,

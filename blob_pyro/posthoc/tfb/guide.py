@@ -14,7 +14,7 @@ from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.models import BayesianLora
 
 
-class LowRankIsotropicGuide(LoraGuide):
+class TFBGuide(LoraGuide):
     r"""Independent :math:`A_{ij} \sim N(M_{ij}, \sigma_q^2 / d_i^2)`, one :math:`\sigma_q` for all.
 
     :math:`d_i` is the norm of column i of :math:`B`.  Where the columns are orthogonal, as
@@ -47,7 +47,7 @@ class LowRankIsotropicGuide(LoraGuide):
     >>> model = SequenceClassifier(net, num_data=10)
     >>> for site in model.sites.values():
     ...     _ = torch.nn.init.orthogonal_(site.lora_B, gain=2.0)
-    >>> guide = LowRankIsotropicGuide(model, update_scale=0.1)
+    >>> guide = TFBGuide(model, update_scale=0.1)
     >>> [round(float(scale.mean()), 6) for scale in guide.scale().values()]
     [0.05]
 
@@ -70,7 +70,7 @@ class LowRankIsotropicGuide(LoraGuide):
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:
-        loc = self.M.state_param("M", name)
+        loc = self.M.pyro_param("M", name)
         return dist.Normal(loc, self._scale(name), validate_args=False).to_event(2)
 
     def _scale(self, name: str) -> torch.Tensor:

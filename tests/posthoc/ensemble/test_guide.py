@@ -16,7 +16,7 @@ from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.lora import HierarchicalNormalPrior
 from blob_pyro.models import LabelTokenClassifier
 from blob_pyro.networks import load_causal_lm
-from blob_pyro.posthoc import EnsembleGuide, LaplaceGuide, LowRankIsotropicGuide, ensemble
+from blob_pyro.posthoc import EnsembleGuide, LaplaceGuide, TFBGuide, ensemble
 
 CLASSES = [PointEstimateGuide, LowRankGaussianGuide]
 
@@ -150,7 +150,7 @@ def test_saved_and_loaded_bit_for_bit(
 def test_the_scale_of_a_member_follows_its_own_B(
     programs: Any, token_batch: Any, tmp_path: Path
 ) -> None:
-    fitted = programs(LowRankIsotropicGuide)
+    fitted = programs(TFBGuide)
     for number, (model, _) in enumerate(fitted):
         for site in model.sites.values():
             site.lora_B.data.mul_(10.0**number)

@@ -13,29 +13,29 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from torch.distributions import Normal, kl_divergence
 
-from blob_pyro.guides import StochasticSubspaceGuide
+from blob_pyro.guides import ScalaBLGuide
 from blob_pyro.infer import DecoupledSVI, ReweightedTrace_ELBO
 from blob_pyro.lora import HierarchicalNormalPrior
 from blob_pyro.models import SequenceClassifier
 
 
 @pytest.fixture
-def guide(classifier: Any) -> StochasticSubspaceGuide:
+def guide(classifier: Any) -> ScalaBLGuide:
     """A guide in float64 whose V is no longer orthogonal."""
-    guide = StochasticSubspaceGuide(classifier("llama", prior_scale=0.3, r=3).double())
+    guide = ScalaBLGuide(classifier("llama", prior_scale=0.3, r=3).double())
     for parameter in (*guide.M.parameters(), *guide.G.parameters()):
         parameter.data += 0.2 * torch.randn_like(parameter)
     return guide
 
 
-def scales(guide: StochasticSubspaceGuide, name: str) -> Normal:
+def scales(guide: ScalaBLGuide, name: str) -> Normal:
     """The distribution of s, from the parameters alone."""
     mean = torch.linalg.vector_norm(guide.U[name].T @ guide.M[name], dim=1)
     return Normal(mean, guide.G[name] ** 2)
 
 
 def test_it_starts_at_the_singular_value_decomposition(classifier: Any) -> None:
-    guide = StochasticSubspaceGuide(classifier("llama", r=3).double())
+    guide = ScalaBLGuide(classifier("llama", r=3).double())
     for name, site in guide.sites.items():
         weight = site.projection.initial_weight
         _, singular_values, right = torch.linalg.svd(weight, full_matrices=False)
@@ -48,7 +48,7 @@ def test_it_starts_at_the_singular_value_decomposition(classifier: Any) -> None:
         assert 0.22**2 / 2 <= posterior.scale.min() <= posterior.scale.max() <= 0.22**2
 
 
-def test_a_draw_scales_the_directions(guide: StochasticSubspaceGuide) -> None:
+def test_a_draw_scales_the_directions(guide: ScalaBLGuide) -> None:
     # Off the directions nothing moves, and V's rows have length 1 wherever M went.
     for name, draw in guide().items():
         rows = guide.U[name].T @ guide.M[name]
@@ -58,7 +58,7 @@ def test_a_draw_scales_the_directions(guide: StochasticSubspaceGuide) -> None:
         assert (s - lengths[:, 0]).abs().min() > 0
 
 
-def test_the_kl_is_that_of_s_from_its_prior(guide: StochasticSubspaceGuide) -> None:
+def test_the_kl_is_that_of_s_from_its_prior(guide: ScalaBLGuide) -> None:
     prior = Normal(torch.zeros((), dtype=torch.float64), 0.3)
     expected = sum(kl_divergence(scales(guide, name), prior).sum() for name in guide.sites)
     torch.testing.assert_close(guide.kl(), expected, atol=1e-9, rtol=0)
@@ -73,7 +73,7 @@ def test_the_kl_is_that_of_s_from_its_prior(guide: StochasticSubspaceGuide) -> N
     torch.testing.assert_close(guide.kl(), spread + squares / (2 * 0.3**2))
 
 
-def test_the_gradient_of_the_kl(guide: StochasticSubspaceGuide) -> None:
+def test_the_gradient_of_the_kl(guide: ScalaBLGuide) -> None:
     guide.kl().backward()
     for name in guide.sites:
         mean, root = guide.M[name], guide.G[name]
@@ -85,7 +85,7 @@ def test_the_gradient_of_the_kl(guide: StochasticSubspaceGuide) -> None:
 def test_the_prior_may_be_hierarchical(peft_network: Any, token_batch: Any) -> None:
     prior = HierarchicalNormalPrior(0.3, share="site")
     model = SequenceClassifier(peft_network("bert", "SEQ_CLS"), num_data=8, prior=prior)
-    guide = StochasticSubspaceGuide(model)
+    guide = ScalaBLGuide(model)
     pyro.set_rng_seed(1)
     trace = poutine.trace(guide).get_trace()
     with poutine.block():
@@ -120,7 +120,7 @@ def test_where_there_is_no_closed_form_it_says_so(
         elbo: Any = ReweightedTrace_ELBO(1)
     else:
         model, elbo = classifier("bert", "SEQ_CLS"), Trace_ELBO()
-    guide = StochasticSubspaceGuide(model)
+    guide = ScalaBLGuide(model)
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), elbo)
     with pytest.raises(NotImplementedError, match=message):
         svi.step(**token_batch())
@@ -132,19 +132,17 @@ def test_an_adapter_without_full_rank_is_refused(peft_network: Any) -> None:
     weight.data[1] = 2 * weight.data[0]
     model = SequenceClassifier(net, num_data=8)
     with pytest.raises(ValueError, match=r"site 'base_model.*no 2 directions to scale; start from"):
-        StochasticSubspaceGuide(model)
+        ScalaBLGuide(model)
 
 
 def test_half_precision(classifier: Any) -> None:
-    guide = StochasticSubspaceGuide(classifier("llama").bfloat16())
+    guide = ScalaBLGuide(classifier("llama").bfloat16())
     assert {draw.dtype for draw in guide().values()} == {torch.bfloat16}
     assert guide.kl().isfinite()
 
 
 @pytest.mark.parametrize("scale_updates", ["kl_optim", "both"])
-def test_decoupled_steps_move_it(
-    scale_updates: Any, guide: StochasticSubspaceGuide, token_batch: Any
-) -> None:
+def test_decoupled_steps_move_it(scale_updates: Any, guide: ScalaBLGuide, token_batch: Any) -> None:
     before = {name: value.clone() for name, value in guide.state_dict().items()}
     svi = DecoupledSVI(
         guide.model,

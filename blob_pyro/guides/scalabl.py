@@ -16,7 +16,7 @@ from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.models import BayesianLora
 
 
-class StochasticSubspaceGuide(LoraGuide):
+class ScalaBLGuide(LoraGuide):
     r"""ScalaBL: :math:`A = U diag(s) V^\top` with r random scales, :math:`s_i \sim N(m_i, g_i^4)`.
 
     :math:`U S V^\top` is the singular value decomposition of the adapter's own ``lora_A``: the mean
@@ -59,7 +59,7 @@ class StochasticSubspaceGuide(LoraGuide):
     ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
     >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
     >>> net = get_peft_model(BertForSequenceClassification(config), lora)
-    >>> guide = StochasticSubspaceGuide(SequenceClassifier(net, num_data=10))
+    >>> guide = ScalaBLGuide(SequenceClassifier(net, num_data=10))
     >>> [tuple(root.shape) for _, root in guide.G.items()]
     [(2,)]
     >>> bool(guide.kl() > 0)
@@ -88,20 +88,20 @@ class StochasticSubspaceGuide(LoraGuide):
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:
-        loc = self.M.state_param("M", name)
-        scale = self.G.state_param("G", name).square()
+        loc = self.M.pyro_param("M", name)
+        scale = self.G.pyro_param("G", name).square()
         right = _directions(self.U[name], loc)
         return SubspaceNormal(loc, self.U[name], scale, right, validate_args=False)
 
     @override
     def scale(self) -> dict[str, torch.Tensor]:
         return {
-            name: self.update_variance(name, torch.eye(len(mean)).to(mean)).sqrt()
+            name: self.variance_of_update(name, torch.eye(len(mean)).to(mean)).sqrt()
             for name, mean in self.mean().items()
         }
 
     @override
-    def update_variance(self, name: str, left: torch.Tensor) -> torch.Tensor:
+    def variance_of_update(self, name: str, left: torch.Tensor) -> torch.Tensor:
         variance = self.G[name].detach().square().square()
         right = _directions(self.U[name], self.M[name].detach())
         return ((left @ self.U[name]).square() * variance) @ right.square()
