@@ -120,7 +120,14 @@ def _fitted(
         train, validation = training_and_validation_data(task, task_config, data_dir, cell.seed)
     else:
         train = training_data(task, task_config, data_dir, cell.seed)
-    network = partial(load_network, config.model, task, torch_dtype(config.dtype), seed=cell.seed)
+    network = partial(
+        load_network,
+        config.model,
+        task,
+        torch_dtype(config.dtype),
+        seed=cell.seed,
+        pooling=recipe.pooling,
+    )
     cells = cell.starts(config)
     if not cells:
         return run_recipe(

@@ -28,9 +28,9 @@ from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import Classifier
 from blob_pyro.networks import SMOLLM2, load_causal_lm, load_tokenizer
-from blob_pyro.recipe import SMALL, Recipe, run_recipe
+from blob_pyro.recipe import Recipe, run_recipe
 from blob_pyro.tasks import PromptCollator, TextClassificationTask, helpdesk
-from blob_pyro.training import flush_denormals
+from blob_pyro.training import TrainingConfig, flush_denormals
 from blob_pyro.training.progress import TrainingProgress
 
 COLUMNS = {
@@ -137,7 +137,7 @@ Made by `{command}` in {comparison.seconds:.0f} s on {platform.machine()},
 
 Predictive = dict[str, torch.Tensor]
 
-BLOB = SMALL
+BLOB = Recipe(init_scale=0.35, kl_scale=1e-3, training=TrainingConfig(num_steps=200, batch_size=4))
 PLAIN_LORA = BLOB.changed(method="mle")
 
 
@@ -168,7 +168,7 @@ class Comparison:
 def compare(
     base_model: str = SMOLLM2,
     *,
-    num_steps: int = BLOB.training.num_steps,
+    num_steps: int = BLOB.num_steps,
     num_samples: int = 10,
     seed: int = 0,
     split: str = "test",
@@ -221,7 +221,7 @@ def _fit(
     console: Console,
 ) -> tuple[Classifier, LoraGuide]:
     name = "plain LoRA" if recipe.method == "mle" else "BLoB"
-    with TrainingProgress(name, recipe.training.num_steps, console) as on_step:
+    with TrainingProgress(name, recipe.num_steps, console) as on_step:
         model, guide, _ = run_recipe(
             recipe, network, tokenizer, task, task.splits["train"], on_step=on_step
         )

@@ -70,8 +70,7 @@ def run_benchmark(
     results = {}
     for number, cell in enumerate(cells, start=1):
         console.print(f"{number} of {len(cells)}: {cell}", markup=False)
-        steps = 0 if cell.starts(config) else cell.recipe(config).num_steps
-        with TrainingProgress(str(cell), steps, console) as on_step:
+        with TrainingProgress(str(cell), _num_steps(cell, config), console) as on_step:
             results[cell] = run_cell(cell, config, tokenizer, folder, data_dir, on_step=on_step)
     summaries = {
         task: {on: summary(config, results, task, on) for on in config.evaluated_on(task)}
@@ -80,6 +79,16 @@ def run_benchmark(
     _write_tables(config, results, summaries, folder)
     _write_plots(summaries, folder / "plots")
     return results
+
+
+def _num_steps(cell: Cell, config: BenchmarkConfig) -> int | None:
+    """Count the steps of a cell; None if that takes the size of a data set not yet read."""
+    if cell.starts(config):
+        return 0
+    recipe, limit = cell.recipe(config), config.tasks[cell.task].max_train
+    if limit is not None:
+        recipe = recipe.for_data(limit)
+    return None if recipe.training.num_steps is None else recipe.num_steps
 
 
 def _with_starts(config: BenchmarkConfig, cells: Iterable[Cell]) -> list[Cell]:

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from blob_pyro.cli.options import DEFAULT_MODEL, Model, NumSamples, Seed
 from blob_pyro.cli.terminal import console
-from blob_pyro.recipe import SMALL
 
 
 def demo(
@@ -20,9 +19,7 @@ def demo(
         Path("blob_pyro_demo")
     ),
     model: Model = DEFAULT_MODEL,
-    num_steps: Annotated[int, typer.Option(min=1, help="Gradient steps of each method.")] = (
-        SMALL.training.num_steps
-    ),
+    num_steps: Annotated[int, typer.Option(min=1, help="Gradient steps of each method.")] = 200,
     num_samples: NumSamples = 10,
     seed: Seed = 0,
 ) -> None:

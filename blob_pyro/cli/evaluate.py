@@ -18,7 +18,7 @@ from blob_pyro.cli.options import (
     SkipBadRows,
     TextColumn,
 )
-from blob_pyro.cli.terminal import console, make_accelerator, print_table
+from blob_pyro.cli.terminal import console, make_accelerator, print_predictions
 
 if TYPE_CHECKING:
     from blob_pyro.recipe import Predictions
@@ -92,7 +92,7 @@ def evaluate(
     if is_main and output_dir is None:
         _write_card(posterior, evaluations)
     if is_main:
-        _print(evaluations)
+        print_predictions(evaluations)
     console.print(f"wrote {folder}")
 
 
@@ -102,21 +102,3 @@ def _write_card(posterior: Path, evaluations: dict[str, Predictions]) -> None:
     name, first = next(iter(evaluations.items()))
     if first.is_labelled:
         write_metrics(posterior, first.metrics(), data=name)
-
-
-def _print(evaluations: dict[str, Predictions]) -> None:
-    first, *_ = evaluations.values()
-    columns = ["", "examples", *first.metrics(), *(["AUROC"] if len(evaluations) > 1 else [])]
-    rows = []
-    for name, evaluation in evaluations.items():
-        cells = [""] * (len(columns) - 2 - (len(evaluations) > 1))
-        if evaluation.is_labelled:
-            intervals = evaluation.intervals()
-            cells = [
-                f"{value:.3f} [{intervals[metric][0]:.3f}, {intervals[metric][1]:.3f}]"
-                for metric, value in evaluation.metrics().items()
-            ]
-        if len(evaluations) > 1:
-            cells.append("" if evaluation is first else f"{first.ood_auroc(evaluation):.3f}")
-        rows.append([name, str(len(evaluation.labels)), *cells])
-    print_table(columns, rows)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from blob_pyro.cli.options import Precision
+    from blob_pyro.recipe import Predictions
 
 
 def make_accelerator(precision: Precision | None, tracker: str | None, folder: Path) -> Accelerator:
@@ -93,6 +94,28 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console().print(table)
 
 
-def print_metrics(metrics: Mapping[str, float]) -> None:
-    """Print one metric a row."""
-    print_table(("metric", "value"), [(name, f"{value:.4f}") for name, value in metrics.items()])
+def print_predictions(evaluations: Mapping[str, Predictions]) -> None:
+    """Print a data set a row: how many examples, and each metric with its 95 % interval.
+
+    The first is what the others are told from: their row has the AUROC of the entropy.
+    """
+    first, *others = evaluations.values()
+    columns = ["", "examples", *first.metrics(), *(["AUROC"] if others else [])]
+    rows = []
+    for name, evaluation in evaluations.items():
+        cells = [""] * (len(columns) - 2 - bool(others))
+        if evaluation.is_labelled:
+            # One example has no interval.
+            intervals = evaluation.intervals() if len(evaluation.labels) > 1 else {}
+            cells = [
+                _with_interval(value, intervals.get(metric))
+                for metric, value in evaluation.metrics().items()
+            ]
+        if others:
+            cells.append("" if evaluation is first else f"{first.ood_auroc(evaluation):.3f}")
+        rows.append([name, str(len(evaluation.labels)), *cells])
+    print_table(columns, rows)
+
+
+def _with_interval(value: float, ends: tuple[float, float] | None) -> str:
+    return f"{value:.3f}" if ends is None else f"{value:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]"

@@ -60,7 +60,9 @@ def train(
     recipe: Annotated[
         RecipeName, typer.Option(help="Settings to start from; --set changes them.")
     ] = RecipeName.small,
-    num_steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps.")] = None,
+    num_steps: Annotated[
+        int | None, typer.Option(min=1, help="Gradient steps; else as many as the data need.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(

@@ -13,20 +13,22 @@ from datasets import Dataset
 
 from blob_pyro.cli.data import Selection, training_and_validation
 from blob_pyro.cli.options import Precision
-from blob_pyro.cli.terminal import check_can_save, console, make_accelerator, print_metrics
-from blob_pyro.diagnostics import summarize
+from blob_pyro.cli.terminal import (
+    check_can_save,
+    console,
+    make_accelerator,
+    print_predictions,
+    print_warning,
+)
+from blob_pyro.diagnostics import fit_advice
 from blob_pyro.files import check_output
 from blob_pyro.files.card import write_metrics
 from blob_pyro.networks import load_tokenizer, torch_dtype
 from blob_pyro.recipe import Posterior, Recipe, run_recipe
 from blob_pyro.recipe.network import load_network
+from blob_pyro.recipe.predictions import Predictions, evaluate
 from blob_pyro.tasks import Task, TextClassificationTask
-from blob_pyro.training import (
-    CheckpointConfig,
-    TrainingInterruptedError,
-    best_step,
-    sharded_predictive,
-)
+from blob_pyro.training import CheckpointConfig, TrainingInterruptedError, best_step
 from blob_pyro.training.progress import TrainingProgress
 
 
@@ -87,7 +89,14 @@ def fit(
 ) -> Posterior:
     """Follow a recipe on a base model."""
     tokenizer = load_tokenizer(model)
-    network = load_network(model, examples.task, torch_dtype(dtype), seed=recipe.training.seed)
+    network = load_network(
+        model,
+        examples.task,
+        torch_dtype(dtype),
+        seed=recipe.training.seed,
+        pooling=recipe.pooling,
+    )
+    recipe = recipe.for_data(len(examples.train), accelerator.num_processes)
     with TrainingProgress(recipe.method, recipe.num_steps, console) as on_step:
         fitted, guide, records = run_recipe(
             recipe,
@@ -121,16 +130,26 @@ def save_and_test(
     task = posterior.task
     if not isinstance(task, TextClassificationTask) or "test" not in task.splits:
         return
-    predictive = sharded_predictive(
+    tested = evaluate(
         posterior.classifier,
         posterior.guide,
-        task.splits["test"],
+        task.load("test").data,
         posterior.collator,
         num_samples,
         seed,
         progress=not console.quiet,
     )
     if accelerator.is_main_process:
-        metrics = summarize(predictive["logits"], predictive["labels"])
-        write_metrics(folder, metrics)
-        print_metrics(metrics)
+        write_metrics(folder, tested.metrics())
+        print_predictions({task.name: tested})
+        _advise(posterior, tested)
+
+
+def _advise(posterior: Posterior, tested: Predictions) -> None:
+    """Say what to change, if the posterior has the steps of one fit to judge by."""
+    steps = [record.step for record in posterior.records]
+    if steps and steps == list(range(len(steps))):
+        num_data = posterior.model.num_data
+        advice = fit_advice(posterior.records, num_data, tested.logits, tested.labels)
+        if advice is not None:
+            print_warning(advice)

@@ -8,6 +8,7 @@ from blob_pyro.diagnostics.active_learning import LabelBatch, bald, batch_bald, 
 from blob_pyro.diagnostics.arviz.from_pyro_svi import from_pyro_svi
 from blob_pyro.diagnostics.arviz.psis import loo, pareto_k
 from blob_pyro.diagnostics.calibration import ReliabilityCurve, reliability_curve
+from blob_pyro.diagnostics.fit_advice import fit_advice
 from blob_pyro.diagnostics.loss_curve import loss_curve
 from blob_pyro.diagnostics.metrics import (
     METRICS,
@@ -76,6 +77,7 @@ __all__ = [
     # ArviZ
     "from_pyro_svi",
     "loo",
+    "fit_advice",
     "loss_curve",
     "pareto_k",
     # plots

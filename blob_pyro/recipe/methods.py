@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ MCD = Method("mcd", guide=_dropout, objective="likelihood", dropout=0.1)
 def _gaussian(model: Classifier, recipe: Recipe) -> LoraGuide:
     from blob_pyro.guides import LowRankGaussianGuide
 
-    return LowRankGaussianGuide(model, recipe.init_scale)
+    return LowRankGaussianGuide(model, recipe.start_scale)
 
 
 # Wang et al., "BLoB: Bayesian Low-Rank Adaptation by Backpropagation", NeurIPS 2024.
@@ -64,7 +65,7 @@ BBB = Method("bbb", guide=_gaussian, latent=("A", "B"), objective="elbo", flipou
 def _scalabl(model: Classifier, recipe: Recipe) -> LoraGuide:
     from blob_pyro.guides import ScalaBLGuide
 
-    return ScalaBLGuide(model, recipe.init_scale)
+    return ScalaBLGuide(model, recipe.start_scale)
 
 
 # Samplawski et al., "Scalable Bayesian Low-Rank Adaptation of Large Language Models via Stochastic
@@ -130,8 +131,9 @@ def _train(
         model,
         example_batches(model, data, collator, recipe, shuffled=True),
         kl_scale=recipe.elbo(len(data), "elbo").kl_scale,
-        init_scale=recipe.init_scale,
-        num_steps=recipe.training.num_steps,
+        # Its start has to be narrower than the prior.
+        init_scale=recipe.init_scale or math.sqrt(recipe.prior_scale / 2),
+        num_steps=recipe.training.total_steps,
         num_warmup_steps=recipe.training.num_warmup_steps,
         point_learning_rate=recipe.training.learning_rate,
         **dict(recipe.method_options),

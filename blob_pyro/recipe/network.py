@@ -15,12 +15,22 @@ from blob_pyro.models import (
     OptionLikelihood,
     SequenceClassifier,
 )
-from blob_pyro.networks import is_encoder, load_causal_lm, load_sequence_classifier
+from blob_pyro.networks import (
+    Pooling,
+    is_encoder,
+    load_causal_lm,
+    load_sequence_classifier,
+)
 from blob_pyro.tasks import MultipleChoiceTask, Scoring, Task, label_token_ids
 
 
 def load_network(
-    name: str, task: Task, dtype: torch.dtype = torch.float32, *, seed: int = 0
+    name: str,
+    task: Task,
+    dtype: torch.dtype = torch.float32,
+    *,
+    seed: int = 0,
+    pooling: Pooling = "auto",
 ) -> PreTrainedModel:
     """Load the network that can be fine-tuned to a task.
 
@@ -34,6 +44,8 @@ def load_network(
         Floating dtype of the weights.
     seed
         Seed of a new head.
+    pooling
+        What an encoder's head reads, see :func:`blob_pyro.networks.load_sequence_classifier`.
 
     Returns
     -------
@@ -43,16 +55,21 @@ def load_network(
     Raises
     ------
     ValueError
-        If the task has questions with options and the model is no causal LM.
+        If the task has questions with options and the model is no causal LM, or the model is one
+        and a pooling is asked for.
     """
     if not is_encoder(name):
+        if pooling != "auto":
+            raise ValueError(
+                f"pooling={pooling!r}: {name} is a causal LM, which has no head; leave pooling out"
+            )
         return load_causal_lm(name, dtype)
     if isinstance(task, MultipleChoiceTask):
         raise ValueError(
             f"{task.name} has questions with options, which need a causal LM, but {name} is an "
             "encoder; give another model, or a task of texts"
         )
-    return load_sequence_classifier(name, len(task.class_names), dtype, seed=seed)
+    return load_sequence_classifier(name, len(task.class_names), dtype, seed=seed, pooling=pooling)
 
 
 def has_head(network: nn.Module) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from blob_pyro.infer.kl_weight import Schedule, rescaled_num_batches
+from blob_pyro.networks.pooling import Pooling
 from blob_pyro.recipe.method import Objective
 from blob_pyro.recipe.methods import find_method
 from blob_pyro.settings import Settings, unknown_name
@@ -68,6 +69,10 @@ class Recipe(Settings):
     (``options``), or by the letter of one that the prompt lists (``letters``).  A classification
     head needs neither."""
 
+    pooling: Pooling = "auto"
+    """What an encoder's head reads: the ``mean`` of the token vectors, or what the architecture's
+    own ``head`` reads; ``auto`` for the mean if the model's files say that it is pooled so."""
+
     logit_temperature: float = Field(default=1.0, gt=0)
     """Logits are divided by it, in training as in prediction.  Above 1, a base model that is too
     sure starts from sensible probabilities."""
@@ -75,10 +80,10 @@ class Recipe(Settings):
     prior_scale: float = Field(default=0.2, gt=0)
     """Standard deviation of the prior over ``A``."""
 
-    init_scale: float = Field(default=0.35, gt=0)
-    """Root of the posterior's standard deviation at the start."""
+    init_scale: float | None = Field(default=None, gt=0)
+    """Root of the posterior's largest standard deviation at the start; None for the prior's."""
 
-    kl_scale: float | None = Field(default=1e-3, ge=0)
+    kl_scale: float | None = Field(default=0.1, ge=0)
     r"""Weight of the KL divergence; below 1 the posterior is a cold one.  None takes N / M, as the
     paper's code does in effect: it adds :math:`\lambda_i KL` to a batch's mean loss."""
 
@@ -149,6 +154,11 @@ class Recipe(Settings):
         return find_method(self.method).chosen_options(self.options)
 
     @property
+    def start_scale(self) -> float:
+        """Root of the posterior's largest standard deviation at the start, a number."""
+        return math.sqrt(self.prior_scale) if self.init_scale is None else self.init_scale
+
+    @property
     def _takes_own_steps(self) -> bool:
         """Whether all its gradient steps are those of its ``from_fit``."""
         method = find_method(self.method)
@@ -159,13 +169,31 @@ class Recipe(Settings):
         """Whether it needs examples that the fit has not seen, to stop by or to calibrate on."""
         return self.training.validate_every is not None or find_method(self.method).needs_validation
 
+    def for_data(self, num_data: int, num_processes: int = 1) -> Recipe:
+        """Give the recipe with everything filled in that follows from the size of the data.
+
+        Parameters
+        ----------
+        num_data
+            Number of training examples.
+        num_processes
+            How many processes share the work.
+        """
+        return self.changed(training=self.training.for_data(num_data, num_processes))
+
     @property
     def num_steps(self) -> int:
-        """Gradient steps in all, those of the fits that it starts from included."""
+        """Gradient steps in all, those of the fits that it starts from included.
+
+        Raises
+        ------
+        ValueError
+            If they follow from the data: see :meth:`for_data`.
+        """
         if starts := self.start_recipes():
             return sum(start.num_steps for start in starts)
         trained = find_method(self.method).objective != "none"
-        return self.training.num_steps if trained else 0
+        return self.training.total_steps if trained else 0
 
     def start_recipes(self) -> list[Recipe]:
         """Give the recipes of the fits that this one starts from; empty if it trains its own.
@@ -224,8 +252,8 @@ class Recipe(Settings):
         )
 
 
-# Chosen for a small model and a few hundred texts; docs/recipe.md says what was tried.
-SMALL = Recipe(training=TrainingConfig(num_steps=200, batch_size=4))
+# The defaults; docs/defaults.md says what was tried.
+SMALL = Recipe()
 
 # What was published for a 7B model (BLoB, NeurIPS 2024, appendix B.1), on Llama's layers.
 PAPER = Recipe(
@@ -241,6 +269,7 @@ PAPER = Recipe(
         num_steps=5000,
         batch_size=4,
         learning_rate=1e-4,
+        head_learning_rate=None,
         kl_learning_rate=0.01,
         scale_updates="kl_optim",
         warmup_fraction=0.06,

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from blob_pyro.guides import LoraGuide
 from blob_pyro.models import Classifier
+from blob_pyro.networks import pooling_of
 from blob_pyro.recipe.methods import find_method
 from blob_pyro.recipe.network import lora_config, make_likelihood
 from blob_pyro.recipe.recipe import Recipe
@@ -53,7 +54,7 @@ def posterior_from_fits(
     ValueError
         If the method is done when it is trained.
     """
-    method = find_method(recipe.method)
+    method, recipe = find_method(recipe.method), recipe.for_data(len(data))
     pyro.set_rng_seed(recipe.training.seed)
     programs = map(on_device, starts)
     if method.from_fits is not None:
@@ -146,8 +147,15 @@ def run_recipe(
     >>> len(records)
     3
     """
+    accelerator = accelerator or Accelerator()
+    recipe = recipe.for_data(len(data), accelerator.num_processes)
     if checkpoints is not None:
         _check_what_is_saved(recipe)
+    if recipe.pooling not in ("auto", pooling_of(base_model)):
+        raise ValueError(
+            f"pooling={recipe.pooling!r}, but the network is a {type(base_model).__name__}; load "
+            "it by its name, or with blob_pyro.networks.load_sequence_classifier(..., pooling=...)"
+        )
     for examples in (data,) if validation is None else (data, validation):
         task.check(examples)
     run = Run(
@@ -157,7 +165,7 @@ def run_recipe(
         data,
         validation,
         checkpoints,
-        accelerator or Accelerator(),
+        accelerator,
         on_step,
     )
     return *run.fit(recipe), run.records

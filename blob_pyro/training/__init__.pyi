@@ -2,6 +2,7 @@ from .batches import Collator as Collator
 from .checkpoints import CheckpointConfig as CheckpointConfig
 from .checkpoints import TrainingInterruptedError as TrainingInterruptedError
 from .config import TrainingConfig as TrainingConfig
+from .config import default_num_steps as default_num_steps
 from .config import flush_denormals as flush_denormals
 from .loop import fit as fit
 from .sharded_predictive import sharded_predictive as sharded_predictive

@@ -80,7 +80,7 @@ class ProcessBatches:
         self._accelerator = accelerator
 
     def steps(self, start: int) -> Iterator[list[tuple[Batch, float]]]:
-        """Yield the batches of every step from ``start`` on, to ``config.num_steps``.
+        """Yield the batches of every step from ``start`` on, to ``config.total_steps``.
 
         A batch's weight is its share of the step's examples times the number of micro-batches, so
         that with gradients averaged over those each example counts alike.
@@ -88,7 +88,7 @@ class ProcessBatches:
         config, processes = self._config, self._accelerator.num_processes
         num_batches = processes * config.accumulation_steps
         order = step_indices(lengths(self._data), config.batch_size, num_batches, config.seed)
-        for step in islice(order, start, config.num_steps):
+        for step in islice(order, start, config.total_steps):
             mean = sum(map(len, step)) / num_batches
             mine = step[self._accelerator.process_index :: processes]
             yield [(self._collate(indices), len(indices) / mean) for indices in mine]

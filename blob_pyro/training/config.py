@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field
 
 from blob_pyro.infer.kl_weight import ScaleUpdates
 from blob_pyro.settings import Settings
+
+# docs/defaults.md says what was tried.
+_EXAMPLES = 224
+_LEAST_STEPS = 200
+
+
+def default_num_steps(num_data: int, examples_per_step: int) -> int:
+    r"""Give the length of a run from the size of its data: :math:`224 \sqrt{N}` examples.
+
+    A small table is gone through often (16 times for 200 examples), a large one a few times (twice
+    for 10,000), and no run is shorter than 200 steps, which a head needs that starts at random.
+
+    Parameters
+    ----------
+    num_data
+        Number of training examples N.
+    examples_per_step
+        Size of the global batch.
+
+    Returns
+    -------
+    int
+        Gradient steps.
+
+    Examples
+    --------
+    >>> [default_num_steps(num_data, 8) for num_data in (16, 128, 1000, 10_000)]
+    [200, 317, 886, 2800]
+    """
+    return max(_LEAST_STEPS, math.ceil(_EXAMPLES * math.sqrt(num_data) / examples_per_step))
 
 
 def flush_denormals() -> None:
@@ -29,14 +61,19 @@ class TrainingConfig(Settings):
         If a setting is unknown, or a value out of its range.
     """
 
-    num_steps: int = Field(default=200, ge=1)
-    """Gradient steps."""
+    num_steps: int | None = Field(default=None, ge=1)
+    """Gradient steps; None for as many as ``blob_pyro.training.default_num_steps`` gives for the
+    data."""
 
     batch_size: int = Field(default=8, ge=1)
     """Examples that a process computes at a time."""
 
-    learning_rate: float = Field(default=2e-3, gt=0)
-    """Peak rate of AdamW for ``B``, heads and the posterior means ``M``."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak rate of AdamW for ``B`` and the posterior means ``M``."""
+
+    head_learning_rate: float | None = Field(default=4e-3, gt=0)
+    """Peak rate of AdamW for a classification head, which starts at random; None for
+    ``learning_rate``."""
 
     scale_learning_rate: float = Field(default=1e-3, gt=0)
     """Peak rate of AdamW for the rest of the guide, such as ``G``."""
@@ -87,7 +124,33 @@ class TrainingConfig(Settings):
         """
         return self.batch_size * self.accumulation_steps * num_processes
 
+    def for_data(self, num_data: int, num_processes: int = 1) -> TrainingConfig:
+        """Give the same with the number of steps filled in.
+
+        Examples
+        --------
+        >>> TrainingConfig(batch_size=8).for_data(256).num_steps
+        448
+        """
+        if self.num_steps is not None:
+            return self
+        steps = default_num_steps(num_data, self.examples_per_step(num_processes))
+        return self.changed(num_steps=steps)
+
+    @property
+    def total_steps(self) -> int:
+        """Gradient steps, a number.
+
+        Raises
+        ------
+        ValueError
+            If it follows from data that nobody has named yet.
+        """
+        if self.num_steps is None:
+            raise ValueError("num_steps=None follows from the data; call for_data(num_data) first")
+        return self.num_steps
+
     @property
     def num_warmup_steps(self) -> int:
         """Steps in which the rates rise."""
-        return round(self.warmup_fraction * self.num_steps)
+        return round(self.warmup_fraction * self.total_steps)

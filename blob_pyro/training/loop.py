@@ -13,7 +13,7 @@ from datasets import Dataset
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import BayesianLora, Classifier
-from blob_pyro.poutine import flipout, taking_turns
+from blob_pyro.poutine import flipout
 from blob_pyro.training.batches import Batch, Collator, ProcessBatches
 from blob_pyro.training.checkpoints import CheckpointConfig, Checkpoints
 from blob_pyro.training.config import TrainingConfig, flush_denormals
@@ -89,9 +89,10 @@ def fit(
     """
     if len(data) == 0:
         raise ValueError("the training data are empty; give at least one labelled example")
+    accelerator = accelerator or Accelerator()
+    config = config.for_data(len(data), accelerator.num_processes)
     check = _validation(model, guide, validation, collator, config)
     flush_denormals()
-    accelerator = accelerator or Accelerator()
     if check is not None or checkpoints is not None:
         _check_whole_state(accelerator)
     _prepare_network(model, config)
@@ -103,7 +104,7 @@ def fit(
     saving: AbstractContextManager[Checkpoints | None] = nullcontext()
     if checkpoints is not None:
         identity = run_identity(model, guide, elbo, data, validation, config, accelerator)
-        saving = Checkpoints(checkpoints, run, identity, config.num_steps, accelerator)
+        saving = Checkpoints(checkpoints, run, identity, config.total_steps, accelerator)
     with saving as saved:
         process_batches = ProcessBatches(data, collator, config, accelerator)
         for batches in process_batches.steps(len(run.records)):
@@ -123,7 +124,7 @@ def _step(
     steps: Steps, batches: Sequence[tuple[Batch, float]], config: TrainingConfig, step: int
 ) -> StepRecord:
     lr = steps.lr
-    with taking_turns(), flipout() if config.flipout else nullcontext():
+    with flipout() if config.flipout else nullcontext():
         terms, grad_norm = steps.take(batches)
     return record_of(step, terms, lr, grad_norm)
 

@@ -18,7 +18,7 @@ class TrainingProgress:
     name
         What is trained.
     num_steps
-        Gradient steps until it is done.
+        Gradient steps until it is done; None if nobody knows yet.
     console
         Where to draw it.
 
@@ -28,7 +28,7 @@ class TrainingProgress:
     ...     on_step(StepRecord(0, 1.2, 300.0, 5e4, 1e-3, 2e-3, 0.7))
     """
 
-    def __init__(self, name: str, num_steps: int, console: Console) -> None:
+    def __init__(self, name: str, num_steps: int | None, console: Console) -> None:
         self._progress = Progress(*Progress.get_default_columns(), console=console, transient=True)
         self._name, self._bar = name, self._progress.add_task(f"training {name}", total=num_steps)
 

@@ -25,7 +25,7 @@ def schedule(config: TrainingConfig) -> Any:
     return partial(
         get_linear_schedule_with_warmup,
         num_warmup_steps=config.num_warmup_steps,
-        num_training_steps=config.num_steps,
+        num_training_steps=config.total_steps,
     )
 
 
@@ -44,15 +44,18 @@ def by_decay(
     guide: LoraGuide,
     config: TrainingConfig,
 ) -> list[dict[str, Any]]:
-    """Put ``B`` into a group of its own; of ``A``, the prior is the regulariser."""
+    """Put ``B`` and heads into groups of their own; of ``A``, the prior is the regulariser."""
     named = (*model.named_parameters(), *guide.M.items())
     ups = {id(parameter) for name, parameter in named if "lora_B" in name}
-    groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    heads = {id(parameter) for parameter in model.parameters()} - ups
+    groups: dict[str, list[nn.Parameter]] = {"M": [], "B": [], "head": []}
     for parameter in parameters:
-        groups[id(parameter) in ups].append(parameter)
+        key = id(parameter)
+        groups["B" if key in ups else "head" if key in heads else "M"].append(parameter)
     return [
-        {"params": groups[False]},
-        {"params": groups[True], "weight_decay": config.weight_decay},
+        {"params": groups["M"]},
+        {"params": groups["B"], "weight_decay": config.weight_decay},
+        {"params": groups["head"], "lr": config.head_learning_rate or config.learning_rate},
     ]
 
 

@@ -55,7 +55,7 @@ class Validation:
         if len(data) == 0:
             raise ValueError("the validation data are empty; give at least one labelled example")
         self.model, self.guide = model, guide
-        self.every, self.last = config.validate_every, config.num_steps - 1
+        self.every, self.last = config.validate_every, config.total_steps - 1
         self.best_nll = float("inf")
         self.best: dict[str, torch.Tensor] = {}
         self._data, self._collator, self._batch_size = data, collator, config.batch_size

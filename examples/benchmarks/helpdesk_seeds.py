@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke-test", action="store_true")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--num-steps", type=int, default=BLOB.training.num_steps)
+    parser.add_argument("--num-steps", type=int, default=BLOB.training.total_steps)
     parser.add_argument("--num-samples", type=int, default=10)
     parser.add_argument("--output-dir", type=Path, default=Path("helpdesk_seeds"))
     options = parser.parse_args()

@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from blob_pyro.models import LabelTokenClassifier, OptionLikelihood, SequenceClassifier
-from blob_pyro.networks import is_encoder, load_sequence_classifier
+from blob_pyro.networks import is_encoder, load_sequence_classifier, load_tokenizer, pooling_of
+from blob_pyro.recipe import Recipe, run_recipe
 from blob_pyro.recipe.network import (
     has_head,
     load_network,
@@ -164,3 +165,16 @@ def test_another_tasks_questions_are_offered_with_their_own_answers(
         if isinstance(model, LabelTokenClassifier):
             decoded = tokenizer.decode(list(model.label_token_ids))
             assert decoded == " ".join(TASKS[name].answers)
+
+
+def test_a_pooling_that_the_network_has_not_is_refused(tmp_path: Path, base_folder: str) -> None:
+    BertForMaskedLM(BertConfig(**SIZES)).save_pretrained(tmp_path)
+    network = load_network(str(tmp_path), helpdesk(), pooling="mean")
+    assert pooling_of(network) == "mean"
+    with pytest.raises(ValueError, match=r"pooling='mean': .* is a causal LM, which has no head"):
+        load_network(base_folder, helpdesk(), pooling="mean")
+    task = helpdesk()
+    with pytest.raises(ValueError, match="pooling='head', but the network is a MeanPoolingFor"):
+        run_recipe(
+            Recipe(pooling="head"), network, load_tokenizer(base_folder), task, task.splits["train"]
+        )

@@ -75,3 +75,16 @@ def test_the_length_of_a_cycle(cycle: Any, num_batches: int) -> None:
 
 def test_the_likelihood_alone_has_no_kl() -> None:
     assert Recipe(kl_scale=0.1).elbo(4, "likelihood").kl_scale == 0
+
+
+def test_the_posterior_starts_where_the_prior_is_unless_it_is_said() -> None:
+    assert Recipe(prior_scale=0.09).start_scale == pytest.approx(0.3)
+    assert Recipe(prior_scale=0.09, init_scale=0.05).start_scale == 0.05
+
+
+def test_what_follows_from_the_data_is_filled_in_for_each_start() -> None:
+    recipe = Recipe(method="ens", options={"num_members": 2})
+    with pytest.raises(ValueError, match="follows from the data"):
+        _ = recipe.num_steps
+    assert recipe.for_data(400).num_steps == 2 * 560
+    assert recipe.changed(num_steps=7).for_data(400).num_steps == 14

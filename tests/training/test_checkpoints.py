@@ -145,7 +145,7 @@ def test_the_last_ones_and_the_best_are_kept(train: Any, tmp_path: Path) -> None
     assert names(tmp_path) == [8, 9]
     best = tmp_path / "best"
     # A rate far too high: the first score is the best one.
-    config = CONFIG.changed(learning_rate=10.0, validate_every=1)
+    config = CONFIG.changed(learning_rate=10.0, head_learning_rate=None, validate_every=1)
     _, records = train(config, folder=best, save_every=3)
     scores = [record.validation_nll for record in records]
     wanted = {6, 9, 1 + scores.index(min(scores))}
@@ -319,4 +319,4 @@ def test_members_that_follow_each_other_have_folders_of_their_own(tmp_path: Path
 @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
 def test_a_sharded_state_is_refused(kind: Any, train: Any) -> None:
     with pytest.raises(ValueError, match=f"under {kind.value} each process holds a part of the st"):
-        train(accelerator=SimpleNamespace(distributed_type=kind))
+        train(accelerator=SimpleNamespace(distributed_type=kind, num_processes=1))

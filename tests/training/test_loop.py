@@ -255,3 +255,40 @@ def test_a_compiled_network_is_one_graph_and_learns_the_same(
     assert run(True) == run(False)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_the_default_length_of_a_run_follows_from_the_data(
+    peft_network: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blob_pyro.training.config._LEAST_STEPS", 1)
+    monkeypatch.setattr("blob_pyro.training.config._EXAMPLES", 6)
+    # 6 sqrt(12) examples, four a step.
+    assert len(fit(*program(peft_network), DATA, collate, TrainingConfig(batch_size=4))) == 6
+
+
+@pytest.mark.parametrize("kl_learning_rate", [None, 1e-3])
+def test_the_head_has_a_rate_of_its_own(peft_network: Any, kl_learning_rate: float | None) -> None:
+    """AdamW's first step moves each entry by its rate, whatever the gradient."""
+
+    def moved(head_learning_rate: float | None) -> dict[str, float]:
+        torch.manual_seed(0)
+        model, guide, elbo = program(peft_network)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        config = TrainingConfig(
+            num_steps=1,
+            batch_size=12,
+            learning_rate=1e-3,
+            head_learning_rate=head_learning_rate,
+            kl_learning_rate=kl_learning_rate,
+            warmup_fraction=0,
+        )
+        fit(model, guide, elbo, DATA, collate, config)
+        after = dict(model.named_parameters())
+        return {name: float((after[name].detach() - p).abs().max()) for name, p in before.items()}
+
+    for head_rate, expected in ((1e-2, 1e-2), (None, 1e-3)):
+        change = moved(head_rate)
+        head = max(each for name, each in change.items() if "classifier" in name)
+        up = max(each for name, each in change.items() if "lora_B" in name)
+        assert head == pytest.approx(expected, rel=0.01)
+        assert up == pytest.approx(1e-3, rel=0.01)
