@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from blob_pyro.files.adapter import write_adapter
 from blob_pyro.files.atomic import atomic_folder, check_new
 from blob_pyro.guides import LoraGuide
-from blob_pyro.infer import own_random_state, posterior_draws
+from blob_pyro.infer import posterior_draws
+from blob_pyro.infer.data_pass import seeded
 from blob_pyro.lora import unbayesianize
 from blob_pyro.models import BayesianLora
 
@@ -118,8 +119,7 @@ def export_draws(
     """
     folder = Path(folder)
     check_new(folder)
-    with own_random_state(seed), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(seed), torch.no_grad():
         draws = posterior_draws(guide, num_samples, {})
     sites = model.sites
     with atomic_folder(folder) as draft:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Self, cast
 
 import pyro
@@ -17,7 +18,7 @@ from blob_pyro.guides.hyper_posterior import HyperPosterior, hyper_sites
 from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.lora import LoraSite
 from blob_pyro.models import BayesianLora, Classifier
-from blob_pyro.poutine import kl_terms
+from blob_pyro.poutine import kl_terms, taking_turns
 
 Batch = Mapping[str, torch.Tensor]
 Draw = dict[str, torch.Tensor]
@@ -68,6 +69,8 @@ class LoraGuide(nn.Module, ABC):
             {name: site.projection.initial_weight for name, site in model.sites.items()}
         )
         self.hyper = HyperPosterior(hyper_sites(model))
+        for name, site in model.sites.items():
+            site.projection.follow(partial(self.site_mean, name))
 
     @property
     def model(self) -> BayesianLora:
@@ -114,7 +117,7 @@ class LoraGuide(nn.Module, ABC):
         """
         if num_samples == 0:
             return [self.mean()]
-        with poutine.block(), torch.no_grad():
+        with taking_turns(), poutine.block(), torch.no_grad():
             return [self() for _ in range(num_samples)]
 
     def logits_function(
@@ -135,6 +138,10 @@ class LoraGuide(nn.Module, ABC):
             Site name to a copy of ``M``, ``r x n``.
         """
         return {name: self.M[name].detach().clone() for name in self.sites}
+
+    def site_mean(self, name: str) -> torch.Tensor:
+        """Posterior mean of one site, ``r x n``."""
+        return self.M[name].detach()
 
     @abstractmethod
     def scale(self) -> dict[str, torch.Tensor]:

@@ -1,5 +1,5 @@
 from .data_pass import evaluation_mode as evaluation_mode
-from .data_pass import own_random_state as own_random_state
+from .data_pass import seeded as seeded
 from .decoupled_svi import DecoupledSVI as DecoupledSVI
 from .generation import Generation as Generation
 from .generation import generate as generate

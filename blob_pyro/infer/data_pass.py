@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.progress import track
 
 from blob_pyro.infer.posterior_draws import Batch
+from blob_pyro.models import BayesianLora
 from blob_pyro.models.labels import checked_labels
+from blob_pyro.poutine import taking_turns
 
 Item = TypeVar("Item")
 
@@ -36,19 +38,22 @@ def log_likelihood(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Switch dropout off for a while."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+def evaluation_mode(model: BayesianLora) -> Iterator[None]:
+    """Switch dropout off for a while, in which other threads wait for the network."""
+    with model.use.running():
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
 
 
 @contextmanager
-def own_random_state(seed: int | None) -> Iterator[None]:
-    """Leave the global random state as it was, if there is a seed."""
-    with torch.random.fork_rng(enabled=seed is not None):
+def seeded(seed: int | None) -> Iterator[None]:
+    """Draw from a seed, and leave the global random state as it was; None goes on with that."""
+    with taking_turns(), torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
         yield

@@ -8,14 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
-import pyro
 import torch
-from pyro import poutine
 from torch import nn
 from transformers import LogitsProcessor
 
-from blob_pyro.infer.data_pass import evaluation_mode, own_random_state
-from blob_pyro.infer.posterior_draws import Draw, Guide, posterior_draws, stacked_draws
+from blob_pyro.infer.data_pass import evaluation_mode, seeded
+from blob_pyro.infer.posterior_draws import Guide, posterior_draws
 from blob_pyro.models import BayesianLora
 from blob_pyro.models.padding import align_padding, mask_of
 from blob_pyro.models.tiling import tile
@@ -177,13 +175,10 @@ def generate(
     _check(network, options)
     mask = mask_of(input_ids, attention_mask, network)
     prompts = align_padding({"input_ids": input_ids, "attention_mask": mask}, "left")
-    with torch.no_grad(), evaluation_mode(model), own_random_state(seed):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with torch.no_grad(), seeded(seed), evaluation_mode(model):
         draws = posterior_draws(guide, num_samples, prompts)
-        _install(model, draws, input_ids.shape)
         average = AveragedNetwork(1 if per_draw else len(draws))
-        with average.over(network):
+        with model.under(draws, input_ids.shape), average.over(network):
             sequences = network.generate(
                 **(tile(prompts, len(draws)) if per_draw else prompts),
                 **{"logits_processor": [average], **options},
@@ -206,14 +201,6 @@ def _check(network: Any, options: dict[str, Any]) -> None:
             f"num_beams={beams}: beams would have to be moved in the caches of all draws; decode "
             "greedily, or by do_sample=True"
         )
-
-
-def _install(model: BayesianLora, draws: list[Draw], shape: torch.Size) -> None:
-    if len(draws) == 1:
-        poutine.condition(model.draw, draws[0])(shape)
-        return
-    with pyro.plate("draws", len(draws), dim=-2):
-        poutine.condition(model.draw, stacked_draws(draws))(shape)
 
 
 def _after_the_end(tokens: torch.Tensor, network: Any, options: dict[str, Any]) -> torch.Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from pyro import poutine
 
 from blob_pyro.guides.lora_guide import Batch, Draw
+from blob_pyro.poutine import taking_turns
 
 Guide = Callable[..., Any]
 
@@ -46,19 +47,9 @@ def posterior_draws(guide: Guide, num_samples: int, batch: Batch) -> list[Draw]:
     return [_draw(guide, batch) for _ in range(num_samples)]
 
 
-def stacked_draws(draws: Sequence[Draw]) -> Draw:
-    """Stack draws for a model that runs inside a plate of draws at dimension -2.
-
-    Examples
-    --------
-    >>> stacked_draws([{"a": torch.zeros(2, 3)}] * 4)["a"].shape
-    torch.Size([4, 1, 2, 3])
-    """
-    return {name: torch.stack([draw[name] for draw in draws]).unsqueeze(1) for name in draws[0]}
-
-
 def _draw(guide: Guide, batch: Batch) -> Draw:
-    trace = poutine.trace(guide).get_trace(**batch)
+    with taking_turns():
+        trace = poutine.trace(guide).get_trace(**batch)
     return {
         name: cast(torch.Tensor, site["value"])
         for name, site in trace.nodes.items()

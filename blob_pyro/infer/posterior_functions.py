@@ -5,13 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 
-import pyro
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
-from pyro import poutine
 
-from blob_pyro.infer.data_pass import evaluation_mode, on_device, own_random_state
-from blob_pyro.infer.posterior_draws import Batch, Draw, Guide, posterior_draws, stacked_draws
+from blob_pyro.infer.data_pass import evaluation_mode, on_device, seeded
+from blob_pyro.infer.posterior_draws import Batch, Draw, Guide, posterior_draws
 from blob_pyro.models import Classifier
 
 # A CPU gains by fewer calls, and loses by temporaries that no longer fit its caches and free lists:
@@ -78,13 +76,7 @@ class DrawsAtOnce:
 
     def _run(self, group: Sequence[Draw], batch: Batch) -> torch.Tensor:
         # With the labels, which the model checks.
-        if len(group) == 1:
-            logits: torch.Tensor = poutine.condition(self.model, group[0])(**batch)
-            return logits[None]
-        # Left of the model's own plate of data.
-        with pyro.plate("draws", len(group), dim=-2):
-            logits = poutine.condition(self.model, stacked_draws(group))(**batch)
-        return logits
+        return self.model.logits_under(group, **batch)
 
 
 class PosteriorFunctions:
@@ -146,9 +138,7 @@ class PosteriorFunctions:
     ) -> None:
         self._model = model
         self._device = next(model.parameters()).device
-        with torch.no_grad(), evaluation_mode(model), own_random_state(seed):
-            if seed is not None:
-                torch.manual_seed(seed)
+        with torch.no_grad(), seeded(seed), evaluation_mode(model):
             self.draws = posterior_draws(guide, num_samples, on_device(self._device, batch))
             self._logits = _logits_of(model, guide, self.draws, num_samples, parallel)
 

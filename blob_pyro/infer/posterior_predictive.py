@@ -7,7 +7,7 @@ from itertools import chain
 
 import torch
 
-from blob_pyro.infer.data_pass import log_likelihood, own_random_state, tracked
+from blob_pyro.infer.data_pass import log_likelihood, seeded, tracked
 from blob_pyro.infer.posterior_draws import Batch, Draw, Guide
 from blob_pyro.infer.posterior_functions import PosteriorFunctions
 from blob_pyro.models import Classifier
@@ -89,17 +89,18 @@ def posterior_predictive(
     Wang et al., "BLoB", NeurIPS 2024, section 3.4 (Bayesian model averaging).
     """
     logits, labels = [], []
-    with own_random_state(seed):
+    # A shuffling loader takes random numbers when it starts.
+    with seeded(seed):
         batches = tracked(loader, progress)
         first = next(batches, None)
-        if first is None:
-            raise ValueError("the loader gave no batch; there is nothing to predict")
-        functions = PosteriorFunctions(model, guide, first, num_samples, seed, parallel=parallel)
-        chosen = _chosen(functions.draws, return_sites)
-        for batch in chain([first], batches):
-            _check_labelled_alike(first, batch)
-            logits.append(functions(batch))
-            labels += [batch["labels"].cpu()] if "labels" in batch else []
+    if first is None:
+        raise ValueError("the loader gave no batch; there is nothing to predict")
+    functions = PosteriorFunctions(model, guide, first, num_samples, seed, parallel=parallel)
+    chosen = _chosen(functions.draws, return_sites)
+    for batch in chain([first], batches):
+        _check_labelled_alike(first, batch)
+        logits.append(functions(batch))
+        labels += [batch["labels"].cpu()] if "labels" in batch else []
     rows = _places(loader, sum(batch.shape[1] for batch in logits))
     predictive = {"logits": torch.cat(logits, dim=1)[:, rows]}
     if labels:

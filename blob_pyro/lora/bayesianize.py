@@ -15,6 +15,7 @@ from blob_pyro.lora.layer_checks import (
     check_prior,
     layers_to_replace,
 )
+from blob_pyro.lora.network_use import NetworkUse
 from blob_pyro.lora.prior import NormalPrior, Prior
 from blob_pyro.lora.projection import LoraProjection
 from blob_pyro.lora.sites import Latent, LoraSite, lora_sites
@@ -82,8 +83,9 @@ def bayesianize(
         )
     check_latent(latent)
     prior = prior or NormalPrior(prior_scale)
+    use = next((m.use for m in peft_model.modules() if isinstance(m, LoraProjection)), NetworkUse())
     projections = [
-        (owner, _as_projection(f"{name}.lora_{matrix}", owner[adapter], prior))
+        (owner, _as_projection(f"{name}.lora_{matrix}", owner[adapter], prior, use))
         for name, layer in layers_to_replace(peft_model, adapter, latent).items()
         for matrix in latent
         for owner in [getattr(layer, f"lora_{matrix}")]
@@ -93,8 +95,8 @@ def bayesianize(
     return lora_sites(peft_model, adapter)
 
 
-def _as_projection(path: str, linear: nn.Module, prior: Prior) -> LoraProjection:
-    projection = LoraProjection(path, cast(torch.Tensor, linear.weight), prior)
+def _as_projection(path: str, linear: nn.Module, prior: Prior, use: NetworkUse) -> LoraProjection:
+    projection = LoraProjection(path, cast(torch.Tensor, linear.weight), prior, use)
     check_prior(projection)
     return projection.train(linear.training)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import pyro
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule, PyroSample
+from pyro.poutine.runtime import am_i_wrapped
 from torch import nn
 
+from blob_pyro.lora.network_use import NetworkUse
 from blob_pyro.lora.prior import Prior
 from blob_pyro.poutine import AppliedWeight, apply_weight
+from blob_pyro.poutine.apply_weight import GroupedWeight
 
 
 class LoraProjection(PyroModule):
@@ -20,9 +24,11 @@ class LoraProjection(PyroModule):
     It takes the place of the ``nn.Linear`` that PEFT keeps in ``lora_A[adapter]`` (or in
     ``lora_B[adapter]``, where r and n below are that matrix's m and r).  A model calls
     :meth:`sample` and :meth:`install` before it runs the network, which then computes with that
-    draw and contains no Pyro statement; the draw stays until the next one, so that gradient
-    checkpointing recomputes with the same weight.  Without a draw, calling the projection is a
-    sample statement like any other ``PyroSample``.
+    draw and contains no Pyro statement; the draw stays for the backward pass, so that gradient
+    checkpointing recomputes with the same weight.  A network that is called by itself computes with
+    the mean of the guide that was made last, as PEFT does with the saved adapter.  Where there is
+    no model, calling the projection within a Pyro handler is a sample statement like any other
+    ``PyroSample``.
 
     Parameters
     ----------
@@ -34,11 +40,16 @@ class LoraProjection(PyroModule):
     prior
         Makes the prior distribution, of event shape ``(r, n)``, from this projection.  One
         that is a ``PyroModule`` belongs to the model, which names its sites.
+    use
+        What the projections of a network share; None for a projection alone.
     """
 
     initial_weight: torch.Tensor
+    use: NetworkUse
 
-    def __init__(self, path: str, weight: torch.Tensor, prior: Prior) -> None:
+    def __init__(
+        self, path: str, weight: torch.Tensor, prior: Prior, use: NetworkUse | None = None
+    ) -> None:
         super().__init__(path)
         self.name = f"{path}.weight"
         # In a tuple, so that a prior that is a module is not registered once a projection.
@@ -46,6 +57,8 @@ class LoraProjection(PyroModule):
         self.register_buffer("initial_weight", weight.detach().clone(), persistent=False)
         self._draw: torch.Tensor | None = None
         self._applied: AppliedWeight | None = None
+        self._mean: Callable[[], torch.Tensor] | None = None
+        self.use = use or NetworkUse()
         self.weight = PyroSample(cast(Any, LoraProjection._prior_distribution))
 
     @property
@@ -76,26 +89,53 @@ class LoraProjection(PyroModule):
         """Make the network use a draw, applied as the handlers in scope say."""
         self._keep(weight, apply_weight(weight, shape, name=self.name))
 
+    def install_fixed(self, weight: torch.Tensor, shape: torch.Size) -> None:
+        """Make the network use a draw as it is, whatever handlers there are."""
+        self._keep(weight, GroupedWeight(weight, shape[0]))
+
+    def forget(self) -> None:
+        """Forget the draw, which nothing will need again."""
+        self._keep(None, None)
+
+    def follow(self, mean: Callable[[], torch.Tensor]) -> None:
+        """Let bare calls of the network compute with what a guide gives as its mean."""
+        self.__dict__["_mean"] = mean
+
+    @property
+    def mean_weight(self) -> torch.Tensor:
+        """The mean of the guide that was made last, or where a guide starts: ``r x n``."""
+        mean = self.__dict__["_mean"]
+        return self.initial_weight if mean is None else mean().to(self.initial_weight)
+
     def _keep(self, draw: torch.Tensor | None, applied: AppliedWeight | None) -> None:
         # Past PyroModule's own assignment, which takes longer than the product with the weight.
         self.__dict__.update(_draw=draw, _applied=applied)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run :meth:`forward`; without Pyro's context where no statement can be made."""
-        if self._applied is None:
-            return super().__call__(*args, **kwargs)
-        return nn.Module.__call__(self, *args, **kwargs)
+        if self.use.has_model or not am_i_wrapped():
+            return nn.Module.__call__(self, *args, **kwargs)
+        return super().__call__(*args, **kwargs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Project ``(rows, ..., n)`` to ``(rows, ..., r)`` with the draw, or with a new one."""
-        if self._applied is not None:
+        if self._applied is not None and not self.use.is_bare:
             return self._applied(x)
-        return apply_weight(self.weight, x.shape[:-1], name=self.name)(x)
+        if self._pyro_context.active:
+            return apply_weight(self.weight, x.shape[:-1], name=self.name)(x)
+        if self.training and torch.is_grad_enabled() and self.use.has_model:
+            raise ValueError(
+                f"the network is trained by itself, where the latent weight {self.name!r} would "
+                "stay at its mean; train the model and its guide (blob_pyro.training.fit, SVI), or "
+                "call network.eval() to predict"
+            )
+        return nn.functional.linear(x, self.mean_weight)
 
     def __getattr__(self, name: str) -> Any:
         # PEFT reads weight.dtype at each call: that must be no sample statement, and no noise.
         if name == "weight" and not self._pyro_context.active:
-            return self.initial_weight if self._draw is None else self._draw
+            bare = self._draw is None or self.use.is_bare
+            return self.mean_weight if bare else self._draw
         return super().__getattr__(name)
 
     def __getstate__(self) -> dict[str, Any]:

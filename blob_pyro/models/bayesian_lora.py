@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import pyro
@@ -22,6 +22,7 @@ from blob_pyro.lora import (
     check_peft_model,
     lora_sites,
 )
+from blob_pyro.lora.network_use import NetworkUse
 from blob_pyro.poutine import local_param
 
 
@@ -101,6 +102,7 @@ class BayesianLora(PyroModule):
         ]
         self.latent = latent
         self._check_sites(prior)
+        self.use.has_model = True
         if isinstance(prior, torch.nn.Module):
             like = next(iter(self.sites.values())).projection.initial_weight
             prior = cast(Prior, prior.to(like))
@@ -124,6 +126,56 @@ class BayesianLora(PyroModule):
     def network(self) -> PeftModel:
         """The PEFT model, read without the ``pyro.module`` statement of attribute access."""
         return cast(PeftModel, self._modules["net"])
+
+    @property
+    def use(self) -> NetworkUse:
+        """What keeps callers of the network apart."""
+        return next(iter(self.sites.values())).projection.use
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program; other threads wait for the network."""
+        with self.use.running():
+            try:
+                return super().__call__(*args, **kwargs)
+            finally:
+                # Without gradients no backward pass will run the network again.
+                if not torch.is_grad_enabled():
+                    self._forget()
+
+    def _forget(self) -> None:
+        for site in self.sites.values():
+            site.projection.forget()
+
+    @contextmanager
+    def under(
+        self, draws: Sequence[Mapping[str, torch.Tensor]], shape: torch.Size
+    ) -> Iterator[int]:
+        """Let the network compute with fixed draws, without any Pyro statement.
+
+        Parameters
+        ----------
+        draws
+            Site name to weight, ``r x n``, for each of K draws.
+        shape
+            ``(rows, tokens)`` of the batch, before the draws are tiled.
+
+        Yields
+        ------
+        int
+            K: the network is to be run on ``K * rows`` rows, draw after draw.
+        """
+        self._check_active()
+        tiled = torch.Size([len(draws) * shape[0], *shape[1:]])
+        with self.use.running():
+            for name, site in self.sites.items():
+                weights = [draw[name] for draw in draws]
+                weight = weights[0] if len(weights) == 1 else torch.stack(weights)
+                site.projection.install_fixed(weight, tiled)
+            try:
+                yield len(draws)
+            finally:
+                if not torch.is_grad_enabled():
+                    self._forget()
 
     @pyro_method
     def sample_latents(self, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
@@ -190,6 +242,11 @@ class BayesianLora(PyroModule):
     def _check_active(self) -> None:
         # PEFT switches all layers at once.
         layer = next(iter(self.sites.values())).layer
+        if any(site.layer.merged for site in self.sites.values()):
+            raise ValueError(
+                f"the adapter {self.adapter!r} is merged into the network, where its draws have no "
+                "effect; call model.network.unmerge_adapter() first"
+            )
         active = layer.active_adapters
         if self.adapter not in active and not layer.disable_adapters:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import pyro
@@ -94,9 +95,7 @@ class Classifier(BayesianLora):
             If padded text comes without a mask, or labels have another shape or type or are out of
             range.
         """
-        mask = mask_of(input_ids, attention_mask, self.network)
-        batch = {"input_ids": input_ids, "attention_mask": mask, **inputs}
-        labels = self._checked(labels, self._num_offered(batch))
+        batch, labels = self._checked_batch(input_ids, attention_mask, labels, **inputs)
         num_draws = self.draw(input_ids.shape)
         logits = self._tempered(untile(self.class_logits(tile(batch, num_draws)), num_draws))
         with self.data_plate(input_ids):
@@ -105,6 +104,39 @@ class Classifier(BayesianLora):
             likelihood = dist.Categorical(logits=logits, validate_args=False)
             pyro.sample("labels", likelihood, obs=labels)
         return logits
+
+    def logits_under(
+        self, draws: Sequence[Mapping[str, torch.Tensor]], **batch: torch.Tensor
+    ) -> torch.Tensor:
+        """Run the network under fixed draws, without any Pyro statement.
+
+        Parameters
+        ----------
+        draws
+            Site name to weight, ``r x n``, for each of K draws.
+        **batch
+            As in a call of the model.
+
+        Returns
+        -------
+        torch.Tensor
+            Logits, ``K x B x C``, float32 or wider.
+        """
+        inputs, _ = self._checked_batch(**batch)
+        with self.under(draws, inputs["input_ids"].shape) as num_draws:
+            logits = untile(self.class_logits(tile(inputs, num_draws)), num_draws)
+        return self._tempered(logits if num_draws > 1 else logits[None])
+
+    def _checked_batch(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **inputs: torch.Tensor,
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+        mask = mask_of(input_ids, attention_mask, self.network)
+        batch = {"input_ids": input_ids, "attention_mask": mask, **inputs}
+        return batch, self._checked(labels, self._num_offered(batch))
 
     def _tempered(self, logits: torch.Tensor) -> torch.Tensor:
         # Past PyroModule's attribute access, which would look for a statement.

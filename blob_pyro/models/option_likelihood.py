@@ -192,7 +192,7 @@ class OptionLikelihood(Classifier):
         training = self.network.training
         self.network.eval()
         packed = _made_up_batch(like.device, self.network.config.vocab_size)
-        with poutine.block(), torch.random.fork_rng(devices=[]):
+        with self.use.running(), poutine.block(), torch.random.fork_rng(devices=[]):
             self.draw(packed.input_ids.shape)
             together = self._scores(packed, 3, packed.visibility())
             rows = packed.one_by_one(3)

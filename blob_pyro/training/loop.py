@@ -13,7 +13,7 @@ from datasets import Dataset
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import BayesianLora, Classifier
-from blob_pyro.poutine import flipout
+from blob_pyro.poutine import flipout, taking_turns
 from blob_pyro.training.batches import Batch, Collator, ProcessBatches
 from blob_pyro.training.checkpoints import CheckpointConfig, Checkpoints
 from blob_pyro.training.config import TrainingConfig, flush_denormals
@@ -124,7 +124,7 @@ def _step(
     steps: Steps, batches: Sequence[tuple[Batch, float]], config: TrainingConfig, step: int
 ) -> StepRecord:
     lr = steps.lr
-    with flipout() if config.flipout else nullcontext():
+    with taking_turns(), flipout() if config.flipout else nullcontext():
         terms, grad_norm = steps.take(batches)
     return record_of(step, terms, lr, grad_norm)
 

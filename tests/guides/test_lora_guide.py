@@ -82,7 +82,8 @@ def test_weight_moments_are_those_of_pefts_own_delta(
     deltas = []
     for _ in range(1500):
         site.projection.install(gaussian()[name].detach(), torch.Size([1, 1]))
-        delta = site.layer.get_delta_weight("default").detach()
+        with site.projection.use.running():
+            delta = site.layer.get_delta_weight("default").detach()
         deltas.append(delta.T if site.layer.fan_in_fan_out else delta)
     sample = torch.stack(deltas)
     mean, deviation = gaussian.weight_moments(name)

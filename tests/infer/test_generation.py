@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from pyro import poutine
 
 from blob_pyro import generate, unbayesianize
 from blob_pyro.guides import LowRankGaussianGuide
@@ -40,8 +39,7 @@ def seeded_draws(guide: Any, num_samples: int, seed: int) -> Any:
 
 def next_token(model: Any, draw: Any, text: torch.Tensor) -> torch.Tensor:
     """Log probabilities after one unpadded text, without any cache."""
-    with torch.no_grad():
-        poutine.condition(model.draw, draw)(torch.Size([1, len(text)]))
+    with torch.no_grad(), model.under([draw], torch.Size([1, len(text)])):
         return model.network(input_ids=text[None], use_cache=False).logits[0, -1].log_softmax(-1)
 
 

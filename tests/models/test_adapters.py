@@ -57,8 +57,9 @@ def test_a_switched_model_predicts_as_it_did_alone(
         mean = LowRankGaussianGuide(model).mean()
         program = poutine.condition(model, {site: 2 * value for site, value in mean.items()})
         logits = program(**batch)
-        # The network alone, whose projections still hold that draw.
-        expected = plain_logits(net, batch, TOKENS)
+        # The network, whose projections still hold that draw.
+        with model.use.running():
+            expected = plain_logits(net, batch, TOKENS)
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
         plain = poutine.condition(model, mean)(**batch)
         assert (plain - logits).abs().max() > 1e-3

@@ -18,6 +18,7 @@ from blob_pyro.guides.model_at_mean import Model, model_at_mean
 from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.models import BayesianLora, Classifier
 from blob_pyro.posthoc.ensemble.member import EnsembleMember, FittedMember
+from blob_pyro.poutine import taking_turns
 
 MEMBER_SITE = "ensemble_member"
 
@@ -91,13 +92,17 @@ class EnsembleGuide(LoraGuide):
             return [self.mean()]
         members = self._members()
         # In turn: as many draws from each member, to within one.
-        with poutine.block(), torch.no_grad():
+        with taking_turns(), poutine.block(), torch.no_grad():
             return [members[number % len(members)]() for number in range(num_samples)]
 
     @override
     def mean(self) -> dict[str, torch.Tensor]:
         """Mean of the mixture: the average of the members' weights, which is no member."""
         return _average([member.mean() for member in self._members()])
+
+    @override
+    def site_mean(self, name: str) -> torch.Tensor:
+        return self.mean()[name]
 
     @override
     def scale(self) -> dict[str, torch.Tensor]:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from pyro import poutine
 
 from blob_pyro.infer.posterior_draws import Batch
 from blob_pyro.models import Classifier
@@ -66,8 +65,8 @@ class SiteRecords:
         self._rows = len(batch["input_ids"])
         # So that every layer's output is part of the graph, whatever else is frozen.
         leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
-        with torch.enable_grad(), self._observed(model), poutine.block():
-            self.logits: torch.Tensor = poutine.condition(model, leaves)(**batch)
+        with torch.enable_grad(), model.use.running(), self._observed(model):
+            self.logits: torch.Tensor = model.logits_under([leaves], **batch)[0]
 
     @contextmanager
     def _observed(self, model: Classifier) -> Iterator[None]:

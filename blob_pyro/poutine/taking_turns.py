@@ -1,0 +1,45 @@
+"""Taking turns at Pyro: its stack of handlers and torch's random state are one for the process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyro.poutine.runtime import _PYRO_STACK
+
+_LOCK = threading.RLock()
+
+
+@contextmanager
+def taking_turns() -> Iterator[None]:
+    """Keep other threads of this library from Pyro's stack and torch's random state.
+
+    Training by :func:`blob_pyro.training.fit` takes it for a step, and drawing for the draws.
+
+    Raises
+    ------
+    RuntimeError
+        If the stack holds handlers of somebody else, who would change the draws.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist
+    >>> with taking_turns():
+    ...     value = pyro.sample("a", dist.Normal(0.0, 1.0))
+    """
+    with _LOCK:
+        _check_stack()
+        yield
+        _check_stack()
+
+
+def _check_stack() -> None:
+    if _PYRO_STACK:
+        names = [type(handler).__name__ for handler in _PYRO_STACK]
+        raise RuntimeError(
+            f"Pyro's stack holds the handlers {names}, which would act on these draws; leave their "
+            "contexts first. If another thread trains with SVI, train with blob_pyro.training.fit, "
+            "which takes turns. If a thread died within Pyro, call "
+            "pyro.poutine.runtime._PYRO_STACK.clear()"
+        )

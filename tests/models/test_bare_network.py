@@ -1,0 +1,82 @@
+"""A network with latent weights that is called without its model, against unmodified PEFT."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from pyro import poutine
+
+from blob_pyro.guides import LowRankGaussianGuide
+from blob_pyro.infer import posterior_predictive
+from blob_pyro.lora import unbayesianize
+
+
+@pytest.fixture
+def fitted(classifier: Any, architecture: tuple[str, str]) -> tuple[Any, LowRankGaussianGuide]:
+    """A program whose means are no longer where they started."""
+    model = classifier(*architecture).eval()
+    guide = LowRankGaussianGuide(model, init_scale=0.5)
+    for _, mean in guide.M.items():
+        mean.data.normal_()
+    return model, guide
+
+
+def of_peft(model: Any, guide: Any, inputs: Any) -> torch.Tensor:
+    plain = unbayesianize(copy.deepcopy(model.network), guide.mean()).eval()
+    with torch.no_grad():
+        logits: torch.Tensor = plain(**inputs).logits
+    return logits
+
+
+@pytest.fixture
+def inputs(token_batch: Any) -> dict[str, torch.Tensor]:
+    return {k: v for k, v in token_batch().items() if k != "labels"}
+
+
+def test_it_predicts_with_the_mean_whatever_ran_before(fitted: Any, inputs: Any) -> None:
+    model, guide = fitted
+    expected = of_peft(model, guide, inputs)
+
+    def check(network: Any) -> None:
+        torch.testing.assert_close(network(**inputs).logits, expected, atol=1e-5, rtol=1e-4)
+
+    check(model.network)
+    posterior_predictive(model, guide, [inputs], 2, seed=0, progress=False)
+    check(model.network)
+    # With gradients, draws stay for the backward pass.
+    with poutine.trace():
+        model(**inputs)
+        check(model.network)
+    check(copy.deepcopy(model.network))
+    check(copy.deepcopy(model).network)
+    merged = copy.deepcopy(model.network)
+    merged.merge_adapter()
+    check(merged)
+    check(copy.deepcopy(model.network).merge_and_unload())
+
+
+def test_training_it_is_refused(fitted: Any, inputs: Any) -> None:
+    model, _ = fitted
+    model.network.train()
+    with pytest.raises(ValueError, match="the network is trained by itself"):
+        model.network(**inputs)
+    with torch.no_grad():
+        model.network(**inputs)
+
+
+def test_a_merged_network_is_refused_by_name_until_it_is_unmerged(fitted: Any, inputs: Any) -> None:
+    model, guide = fitted
+    before = posterior_predictive(model, guide, [inputs], 3, seed=0, progress=False)["logits"]
+    model.network.merge_adapter()
+    for call in (
+        lambda: model(**inputs),
+        lambda: posterior_predictive(model, guide, [inputs], 3, seed=0, progress=False),
+    ):
+        with pytest.raises(ValueError, match="is merged into the network"):
+            call()
+    model.network.unmerge_adapter()
+    after = posterior_predictive(model, guide, [inputs], 3, seed=0, progress=False)["logits"]
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
