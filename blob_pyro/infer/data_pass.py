@@ -1,28 +1,16 @@
-"""Going over a data set without training: modes, devices, random state and progress."""
+"""Going over a data set without training: modes, devices and the random state."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from blob_pyro.infer.posterior_draws import Batch
 from blob_pyro.models import BayesianLora
 from blob_pyro.models.labels import checked_labels
 from blob_pyro.poutine import taking_turns
-
-Item = TypeVar("Item")
-
-
-def tracked(items: Iterable[Item], progress: bool, doing: str = "predicting") -> Iterator[Item]:
-    """Go over batches, or whatever takes time, with a progress bar."""
-    # On stderr, so that a program's results can be piped.
-    console = Console(stderr=True)
-    return iter(track(items, doing, disable=not progress, transient=True, console=console))
 
 
 def on_device(device: torch.device, batch: Batch) -> dict[str, torch.Tensor]:

@@ -7,9 +7,10 @@ from itertools import chain
 
 import torch
 
-from blob_pyro.infer.data_pass import log_likelihood, seeded, tracked
+from blob_pyro.infer.data_pass import log_likelihood, seeded
 from blob_pyro.infer.posterior_draws import Batch, Draw, Guide
 from blob_pyro.infer.posterior_functions import PosteriorFunctions
+from blob_pyro.infer.progress import tracked
 from blob_pyro.models import Classifier
 
 

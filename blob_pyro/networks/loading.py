@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
+from transformers.utils import logging as transformers_logging
 
 from blob_pyro.networks.mean_pooling import MeanPoolingForSequenceClassification
 from blob_pyro.networks.pooling import Pooling, pools_by_mean
@@ -188,7 +189,12 @@ def load_sequence_classifier(
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Say which model it was that did not load, as Transformers does not always."""
+    """Load quietly, and say which model it was that did not, as Transformers does not always."""
+    shows_bars = transformers_logging.is_progress_bar_enabled()
+    level = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    # Its report of missing weights is about those of a new head, and of what is loaded next.
+    transformers_logging.set_verbosity_error()
     try:
         yield
     except (OSError, ValueError) as error:
@@ -196,6 +202,10 @@ def _naming(name: str) -> Iterator[None]:
             f"the model {name!r} cannot be loaded ({error}); give a Hub name, or a local folder "
             "with config.json, weights and tokenizer"
         ) from error
+    finally:
+        transformers_logging.set_verbosity(level)
+        if shows_bars:
+            transformers_logging.enable_progress_bar()
 
 
 def _source(name: str) -> tuple[str, dict[str, Any]]:

@@ -1,17 +1,17 @@
-"""Training as a bar on the terminal."""
+"""How far training is, and its loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import Progress
 
+from blob_pyro.infer.progress import Progress
 from blob_pyro.training import StepRecord
 
 
 class TrainingProgress:
-    """A progress bar that shows the loss; a context manager that gives ``fit`` its ``on_step``.
+    """Shows step, loss and time left; a context manager that gives ``fit`` its ``on_step``.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ class TrainingProgress:
     num_steps
         Gradient steps until it is done; None if nobody knows yet.
     console
-        Where to draw it.
+        Where to show it: as a bar on a terminal, elsewhere as a line every ten seconds.
 
     Examples
     --------
@@ -29,17 +29,14 @@ class TrainingProgress:
     """
 
     def __init__(self, name: str, num_steps: int | None, console: Console) -> None:
-        self._progress = Progress(*Progress.get_default_columns(), console=console, transient=True)
-        self._name, self._bar = name, self._progress.add_task(f"training {name}", total=num_steps)
+        self._progress = Progress(f"training {name}", num_steps, console)
 
     def __enter__(self) -> Callable[[StepRecord], None]:
-        self._progress.start()
+        self._progress.__enter__()
         return self._on_step
 
     def __exit__(self, *exc_info: object) -> None:
-        self._progress.stop()
+        self._progress.__exit__(*exc_info)
 
     def _on_step(self, record: StepRecord) -> None:
-        text = f"training {self._name}, loss {record.loss:.3f}"
-        # Not one more: a resumed run does not start from nothing.
-        self._progress.update(self._bar, completed=record.step + 1, description=text)
+        self._progress.update(record.step + 1, f"loss {record.loss:.3f}")
