@@ -1,24 +1,36 @@
-"""A file that is there whole or not at all."""
+"""Files and folders that are there whole or not at all, whenever a process is killed."""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import secrets
 import shutil
-import tempfile
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+if sys.platform != "win32":
+    import fcntl
+
+_EXCHANGE = 2
+_AT_WORKING_DIRECTORY = -100
 
 
 @contextmanager
 def atomic_folder(folder: str | Path, replaces: Sequence[str] = ()) -> Iterator[Path]:
     """Write a folder that takes its place when it is finished.
 
+    At every moment the old folder or the new one is there, whole; what a killed process left is
+    put right by the next one.
+
     Parameters
     ----------
     folder
-        Where to; the folder above it is made if absent.
+        Where to; the folder above it is made if absent.  A symbolic link is followed.
     replaces
         Names of the files that it has.  If the folder exists, these are replaced all at once, and
         whatever else it holds stays.
@@ -30,20 +42,37 @@ def atomic_folder(folder: str | Path, replaces: Sequence[str] = ()) -> Iterator[
 
     Examples
     --------
+    >>> import tempfile
     >>> above = Path(tempfile.mkdtemp())
     >>> with atomic_folder(above / "new") as draft:
     ...     _ = (draft / "a.txt").write_text("whole")
     >>> [path.name for path in above.iterdir()]
     ['new']
     """
-    folder = Path(folder)
+    folder = Path(os.path.realpath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    recover(folder)
+    draft = _beside(folder)
+    draft.mkdir()
     try:
-        yield draft
-        _swap(draft, folder, replaces)
+        with _claimed(draft):
+            yield draft
+            _put(draft, folder, replaces)
     finally:
+        # After an exchange, this is the old folder.
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Put right what a process left that was killed while it replaced a folder."""
+    for left in folder.parent.glob(f".{folder.name}-old-*"):
+        if not folder.exists():
+            os.rename(left, folder)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+    for draft in folder.parent.glob(f".{folder.name}-draft-*"):
+        with suppress(OSError), _claimed(draft):
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def check_new(folder: Path) -> None:
@@ -52,21 +81,79 @@ def check_new(folder: Path) -> None:
         raise ValueError(f"{folder} exists and is not empty; give a new folder")
 
 
-def _swap(draft: Path, folder: Path, replaces: Sequence[str]) -> None:
-    if not folder.exists():
-        os.rename(draft, folder)
+def _beside(path: Path, kind: str = "draft") -> Path:
+    return path.with_name(f".{path.name}-{kind}-{secrets.token_hex(8)}")
+
+
+@contextmanager
+def _claimed(draft: Path) -> Iterator[None]:
+    """Hold a draft, so that nobody takes it for a dead process's; an ``OSError`` if it is held."""
+    if sys.platform == "win32":
+        yield
         return
-    old = draft.with_name(f"{draft.name}-old")
-    os.rename(folder, old)
+    descriptor = os.open(draft, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _put(draft: Path, folder: Path, replaces: Sequence[str]) -> None:
     try:
         os.rename(draft, folder)
-    except BaseException:
-        os.rename(old, folder)
-        raise
-    for path in old.iterdir():
-        if path.name not in replaces:
-            os.rename(path, folder / path.name)
-    shutil.rmtree(old)
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    shutil.copymode(folder, draft)
+    _take_over(folder, draft, replaces)
+    if not _exchange(draft, folder):
+        old = _beside(folder, "old")
+        os.rename(folder, old)
+        try:
+            os.rename(draft, folder)
+        except BaseException:
+            os.rename(old, folder)
+            raise
+        os.rename(old, draft)
+    # What was written into the old folder meanwhile.
+    _take_over(draft, folder, replaces)
+
+
+def _take_over(source: Path, target: Path, replaces: Sequence[str]) -> None:
+    """Give a folder the files of another one that are not to be replaced, by hard links."""
+    for path in source.iterdir():
+        if path.name in replaces:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            (target / path.name).mkdir(exist_ok=True)
+            _take_over(path, target / path.name, ())
+        elif not _is_same(path, target / path.name):
+            _link(path, target / path.name)
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return os.path.lexists(other) and os.path.samestat(path.lstat(), other.lstat())
+
+
+def _link(path: Path, target: Path) -> None:
+    draft = _beside(target)
+    try:
+        os.link(path, draft, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(path, draft, follow_symlinks=False)
+    os.replace(draft, target)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step; False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    here = _AT_WORKING_DIRECTORY
+    return bool(rename(here, names[0], here, names[1], ctypes.c_uint(_EXCHANGE)) == 0)
 
 
 @contextmanager
@@ -76,7 +163,7 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
     Parameters
     ----------
     path
-        Where to; its folder is made if absent.
+        Where to; its folder is made if absent.  A symbolic link is followed.
 
     Yields
     ------
@@ -85,22 +172,25 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
 
     Examples
     --------
+    >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> with atomic_file(folder / "new" / "a.txt") as file:
     ...     _ = file.write(b"whole")
     >>> [path.name for path in (folder / "new").iterdir()]
     ['a.txt']
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    draft = _beside(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with draft.open("xb") as file:
             yield file
             # A name may reach the disk before its content does, if the machine goes down.
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, draft)
         os.replace(draft, path)
     except BaseException:
-        os.unlink(draft)
+        draft.unlink(missing_ok=True)
         raise

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from blob_pyro.files.adapter import ADAPTER_CONFIG, ADAPTER_FILE, read_json
+from blob_pyro.files.atomic import recover
 
 FORMAT_VERSION = 2
 CONFIG_FILE = "posterior_config.json"
@@ -67,6 +68,8 @@ def read_posterior_config(folder: Path) -> dict[str, Any]:
         If it cannot be read, is of another version, lacks an entry, or a file beside it is missing
         or not the one that was saved.
     """
+    if not folder.exists():
+        recover(folder)
     path = folder / CONFIG_FILE
     config = {**_ABSENT, **read_json(path)}
     written = config.get("format_version")
