@@ -1,10 +1,11 @@
-"""Tiny random networks of the supported architectures, and a clean Pyro for every test."""
+"""What tests share: programs over tiny networks, oracles, and a clean Pyro for every test."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,126 +14,29 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from pyro.poutine.messenger import Messenger
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.trainers import WordLevelTrainer
 from torch import nn
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    GPT2Config,
-    GPT2ForSequenceClassification,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaForSequenceClassification,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen2ForSequenceClassification,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-)
+from transformers import PreTrainedTokenizerFast
 
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.lora import unbayesianize
 from blob_pyro.models import Classifier, LabelTokenClassifier, SequenceClassifier
 from blob_pyro.poutine import local_param
 from blob_pyro.tasks import helpdesk
+from blob_pyro.testing import tiny_base_folder, tiny_batch, tiny_network, tiny_tokenizer
 
-VOCAB_SIZE = 60
-PAD = 1
-# Wide initial weights: with the usual 0.02 so small a network answers the same whatever it reads.
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCAB_SIZE,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "initializer_range": 0.2,
-}
-DECODER: dict[str, Any] = {
-    **SIZES,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "intermediate_size": 24,
-    "pad_token_id": PAD,
-    "num_labels": 3,
-}
-ENCODER: dict[str, Any] = {
-    **SIZES,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "pad_token_id": PAD,
-    "num_labels": 3,
-    "max_position_embeddings": 40,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
-GPT2: dict[str, Any] = {
-    "vocab_size": VOCAB_SIZE,
-    "n_embd": 16,
-    "n_layer": 2,
-    "n_head": 2,
-    "initializer_range": 0.2,
-    "pad_token_id": PAD,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-    "num_labels": 3,
-    "resid_pdrop": 0.0,
-    "embd_pdrop": 0.0,
-    "attn_pdrop": 0.0,
-}
+# Tensors are tiny: a second thread costs more than it brings, here and in the scripts run.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
-CAUSAL_LMS = {
-    "llama": lambda: (LlamaForCausalLM(LlamaConfig(**DECODER)), ["q_proj", "v_proj"]),
-    "qwen2": lambda: (Qwen2ForCausalLM(Qwen2Config(**DECODER)), ["q_proj", "v_proj"]),
-    "gpt2": lambda: (GPT2LMHeadModel(GPT2Config(**GPT2)), ["c_attn"]),
-}
-CLASSIFIERS = {
-    "bert": lambda: (BertForSequenceClassification(BertConfig(**ENCODER)), ["query", "value"]),
-    "roberta": lambda: (
-        RobertaForSequenceClassification(RobertaConfig(**ENCODER)),
-        ["query", "value"],
-    ),
-    "gpt2": lambda: (GPT2ForSequenceClassification(GPT2Config(**GPT2)), ["c_attn"]),
-    "llama": lambda: (
-        LlamaForSequenceClassification(LlamaConfig(**DECODER)),
-        ["q_proj", "v_proj"],
-    ),
-    "qwen2": lambda: (
-        Qwen2ForSequenceClassification(Qwen2Config(**DECODER)),
-        ["q_proj", "v_proj"],
-    ),
-}
 LABEL_TOKENS = [7, 9, 11]
 # What a tokenizer has to know to answer by letter or word.
 ANSWERS = ["Answer: A B C D E true false yes no"]
 ARCHITECTURES = [
-    *((name, "CAUSAL_LM") for name in CAUSAL_LMS),
-    *((name, "SEQ_CLS") for name in CLASSIFIERS),
+    *((name, "CAUSAL_LM") for name in ("llama", "qwen2", "gpt2")),
+    *((name, "SEQ_CLS") for name in ("bert", "roberta", "gpt2", "llama", "qwen2")),
 ]
-
-
-def make_network(name: str, task_type: str = "CAUSAL_LM", **options: Any) -> PeftModel:
-    """Make a tiny PEFT model whose ``lora_B`` is not zero, so that ``A`` matters."""
-    table = CAUSAL_LMS if task_type == "CAUSAL_LM" else CLASSIFIERS
-    network, targets = table[name]()
-    # GPT-2 keeps its weights transposed (Conv1D).
-    settings = {
-        "r": 2,
-        "lora_alpha": 4,
-        "target_modules": targets,
-        "fan_in_fan_out": name == "gpt2",
-        **options,
-    }
-    net = get_peft_model(network, LoraConfig(task_type=task_type, **settings))
-    with torch.no_grad():
-        for key, parameter in net.named_parameters():
-            if "lora_B" in key:
-                parameter.normal_(std=0.3)
-    return net
 
 
 def make_classifier(
@@ -143,24 +47,10 @@ def make_classifier(
     **options: Any,
 ) -> Classifier:
     """Make the model over a tiny network that belongs to its task type."""
-    net = make_network(name, task_type, **options)
+    net = tiny_network(name, task_type, **options)
     if task_type == "CAUSAL_LM":
         return LabelTokenClassifier(net, LABEL_TOKENS, num_data, prior_scale)
     return SequenceClassifier(net, num_data, prior_scale)
-
-
-def make_batch(rows: int = 4, tokens: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Make a right-padded batch with labels in 0..2."""
-    generator = torch.Generator().manual_seed(seed)
-    input_ids = torch.randint(5, VOCAB_SIZE, (rows, tokens), generator=generator)
-    mask = torch.ones_like(input_ids)
-    for row in range(rows):
-        mask[row, tokens - row % 3 :] = 0
-    return {
-        "input_ids": input_ids.masked_fill(mask == 0, PAD),
-        "attention_mask": mask,
-        "labels": torch.randint(0, 3, (rows,), generator=generator),
-    }
 
 
 @pytest.fixture(autouse=True)
@@ -172,39 +62,17 @@ def _clean_pyro() -> Iterator[None]:
     pyro.clear_param_store()
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Keep tiny networks on one thread: on shared cores a second one costs ten times as much."""
-    threads = torch.get_num_threads()
-    if "slow" not in request.keywords:
-        torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer of whole words that knows the help desk's and the answers."""
     task = helpdesk()
-    words = Tokenizer(WordLevel(unk_token="<unk>"))
-    words.pre_tokenizer = Whitespace()
-    trainer = WordLevelTrainer(special_tokens=["<unk>", "<pad>", "</s>"])
-    words.train_from_iterator(
-        [*task.splits["train"]["text"], *task.class_names, task.prompt, *ANSWERS], trainer
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="<unk>", pad_token="<pad>", eos_token="</s>"
-    )
+    return tiny_tokenizer([*task.splits["train"]["text"], *task.class_names, task.prompt, *ANSWERS])
 
 
 @pytest.fixture
 def base_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> str:
     """A tiny random causal LM and its tokenizer as a local folder."""
-    folder = tmp_path / "tiny-llama"
-    sizes = {**DECODER, "vocab_size": len(tokenizer)}
-    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return tiny_base_folder(tmp_path / "tiny-llama", tokenizer)
 
 
 @pytest.fixture
@@ -230,13 +98,13 @@ def questions(tmp_path: Path) -> str:
 @pytest.fixture
 def peft_network() -> Callable[..., PeftModel]:
     """Give the maker of tiny PEFT models."""
-    return make_network
+    return tiny_network
 
 
 @pytest.fixture
 def token_batch() -> Callable[..., dict[str, torch.Tensor]]:
     """Give the maker of batches."""
-    return make_batch
+    return tiny_batch
 
 
 @pytest.fixture
@@ -292,7 +160,6 @@ def z_scores() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     return _z_scores
 
 
-LABEL_TOKENS = [7, 9, 11]
 Tensors = dict[str, torch.Tensor]
 Program = Callable[..., tuple[Classifier, LowRankGaussianGuide]]
 
@@ -321,15 +188,6 @@ class FixedGuide:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with GivenNoise(next(self.noises)):
             return self.guide(*args, **kwargs)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Tensors are tiny: a second thread costs more than it brings, much more on a busy machine.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "blob_pyro"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Each may import those before it; tasks and diagnostics stand alone.
-STOREYS = ["poutine", "distributions", "lora", "models", "guides", "infer", "posthoc"]
+STOREYS = ["poutine", "distributions", "lora", "models", "testing", "guides", "infer", "posthoc"]
 ALONE = ["tasks", "diagnostics"]
 TOP = [
     "networks",

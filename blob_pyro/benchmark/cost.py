@@ -97,16 +97,13 @@ def extra_parameters(model: Classifier, guide: LoraGuide) -> int:
 
     Examples
     --------
-    >>> from peft import LoraConfig, get_peft_model
-    >>> from transformers import BertConfig, BertForSequenceClassification
     >>> from blob_pyro.guides import LowRankGaussianGuide
     >>> from blob_pyro.models import SequenceClassifier
-    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
-    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
-    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
-    >>> model = SequenceClassifier(get_peft_model(BertForSequenceClassification(config), lora), 10)
+    >>> from blob_pyro.testing import tiny_network
+    >>> net = tiny_network("bert", "SEQ_CLS", target_modules=["query"])
+    >>> model = SequenceClassifier(net, 10)
     >>> extra_parameters(model, LowRankGaussianGuide(model))  # a scale for each entry of A
-    16
+    64
     """
     plain = sum(site.projection.initial_weight.numel() for site in model.sites.values())
     return sum(tensor.numel() for tensor in guide.state_dict().values()) - plain

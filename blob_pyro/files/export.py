@@ -41,15 +41,11 @@ def merge_mean(model: BayesianLora, guide: LoraGuide) -> PreTrainedModel:
 
     Examples
     --------
-    >>> from peft import LoraConfig, get_peft_model
-    >>> from transformers import BertConfig, BertForSequenceClassification
     >>> from blob_pyro.guides import LowRankGaussianGuide
     >>> from blob_pyro.models import SequenceClassifier
-    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
-    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
-    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
-    >>> model = SequenceClassifier(
-    ...     get_peft_model(BertForSequenceClassification(config), lora), num_data=10)
+    >>> from blob_pyro.testing import tiny_network
+    >>> net = tiny_network("bert", "SEQ_CLS")
+    >>> model = SequenceClassifier(net, num_data=10)
     >>> type(merge_mean(model, LowRankGaussianGuide(model))).__name__
     'BertForSequenceClassification'
 
@@ -99,15 +95,11 @@ def export_draws(
     Examples
     --------
     >>> import tempfile
-    >>> from peft import LoraConfig, get_peft_model
-    >>> from transformers import BertConfig, BertForSequenceClassification
     >>> from blob_pyro.guides import LowRankGaussianGuide
     >>> from blob_pyro.models import SequenceClassifier
-    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
-    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
-    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
-    >>> model = SequenceClassifier(
-    ...     get_peft_model(BertForSequenceClassification(config), lora), num_data=10)
+    >>> from blob_pyro.testing import tiny_network
+    >>> net = tiny_network("bert", "SEQ_CLS")
+    >>> model = SequenceClassifier(net, num_data=10)
     >>> folder = Path(tempfile.mkdtemp()) / "draws"
     >>> paths = export_draws(folder, model, LowRankGaussianGuide(model), num_samples=2)
     >>> [path.name for path in paths]

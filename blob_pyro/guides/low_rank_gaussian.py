@@ -52,16 +52,12 @@ class LowRankGaussianGuide(LoraGuide):
 
     Examples
     --------
-    >>> from peft import LoraConfig, get_peft_model
-    >>> from transformers import BertConfig, BertForSequenceClassification
     >>> from blob_pyro.models import SequenceClassifier
-    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
-    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
-    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
-    >>> net = get_peft_model(BertForSequenceClassification(config), lora)
+    >>> from blob_pyro.testing import tiny_network
+    >>> net = tiny_network("bert", "SEQ_CLS", target_modules=["query"])
     >>> guide = LowRankGaussianGuide(SequenceClassifier(net, num_data=10))
     >>> [tuple(scale.shape) for scale in guide.scale().values()]
-    [(2, 8)]
+    [(2, 16), (2, 16)]
     >>> bool(guide.kl() > 0)
     True
 

@@ -152,14 +152,11 @@ def generate(
 
     Examples
     --------
-    >>> from peft import LoraConfig, get_peft_model
-    >>> from transformers import LlamaConfig, LlamaForCausalLM
     >>> from blob_pyro.guides import LowRankGaussianGuide
     >>> from blob_pyro.models import CausalLM
-    >>> config = LlamaConfig(vocab_size=50, hidden_size=8, intermediate_size=16,
-    ...                      num_hidden_layers=1, num_attention_heads=2, pad_token_id=0)
-    >>> lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "v_proj"])
-    >>> model = CausalLM(get_peft_model(LlamaForCausalLM(config), lora), num_data=10)
+    >>> from blob_pyro.testing import tiny_network
+    >>> net = tiny_network("llama", "CAUSAL_LM")
+    >>> model = CausalLM(net, num_data=10)
     >>> prompt = torch.tensor([[5, 6, 7]])
     >>> text = generate(model, LowRankGaussianGuide(model), prompt, num_samples=4, seed=0,
     ...                 max_new_tokens=3, min_new_tokens=3)

@@ -67,18 +67,14 @@ def importance_log_weights(
 
     Examples
     --------
-    >>> from peft import LoraConfig, get_peft_model
-    >>> from transformers import BertConfig, BertForSequenceClassification
     >>> from blob_pyro.guides import LowRankGaussianGuide
     >>> from blob_pyro.models import SequenceClassifier
-    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
-    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
-    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
-    >>> net = get_peft_model(BertForSequenceClassification(config), lora)
+    >>> from blob_pyro.testing import tiny_network
+    >>> net = tiny_network("bert", "SEQ_CLS", target_modules=["query"])
     >>> model = SequenceClassifier(net, num_data=2)
     >>> guide = LowRankGaussianGuide(model)
     >>> batch = {"input_ids": torch.tensor([[5, 6], [7, 8]]), "labels": torch.tensor([0, 2])}
-    >>> row = {name: torch.arange(2)[:, None].expand(2, 8) == 0 for name in model.sites}
+    >>> row = {name: torch.arange(2)[:, None].expand(2, 16) == 0 for name in model.sites}
     >>> importance_log_weights(model, guide, [batch], row, 30, progress=False).shape
     torch.Size([30])
 

@@ -46,18 +46,14 @@ def log_densities(
 
     Examples
     --------
-    >>> from peft import LoraConfig, get_peft_model
-    >>> from transformers import BertConfig, BertForSequenceClassification
     >>> from blob_pyro.guides import LowRankGaussianGuide
     >>> from blob_pyro.models import SequenceClassifier
-    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
-    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
-    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
-    >>> net = get_peft_model(BertForSequenceClassification(config), lora)
+    >>> from blob_pyro.testing import tiny_network
+    >>> net = tiny_network("bert", "SEQ_CLS", target_modules=["query"])
     >>> guide = LowRankGaussianGuide(SequenceClassifier(net, num_data=10))
-    >>> draws = {name: mean.expand(30, 2, 8) for name, mean in guide.mean().items()}
+    >>> draws = {name: mean.expand(30, 2, 16) for name, mean in guide.mean().items()}
     >>> [tuple(value.shape) for value in log_densities(guide, draws)["log_q"].values()]
-    [(30,)]
+    [(30,), (30,)]
     """
     like = next(iter(guide.mean().values()))
     values = {name: draw.to(like) for name, draw in draws.items()}

@@ -111,14 +111,10 @@ class PosteriorFunctions:
 
     Examples
     --------
-    >>> from peft import LoraConfig, get_peft_model
-    >>> from transformers import BertConfig, BertForSequenceClassification
     >>> from blob_pyro.guides import LowRankGaussianGuide
     >>> from blob_pyro.models import SequenceClassifier
-    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
-    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
-    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
-    >>> net = get_peft_model(BertForSequenceClassification(config), lora)
+    >>> from blob_pyro.testing import tiny_network
+    >>> net = tiny_network("bert", "SEQ_CLS")
     >>> model = SequenceClassifier(net, num_data=2)
     >>> batch = {"input_ids": torch.tensor([[5, 6], [7, 8]])}
     >>> functions = PosteriorFunctions(model, LowRankGaussianGuide(model), batch, num_samples=4)

@@ -47,15 +47,12 @@ class CausalLM(BayesianLora):
 
     Examples
     --------
-    >>> from peft import LoraConfig, get_peft_model
-    >>> from transformers import LlamaConfig, LlamaForCausalLM
-    >>> config = LlamaConfig(vocab_size=50, hidden_size=8, intermediate_size=16,
-    ...                      num_hidden_layers=1, num_attention_heads=2)
-    >>> lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "v_proj"])
-    >>> model = CausalLM(get_peft_model(LlamaForCausalLM(config), lora), num_data=10)
+    >>> from blob_pyro.testing import tiny_network
+    >>> net = tiny_network("llama", "CAUSAL_LM")
+    >>> model = CausalLM(net, num_data=10)
     >>> model(input_ids=torch.tensor([[5, 6, 7, 8]]),  # a prompt of two tokens
     ...       labels=torch.tensor([[-100, -100, 7, 8]])).shape
-    torch.Size([2, 50])
+    torch.Size([2, 60])
     """
 
     def __init__(

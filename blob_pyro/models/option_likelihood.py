@@ -66,12 +66,8 @@ class OptionLikelihood(Classifier):
 
     Examples
     --------
-    >>> from peft import LoraConfig, get_peft_model
-    >>> from transformers import LlamaConfig, LlamaForCausalLM
-    >>> config = LlamaConfig(vocab_size=50, hidden_size=8, intermediate_size=16,
-    ...                      num_hidden_layers=1, num_attention_heads=2)
-    >>> lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "v_proj"])
-    >>> net = get_peft_model(LlamaForCausalLM(config), lora)
+    >>> from blob_pyro.testing import tiny_network
+    >>> net = tiny_network("llama", "CAUSAL_LM")
     >>> model = OptionLikelihood(net, num_options=2, num_data=10)
     >>> model(input_ids=torch.tensor([[5, 6, 7, 8, 9]]),  # a prompt of two tokens
     ...       option_ids=torch.tensor([[1, 1, 2]])).shape

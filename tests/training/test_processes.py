@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from blob_pyro.training.training_state import separate_noise
 
+# One worker, so that what is fitted once is fitted once.
+pytestmark = pytest.mark.xdist_group(__name__)
 SCRIPT = Path(__file__).with_name("shared_noise.py")
 Tensors = dict[str, torch.Tensor]
 

@@ -106,14 +106,10 @@ def linearised_logits(
 
     Examples
     --------
-    >>> from peft import LoraConfig, get_peft_model
-    >>> from transformers import BertConfig, BertForSequenceClassification
     >>> from blob_pyro.models import SequenceClassifier
     >>> from blob_pyro.posthoc import LaplaceGuide
-    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
-    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
-    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
-    >>> net = get_peft_model(BertForSequenceClassification(config), lora)
+    >>> from blob_pyro.testing import tiny_network
+    >>> net = tiny_network("bert", "SEQ_CLS")
     >>> model = SequenceClassifier(net, num_data=2).eval()
     >>> mean, covariance = linearised_logits(
     ...     model, LaplaceGuide(model), {"input_ids": torch.tensor([[5, 6], [7, 8]])})

@@ -39,21 +39,17 @@ class SiteRecords:
 
     Examples
     --------
-    >>> from peft import LoraConfig, get_peft_model
-    >>> from transformers import BertConfig, BertForSequenceClassification
     >>> from blob_pyro.guides import PointEstimateGuide
     >>> from blob_pyro.models import SequenceClassifier
-    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
-    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
-    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
-    >>> model = SequenceClassifier(
-    ...     get_peft_model(BertForSequenceClassification(config), lora), num_data=1).eval()
+    >>> from blob_pyro.testing import tiny_network
+    >>> net = tiny_network("bert", "SEQ_CLS", target_modules=["query"])
+    >>> model = SequenceClassifier(net, num_data=1).eval()
     >>> batch = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
     >>> records = SiteRecords(model, PointEstimateGuide(model).mean(), batch)
-    >>> (inputs,) = records.inputs.values()
-    >>> (gradients,) = records.gradients(torch.eye(3)[:1]).values()
+    >>> inputs, _ = records.inputs.values()  # two layers
+    >>> gradients, _ = records.gradients(torch.eye(3)[:1]).values()
     >>> tuple(inputs.shape), tuple(gradients.shape)  # examples, tokens, features in and out
-    ((1, 4, 8), (1, 4, 2))
+    ((1, 4, 16), (1, 4, 2))
     """
 
     def __init__(

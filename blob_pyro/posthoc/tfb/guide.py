@@ -37,19 +37,15 @@ class TFBGuide(LoraGuide):
 
     Examples
     --------
-    >>> from peft import LoraConfig, get_peft_model
-    >>> from transformers import BertConfig, BertForSequenceClassification
     >>> from blob_pyro.models import SequenceClassifier
-    >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
-    ...                     num_attention_heads=2, intermediate_size=16, num_labels=3)
-    >>> lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
-    >>> net = get_peft_model(BertForSequenceClassification(config), lora)
+    >>> from blob_pyro.testing import tiny_network
+    >>> net = tiny_network("bert", "SEQ_CLS", target_modules=["query"])
     >>> model = SequenceClassifier(net, num_data=10)
     >>> for site in model.sites.values():
     ...     _ = torch.nn.init.orthogonal_(site.lora_B, gain=2.0)
     >>> guide = TFBGuide(model, update_scale=0.1)
     >>> [round(float(scale.mean()), 6) for scale in guide.scale().values()]
-    [0.05]
+    [0.05, 0.05]
 
     References
     ----------
