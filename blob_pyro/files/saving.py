@@ -23,6 +23,7 @@ from blob_pyro.files.config import (
 )
 from blob_pyro.files.prior import prior_record
 from blob_pyro.guides import LoraGuide
+from blob_pyro.lora.saveable import check_saveable
 from blob_pyro.models import BayesianLora, Classifier
 from blob_pyro.networks import base_identity, pooling_of
 from blob_pyro.version import __version__
@@ -72,6 +73,7 @@ def save_posterior(
             "this process holds only a shard of the guide; gather its parameters in all processes, "
             "each by full_tensor(), into a guide that is not sharded"
         )
+    check_saveable(model.network, model.adapter)
     card = () if is_users_card(folder / CARD_FILE) else (CARD_FILE,)
     with atomic_folder(folder, replaces=(*HASHED_FILES, CONFIG_FILE, *card)) as draft:
         config = _write(draft, model, guide, dict(task or {}), method)

@@ -23,6 +23,7 @@ from blob_pyro.lora import (
     lora_sites,
 )
 from blob_pyro.lora.network_use import NetworkUse
+from blob_pyro.lora.saveable import check_saveable
 from blob_pyro.poutine import local_param
 
 
@@ -90,6 +91,7 @@ class BayesianLora(PyroModule):
         prior = prior or NormalPrior(prior_scale)
         if not lora_sites(net, adapter):
             bayesianize(net, adapter=adapter, prior=prior, latent=latent)
+        check_saveable(net, adapter)
         self.num_data = num_data
         self.adapter = adapter
         self.net = net

@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
+from blob_pyro.lora.saveable import check_saveable
 from blob_pyro.models import BayesianLora, Classifier
 from blob_pyro.poutine import flipout, taking_turns
 from blob_pyro.training.batches import Batch, Collator, ProcessBatches
@@ -91,6 +92,7 @@ def fit(
         raise ValueError("the training data are empty; give at least one labelled example")
     accelerator = accelerator or Accelerator()
     config = config.for_data(len(data), accelerator.num_processes)
+    check_saveable(model.network, model.adapter)
     check = _validation(model, guide, validation, collator, config)
     flush_denormals()
     if check is not None or checkpoints is not None:
