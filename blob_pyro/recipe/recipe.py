@@ -83,7 +83,7 @@ class Recipe(Settings):
     init_scale: float | None = Field(default=None, gt=0)
     """Root of the posterior's largest standard deviation at the start; None for the prior's."""
 
-    kl_scale: float | None = Field(default=0.1, ge=0)
+    kl_scale: float | None = Field(default=0.05, ge=0)
     r"""Weight of the KL divergence; below 1 the posterior is a cold one.  None takes N / M, as the
     paper's code does in effect: it adds :math:`\lambda_i KL` to a batch's mean loss."""
 

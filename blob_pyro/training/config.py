@@ -68,10 +68,10 @@ class TrainingConfig(Settings):
     batch_size: int = Field(default=8, ge=1)
     """Examples that a process computes at a time."""
 
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0)
     """Peak rate of AdamW for ``B`` and the posterior means ``M``."""
 
-    head_learning_rate: float | None = Field(default=4e-3, gt=0)
+    head_learning_rate: float | None = Field(default=3e-3, gt=0)
     """Peak rate of AdamW for a classification head, which starts at random; None for
     ``learning_rate``."""
 
