@@ -10,6 +10,7 @@ import torch
 from blob_pyro.infer.posterior_draws import Batch
 from blob_pyro.models import BayesianLora
 from blob_pyro.models.labels import checked_labels
+from blob_pyro.models.without_dropout import without_dropout
 from blob_pyro.poutine import taking_turns
 
 
@@ -28,14 +29,8 @@ def log_likelihood(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def evaluation_mode(model: BayesianLora) -> Iterator[None]:
     """Switch dropout off for a while, in which other threads wait for the network."""
-    with model.use.running():
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        try:
-            yield
-        finally:
-            for module, training in modes.items():
-                module.training = training
+    with model.use.running(), without_dropout(model):
+        yield
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class DrawsAtOnce:
     Raises
     ------
     ValueError
-        If ``parallel`` is a number below 1.
+        If ``parallel`` is a number below 1, or the network can't run several draws in one pass.
     """
 
     def __init__(self, model: Classifier, draws: Sequence[Draw], parallel: bool | int) -> None:
@@ -48,6 +48,8 @@ class DrawsAtOnce:
         self.draws = draws
         self.size = len(draws) if parallel is True else max(1, int(parallel))
         self.chooses = parallel is True
+        if min(self.size, len(draws)) > 1:
+            model.example_axes()
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """Give the logits of a batch of B under all K draws, ``K x B x C``, on the CPU."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from torch import nn
@@ -33,13 +33,14 @@ class CheckpointContexts:
     def __call__(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Give the contexts of the forward pass and of the recomputation: a ``context_fn``."""
         applied = [projection._applied for projection in self._projections]
-        return nullcontext(), _reinstalled(self._projections, applied)
+        return nullcontext(), reinstalled(self._projections, applied)
 
 
 @contextmanager
-def _reinstalled(
-    projections: list[LoraProjection], applied: list[AppliedWeight | None]
+def reinstalled(
+    projections: Sequence[LoraProjection], applied: Sequence[AppliedWeight | None]
 ) -> Iterator[None]:
+    """Make projections apply something else for a while."""
     current = [projection._applied for projection in projections]
     _set_applied(projections, applied)
     try:
@@ -48,6 +49,8 @@ def _reinstalled(
         _set_applied(projections, current)
 
 
-def _set_applied(projections: list[LoraProjection], applied: list[AppliedWeight | None]) -> None:
+def _set_applied(
+    projections: Sequence[LoraProjection], applied: Sequence[AppliedWeight | None]
+) -> None:
     for projection, function in zip(projections, applied, strict=True):
         projection._applied = function

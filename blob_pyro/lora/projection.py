@@ -15,7 +15,6 @@ from torch import nn
 from blob_pyro.lora.network_use import NetworkUse
 from blob_pyro.lora.prior import Prior
 from blob_pyro.poutine import AppliedWeight, apply_weight
-from blob_pyro.poutine.apply_weight import GroupedWeight
 
 
 class LoraProjection(PyroModule):
@@ -85,13 +84,9 @@ class LoraProjection(PyroModule):
         # That of the PyroSample, without the search for it among the module's attributes.
         return pyro.sample(self.name, self._prior_distribution())
 
-    def install(self, weight: torch.Tensor, shape: torch.Size) -> None:
-        """Make the network use a draw, applied as the handlers in scope say."""
-        self._keep(weight, apply_weight(weight, shape, name=self.name))
-
-    def install_fixed(self, weight: torch.Tensor, shape: torch.Size) -> None:
-        """Make the network use a draw as it is, whatever handlers there are."""
-        self._keep(weight, GroupedWeight(weight, shape[0]))
+    def install(self, weight: torch.Tensor, applied: AppliedWeight) -> None:
+        """Make the network use a draw, as :func:`blob_pyro.poutine.apply_weight` has it applied."""
+        self._keep(weight, applied)
 
     def forget(self) -> None:
         """Forget the draw, which nothing will need again."""

@@ -24,7 +24,9 @@ from blob_pyro.lora import (
 )
 from blob_pyro.lora.network_use import NetworkUse
 from blob_pyro.lora.saveable import check_saveable
-from blob_pyro.poutine import local_param
+from blob_pyro.models.example_axes import example_axes
+from blob_pyro.poutine import AppliedWeight, apply_weight, local_param
+from blob_pyro.poutine.apply_weight import GroupedWeight, along, tells_rows_apart
 
 
 class BayesianLora(PyroModule):
@@ -103,6 +105,7 @@ class BayesianLora(PyroModule):
             for leaf in module._parameters
         ]
         self.latent = latent
+        self._example_axes: dict[str, int | None] = {}
         self._check_sites(prior)
         self.use.has_model = True
         if isinstance(prior, torch.nn.Module):
@@ -169,10 +172,9 @@ class BayesianLora(PyroModule):
         self._check_active()
         tiled = torch.Size([len(draws) * shape[0], *shape[1:]])
         with self.use.running():
-            for name, site in self.sites.items():
-                weights = [draw[name] for draw in draws]
-                weight = weights[0] if len(weights) == 1 else torch.stack(weights)
-                site.projection.install_fixed(weight, tiled)
+            weights = {name: _stacked([draw[name] for draw in draws]) for name in self.sites}
+            # Whatever handlers there are, a draw is used as it is.
+            self._install(weights, {n: GroupedWeight(w, tiled[0]) for n, w in weights.items()})
             try:
                 yield len(draws)
             finally:
@@ -212,7 +214,8 @@ class BayesianLora(PyroModule):
         Raises
         ------
         ValueError
-            If another adapter of the network is the active one.
+            If another adapter of the network is the active one, or examples need weights of their
+            own and can't be told apart in some layer.
         """
         self._check_active()
         self._state_point_estimates()
@@ -221,9 +224,40 @@ class BayesianLora(PyroModule):
             1 if weight.dim() == 2 else weight.shape[:-2].numel() for weight in weights.values()
         )
         tiled = torch.Size([num_draws * shape[0], *shape[1:]])
-        for name, site in self.sites.items():
-            site.projection.install(weights[name], tiled)
+        self._install(
+            weights,
+            {name: apply_weight(weight, tiled, name=name) for name, weight in weights.items()},
+        )
         return num_draws
+
+    def _install(
+        self, weights: Mapping[str, torch.Tensor], applied: Mapping[str, AppliedWeight]
+    ) -> None:
+        if any(map(tells_rows_apart, applied.values())):
+            axes = self.example_axes()
+            applied = {name: along(axes[name], applied[name], name) for name in applied}
+        for name, site in self.sites.items():
+            site.projection.install(weights[name], applied[name])
+
+    def example_axes(self) -> dict[str, int | None]:
+        """Give the axis of each latent layer's input on which the examples of a batch stand.
+
+        Draws that share a pass, flipout and Laplace need it.  A trial finds it, once.
+
+        Returns
+        -------
+        dict
+            Site name to 0 or 1; None for a layer that text never reaches.
+
+        Raises
+        ------
+        ValueError
+            If the examples can't be told apart in some layer.
+        """
+        if not self._example_axes:
+            with self.use.running():
+                self._example_axes.update(example_axes(self.network, self.sites))
+        return self._example_axes
 
     def data_plate(self, rows: torch.Tensor) -> AbstractContextManager[Any]:
         """Make the plate ``data`` over a batch, in which each example counts N / B times.
@@ -278,3 +312,7 @@ class BayesianLora(PyroModule):
     def likelihood_config(self) -> dict[str, Any]:
         """Give the constructor's arguments beside network, data size and latents."""
         return {}
+
+
+def _stacked(weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    return weights[0] if len(weights) == 1 else torch.stack(list(weights))

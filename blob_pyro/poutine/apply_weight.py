@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from pyro.poutine.runtime import effectful
@@ -45,6 +46,38 @@ class GroupedWeight:
             )
         grouped = x.reshape(groups, -1, in_features)
         return torch.bmm(grouped, self.weight.mT).reshape(*x.shape[:-1], rank)
+
+
+def tells_rows_apart(applied: AppliedWeight) -> bool:
+    """Say whether rows of the input may get different weights."""
+    return not (isinstance(applied, GroupedWeight) and len(applied.weight) == 1)
+
+
+def along(axis: int | None, applied: AppliedWeight, name: str) -> AppliedWeight:
+    """Make a function of rows work on an input that has them on another axis.
+
+    Where the axis is unknown (None), the function refuses to be called, by the site's name.
+
+    Examples
+    --------
+    >>> import torch
+    >>> project = GroupedWeight(torch.stack([torch.zeros(1, 3), torch.ones(1, 3)]), rows=2)
+    >>> along(1, project, "site")(torch.ones(4, 2, 3))[..., 0].unique(dim=0)
+    tensor([[0., 3.]])
+    """
+    if axis == 0:
+        return applied
+    if axis is None:
+        return partial(_refuse, name)
+    return lambda x: applied(x.transpose(0, axis)).transpose(0, axis)
+
+
+def _refuse(name: str, x: torch.Tensor) -> torch.Tensor:
+    raise ValueError(
+        f"site {name!r}: its layer got an input of shape {tuple(x.shape)}, and text alone never "
+        "reaches it, so that nothing is known about where it has the examples; leave the layer out "
+        "of target_modules, or use one draw a pass (parallel=False, flipout=False)"
+    )
 
 
 @effectful(type="apply_weight")

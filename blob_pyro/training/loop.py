@@ -93,6 +93,8 @@ def fit(
     accelerator = accelerator or Accelerator()
     config = config.for_data(len(data), accelerator.num_processes)
     check_saveable(model.network, model.adapter)
+    if config.flipout:
+        model.example_axes()
     check = _validation(model, guide, validation, collator, config)
     flush_denormals()
     if check is not None or checkpoints is not None:

@@ -15,6 +15,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from blob_pyro.guides import LoraGuide, LowRankGaussianGuide, PointEstimateGuide, ScalaBLGuide
 from blob_pyro.guides.lora_guide import find_guide
 from blob_pyro.posthoc import TFBGuide
+from blob_pyro.poutine import apply_weight
 
 ONE_LAYER = {"target_modules": ["q_proj"], "layers_to_transform": [0]}
 # Name, task type, options of the adapter: scalings 2, 4 / sqrt(3), 2 and 2.
@@ -81,7 +82,8 @@ def test_weight_moments_are_those_of_pefts_own_delta(
     name, site = next(iter(gaussian.sites.items()))
     deltas = []
     for _ in range(1500):
-        site.projection.install(gaussian()[name].detach(), torch.Size([1, 1]))
+        drawn = gaussian()[name].detach()
+        site.projection.install(drawn, apply_weight(drawn, torch.Size([1, 1])))
         with site.projection.use.running():
             delta = site.layer.get_delta_weight("default").detach()
         deltas.append(delta.T if site.layer.fan_in_fan_out else delta)

@@ -17,6 +17,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from blob_pyro.lora import LoraProjection, bayesianize, lora_sites, unbayesianize
+from blob_pyro.poutine import apply_weight
 
 # What a LoraConfig may ask for: name of the network, task type, options, and the ranks expected.
 VARIANTS: dict[str, tuple[str, str, dict[str, Any], set[int]]] = {
@@ -181,7 +182,7 @@ def test_a_draw_lasts_while_its_model_runs() -> None:
     bayesianize(net)
     projection = next(iter(lora_sites(net).values())).projection
     draw, x = projection.sample(), torch.randn(5, 4)
-    projection.install(draw, x.shape[:-1])
+    projection.install(draw, apply_weight(draw, x.shape[:-1]))
     with projection.use.running():
         for _ in range(2):
             assert projection.weight is draw

@@ -11,6 +11,7 @@ from datasets import Dataset
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import CausalLM, SequenceClassifier
+from blob_pyro.poutine import apply_weight
 from blob_pyro.training import StepRecord, TrainingConfig, best_step, fit
 
 
@@ -44,7 +45,8 @@ def nll_by_hand(model: Any, guide: Any) -> float:
     """Mean NLL of the held-out data with the mean in the network, by plain torch."""
     model, mean = copy.deepcopy(model).eval(), guide.mean()
     for name, site in model.sites.items():
-        site.projection.install(mean[name], torch.Size([len(HELD_OUT), 4]))
+        shape = torch.Size([len(HELD_OUT), 4])
+        site.projection.install(mean[name], apply_weight(mean[name], shape))
     batch = collate([*HELD_OUT])
     with torch.no_grad():
         logits = model.network(input_ids=batch["input_ids"]).logits

@@ -142,6 +142,7 @@ def laplace(
     """
     precision = 1.0 if prior_precision is None else prior_precision
     posterior = LaplaceGuide(model, precision, max_rank, predictive)
+    model.example_axes()
     weights = posterior.mean()
     curvatures = {name: _SiteCurvature(weight.shape, max_rank) for name, weight in weights.items()}
     device = next(model.parameters()).device

@@ -35,7 +35,7 @@ class SiteRecords:
     Raises
     ------
     ValueError
-        If a layer's rows are no multiple of the examples.
+        If the examples can't be told apart in a layer.
 
     Examples
     --------
@@ -58,6 +58,7 @@ class SiteRecords:
         self._calls: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {
             name: [] for name in model.sites
         }
+        self._axes = model.example_axes()
         self._rows = len(batch["input_ids"])
         # So that every layer's output is part of the graph, whatever else is frozen.
         leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
@@ -120,6 +121,13 @@ class SiteRecords:
 
     def _by_example(self, name: str, tensors: list[torch.Tensor]) -> torch.Tensor:
         """Put all that a layer saw of one example, in however many rows or calls, together."""
+        axis = self._axes[name]
+        if axis is None:
+            raise ValueError(
+                f"site {name!r}: text alone never reaches its layer, so that nothing is known "
+                "about where it has the examples; leave the layer out of target_modules"
+            )
+        tensors = [tensor.transpose(0, axis) for tensor in tensors]
         for tensor in tensors:
             if tensor.shape[0] % self._rows:
                 raise ValueError(

@@ -1,0 +1,139 @@
+"""Which axis of each latent layer's input the examples stand on, found by a trial."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+
+from blob_pyro.lora import LoraSite
+from blob_pyro.lora.checkpoint_contexts import reinstalled
+from blob_pyro.models.without_dropout import without_dropout
+from blob_pyro.poutine.apply_weight import GroupedWeight
+
+# Tokens of five texts: the last is the first one again, the others differ in length too.
+_LENGTHS = (11, 7, 9, 10, 11)
+
+
+def example_axes(net: PeftModel, sites: Mapping[str, LoraSite]) -> dict[str, int | None]:
+    """Find out on which axis of each latent layer's input the examples of a batch stand.
+
+    A layer has them first (``B x T x n``, or the tokens of one after those of the other, ``BT x
+    n``) or second (``T x B x n``).  The network reads five made-up texts, of which the last is the
+    first one again: the examples stand where the input of a layer shows that.
+
+    Parameters
+    ----------
+    net
+        A PEFT model.  One that takes no ``input_ids``, as networks that are not of Transformers, is
+        not tried: there the examples come first.
+    sites
+        Its latent sites by name.
+
+    Returns
+    -------
+    dict
+        Site name to 0 or 1; None for a layer that text never reaches.
+
+    Raises
+    ------
+    ValueError
+        If the examples can't be told apart in some layer: one that sees rows shared by all
+        examples, or a choice of their tokens.
+    """
+    texts = _five_texts(net)
+    if texts is None:
+        return dict.fromkeys(sites, 0)
+    shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in sites}
+    axes: dict[str, set[int | None]] = {name: set() for name in sites}
+
+    def watch(name: str) -> Any:
+        def note(_layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            shapes[name].append(tuple(inputs[0].shape))
+            axes[name].add(_axis(inputs[0]))
+
+        return note
+
+    projections = [site.projection for site in sites.values()]
+    starts = [GroupedWeight(projection.initial_weight, 1) for projection in projections]
+    handles = [
+        cast(nn.Module, site.layer).register_forward_pre_hook(watch(name))
+        for name, site in sites.items()
+    ]
+    try:
+        # No Pyro statement is made, so that other threads and handlers do not notice.
+        with torch.no_grad(), without_dropout(net), reinstalled(projections, starts):
+            net(**texts)
+    except Exception as error:
+        raise ValueError(
+            f"{type(net.get_base_model()).__name__} can't read five made-up texts ({error}), "
+            "so that it is unknown where its layers have the examples; use flipout=False, one draw "
+            "a pass (parallel=False) and a method other than Laplace"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, found in axes.items():
+        if found not in ({0}, {1}, set()):
+            raise ValueError(_refusal(name, shapes[name]))
+    return {name: found.pop() if found else None for name, found in axes.items()}
+
+
+def _refusal(name: str, shapes: Iterable[tuple[int, ...]]) -> str:
+    saw = " and ".join(map(str, shapes))
+    return (
+        f"layer {name.removesuffix('.weight')!r} saw {saw} in a trial with {len(_LENGTHS)} texts "
+        f"of up to {max(_LENGTHS)} tokens, where the texts can't be told apart, so no text gets a "
+        "weight or a Jacobian of its own; use flipout=False, one draw a pass (parallel=False), a "
+        "method other than Laplace, or leave the layer out of target_modules"
+    )
+
+
+def _axis(x: torch.Tensor) -> int | None:
+    axes = [axis for axis in range(min(2, x.dim() - 1)) if _shows_texts(x.transpose(0, axis))]
+    return axes[0] if len(axes) == 1 else None
+
+
+def _shows_texts(rows: torch.Tensor) -> bool:
+    if rows.shape[0] % len(_LENGTHS):
+        return False
+    first, *others, last = rows.reshape(len(_LENGTHS), -1).float()
+    # Rounding may differ between the rows of a batch, in half precision much.
+    return all(10 * (last - first).norm() < (other - first).norm() for other in others)
+
+
+def _five_texts(net: PeftModel) -> dict[str, torch.Tensor] | None:
+    base = net.get_base_model()
+    if not isinstance(base, PreTrainedModel):
+        return None
+    if "input_ids" not in inspect.signature(base.forward).parameters:
+        return None
+    device = cast(torch.Tensor, base.get_input_embeddings().weight).device
+    if device.type == "meta":
+        return None
+    text = base.config.get_text_config()
+    special = {
+        token
+        for part in (base.config, text)
+        for name, token in part.to_dict().items()
+        if name.endswith(("_token_id", "_token_index")) and isinstance(token, int)
+    }
+    vocabulary = torch.arange(text.vocab_size)
+    ordinary = vocabulary[~torch.isin(vocabulary, torch.tensor(sorted(special)))]
+    generator = torch.Generator().manual_seed(0)
+    shape = len(_LENGTHS), max(_LENGTHS)
+    input_ids = ordinary[torch.randint(len(ordinary), shape, generator=generator)]
+    input_ids[-1] = input_ids[0]
+    lengths = torch.tensor(_LENGTHS)[:, None]
+    end = text.eos_token_id
+    if isinstance(end, int):
+        # Some heads read there.
+        input_ids.scatter_(1, lengths - 1, end)
+    mask = torch.arange(max(_LENGTHS)) < lengths
+    input_ids = input_ids.masked_fill(~mask, text.pad_token_id or 0)
+    return {"input_ids": input_ids.to(device), "attention_mask": mask.long().to(device)}
