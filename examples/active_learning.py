@@ -37,7 +37,7 @@ from blob_pyro.training import TrainingConfig, fit, flush_denormals
 Tensors = dict[str, torch.Tensor]
 Curve = list[dict[str, float]]
 NUM_START = 20
-INIT_SCALE, KL_SCALE, LEARNING_RATE = 0.5, 1e-3, 5e-3
+INIT_SCALE, KL_SCALE, LEARNING_RATE = 0.25, 1e-3, 5e-3
 METRICS = {"accuracy": "test accuracy", "nll": "test NLL (nats)"}
 
 

@@ -107,7 +107,7 @@ def main() -> None:
 
     train, test = make_texts(100, seed=0), make_texts(300, seed=1)
     plain_model, plain_guide, _ = fitted(PointEstimateGuide, train, num_steps)
-    model, guide, records = fitted(LowRankGaussianGuide, train, num_steps, init_scale=0.3)
+    model, guide, records = fitted(LowRankGaussianGuide, train, num_steps, init_scale=0.09)
 
     def predict(program: tuple[Any, Any], data: Dataset, num_samples: int) -> Any:
         batches = [collate(list(data))]

@@ -54,7 +54,7 @@ def main(options: argparse.Namespace) -> None:
     )
     data = instructions(8 if options.smoke_test else 250)
     model = CausalLM(get_peft_model(network, lora), num_data=len(data))
-    guide = LowRankGaussianGuide(model, init_scale=0.3)
+    guide = LowRankGaussianGuide(model, init_scale=0.09)
     elbo = ReweightedTrace_ELBO(32, "uniform", kl_scale=1e-3, per_datum=True)
     training = TrainingConfig(num_steps=options.num_steps, batch_size=4, seed=options.seed)
     records = fit(model, guide, elbo, data, InstructionCollator(tokenizer), training)

@@ -148,7 +148,7 @@ def fit_all(
     guides = {}
     for name, guide_class in GUIDES.items():
         pyro.set_rng_seed(seed)
-        guide = guide_class(problem.model, init_scale=0.5)
+        guide = guide_class(problem.model, init_scale=0.25)
         guides[name] = fit(problem, guide, num_steps, num_particles)
     return guides
 

@@ -31,7 +31,7 @@ def main(num_steps: int) -> None:
     batch = {"input_ids": input_ids, "labels": (input_ids == 7).any(dim=1).long()}
 
     model = SequenceClassifier(net, num_data=64)
-    guide = LowRankGaussianGuide(model, init_scale=0.2)
+    guide = LowRankGaussianGuide(model, init_scale=0.04)
     elbo = ReweightedTrace_ELBO(num_batches=1, kl_scale=1e-3)
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 5e-3}), loss=elbo)
     for step in range(num_steps):

@@ -39,7 +39,7 @@ def run(method: str, num_steps: int, num_samples: int, seed: int) -> dict[str, f
     train = task.splits["train"]
     model = SequenceClassifier(get_peft_model(network, lora), num_data=len(train))
     blob = method == "BLoB"
-    guide = LowRankGaussianGuide(model, init_scale=0.3) if blob else PointEstimateGuide(model)
+    guide = LowRankGaussianGuide(model, init_scale=0.09) if blob else PointEstimateGuide(model)
     elbo = ReweightedTrace_ELBO(32, "uniform", kl_scale=1e-3 if blob else 0.0, per_datum=True)
     collator = PromptCollator(load_tokenizer(minilm_folder()), task)
     config = TrainingConfig(num_steps=num_steps, learning_rate=2e-3, flipout=blob, seed=seed)

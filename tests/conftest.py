@@ -225,7 +225,7 @@ def program(peft_network: Any) -> Program:
     """The maker of a Llama with label tokens or a Bert with a head, and a wide guide."""
 
     def make(
-        name: str, num_data: int = 8, init_scale: float = 0.5
+        name: str, num_data: int = 8, init_scale: float = 0.25
     ) -> tuple[Classifier, LowRankGaussianGuide]:
         model: Classifier
         if name == "llama":

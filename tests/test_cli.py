@@ -82,7 +82,7 @@ def test_train_starts_from_a_recipe_and_changes_it(
     adapter = json.loads((folder / "adapter_config.json").read_text())
     assert (adapter["r"], sorted(adapter["target_modules"])) == (3, ["lm_head", "q_proj", "v_proj"])
     posterior = json.loads((folder / "posterior_config.json").read_text())
-    assert posterior["guide"]["arguments"]["init_scale"] == 0.05
+    assert posterior["guide"]["arguments"]["init_scale"] == 0.0025
 
 
 def trained(tickets: str, base_folder: str, folder: Path, *options: str) -> Any:

@@ -147,7 +147,7 @@ def classification_network(num_labels: int) -> PeftModel:
 def test_the_likelihoods_of_the_how_to_page_train(name: str, num_labels: int) -> None:
     pyro.set_rng_seed(0)
     model = own_likelihoods()[name](classification_network(num_labels), num_data=8)
-    guide = LowRankGaussianGuide(model, init_scale=0.3)
+    guide = LowRankGaussianGuide(model, init_scale=0.09)
     ids = torch.arange(2, 26).reshape(4, 6)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     labels = torch.zeros(4) if num_labels == 1 else torch.zeros(4, dtype=torch.int64)

@@ -137,7 +137,9 @@ Made by `{command}` in {comparison.seconds:.0f} s on {platform.machine()},
 
 Predictive = dict[str, torch.Tensor]
 
-BLOB = Recipe(init_scale=0.35, kl_scale=1e-3, training=TrainingConfig(num_steps=200, batch_size=4))
+BLOB = Recipe(
+    init_scale=0.1225, kl_scale=1e-3, training=TrainingConfig(num_steps=200, batch_size=4)
+)
 PLAIN_LORA = BLOB.changed(method="mle")
 
 

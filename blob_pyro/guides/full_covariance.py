@@ -32,7 +32,7 @@ class FullCovarianceGuide(LoraGuide):
         A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own weights.
     init_scale
         At the start the entries are independent, each with the standard deviation
-        ``init_scale ** 2``.
+        ``init_scale``.
 
     Raises
     ------
@@ -53,7 +53,7 @@ class FullCovarianceGuide(LoraGuide):
 
     independent_entries: ClassVar[bool] = False
 
-    def __init__(self, model: BayesianLora, init_scale: float = 0.05) -> None:
+    def __init__(self, model: BayesianLora, init_scale: float = 0.0025) -> None:
         super().__init__(model)
         self.init_scale = check_init_scale(init_scale)
         for name, mean in self.M.items():
@@ -66,7 +66,8 @@ class FullCovarianceGuide(LoraGuide):
                 )
         self.root = SiteParameters(
             {
-                name: init_scale * torch.eye(mean.numel(), dtype=mean.dtype, device=mean.device)
+                name: init_scale**0.5
+                * torch.eye(mean.numel(), dtype=mean.dtype, device=mean.device)
                 for name, mean in self.M.items()
             }
         )

@@ -38,9 +38,9 @@ class LowRankGaussianGuide(LoraGuide):
     model
         A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own weights.
     init_scale
-        :math:`\epsilon`: at the start :math:`G \sim U(\epsilon / \sqrt 2, \epsilon)`, so the
-        posterior's standard deviation lies between half of ``init_scale ** 2`` and all of it,
-        whatever the parameterization.
+        Largest standard deviation of the posterior at the start; the smallest is half of it, as
+        :math:`G \sim U(\epsilon / \sqrt 2, \epsilon)` with :math:`\epsilon^2` of ``init_scale``,
+        whatever the parameterization.  The paper's :math:`\epsilon = 0.05` is 0.0025.
     parameterization
         How :math:`\Omega` follows from the parameter ``G``: ``"square"`` as in the paper,
         ``"softplus"`` or ``"exp"``.
@@ -69,7 +69,7 @@ class LowRankGaussianGuide(LoraGuide):
     def __init__(
         self,
         model: BayesianLora,
-        init_scale: float = 0.05,
+        init_scale: float = 0.0025,
         parameterization: Parameterization = "square",
     ) -> None:
         super().__init__(model)
@@ -85,8 +85,8 @@ class LowRankGaussianGuide(LoraGuide):
         )
 
     def _initial_root(self, mean: torch.Tensor) -> torch.Tensor:
-        low = self.init_scale / math.sqrt(2)
-        return torch.empty_like(mean, requires_grad=False).uniform_(low, self.init_scale)
+        low, high = math.sqrt(self.init_scale / 2), math.sqrt(self.init_scale)
+        return torch.empty_like(mean, requires_grad=False).uniform_(low, high)
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:

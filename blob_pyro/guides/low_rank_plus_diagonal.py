@@ -38,7 +38,7 @@ class LowRankPlusDiagonalGuide(LoraGuide):
         Columns of :math:`F`, which has nothing to do with the rank of the adapter.
     init_scale
         :math:`\epsilon`: at the start :math:`G \sim U(\epsilon / \sqrt 2, \epsilon)` as in the
-        paper, so standard deviations lie between half of ``init_scale ** 2`` and all of it, but
+        paper, so standard deviations lie between half of ``init_scale`` and all of it, but
         for :math:`F`, which starts at 0.01 times standard normal numbers.
 
     Raises
@@ -65,7 +65,9 @@ class LowRankPlusDiagonalGuide(LoraGuide):
 
     independent_entries: ClassVar[bool] = False
 
-    def __init__(self, model: BayesianLora, num_factors: int = 4, init_scale: float = 0.05) -> None:
+    def __init__(
+        self, model: BayesianLora, num_factors: int = 4, init_scale: float = 0.0025
+    ) -> None:
         super().__init__(model)
         if num_factors < 1:
             raise ValueError(
@@ -85,7 +87,8 @@ class LowRankPlusDiagonalGuide(LoraGuide):
         )
 
     def _initial_root(self, mean: torch.Tensor) -> torch.Tensor:
-        return torch.empty_like(mean).uniform_(self.init_scale / math.sqrt(2), self.init_scale)
+        low, high = math.sqrt(self.init_scale / 2), math.sqrt(self.init_scale)
+        return torch.empty_like(mean).uniform_(low, high)
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -33,7 +32,7 @@ class MatrixNormalGuide(LoraGuide):
         A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own weights.
     init_scale
         At the start the entries are independent, each with the standard deviation
-        ``init_scale ** 2``.  That is a constant: random factors would not make random entries.
+        ``init_scale``.  That is a constant: random factors would not make random entries.
 
     Raises
     ------
@@ -59,7 +58,7 @@ class MatrixNormalGuide(LoraGuide):
 
     independent_entries: ClassVar[bool] = False
 
-    def __init__(self, model: BayesianLora, init_scale: float = 0.05) -> None:
+    def __init__(self, model: BayesianLora, init_scale: float = 0.0025) -> None:
         super().__init__(model)
         self.init_scale = check_init_scale(init_scale)
         self.row_root = SiteParameters({name: self._root(mean, 0) for name, mean in self.M.items()})
@@ -68,7 +67,7 @@ class MatrixNormalGuide(LoraGuide):
     def _root(self, mean: torch.Tensor, side: int) -> torch.Tensor:
         # Rows and columns bear equal parts, so that one learning rate suits both.
         identity = torch.eye(mean.shape[side], dtype=mean.dtype, device=mean.device)
-        return math.sqrt(self.init_scale) * identity
+        return self.init_scale**0.25 * identity
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:

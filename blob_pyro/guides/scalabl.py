@@ -39,10 +39,9 @@ class ScalaBLGuide(LoraGuide):
     model
         A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own weights.
     init_scale
-        :math:`\epsilon`: at the start :math:`G \sim U(\epsilon / \sqrt 2, \epsilon)`, so the
-        standard deviation of a scale :math:`s_i` (the length of a direction, not an entry of
-        :math:`A`) lies between half of ``init_scale ** 2`` and all of it.  The default is about the
-        paper's, 0.035 to 0.05.
+        Largest standard deviation of a scale :math:`s_i` at the start (of the length of a
+        direction, not of an entry of :math:`A`); the smallest is half of it.  The default is about
+        the paper's, 0.035 to 0.05.
 
     Raises
     ------
@@ -69,7 +68,7 @@ class ScalaBLGuide(LoraGuide):
 
     independent_entries: ClassVar[bool] = False
 
-    def __init__(self, model: BayesianLora, init_scale: float = 0.22) -> None:
+    def __init__(self, model: BayesianLora, init_scale: float = 0.05) -> None:
         super().__init__(model)
         self.init_scale = check_init_scale(init_scale)
         # Fixed, but part of the state: after training it is no longer that of the mean.
@@ -80,7 +79,8 @@ class ScalaBLGuide(LoraGuide):
         )
 
     def _initial_root(self, like: torch.Tensor) -> torch.Tensor:
-        return torch.empty_like(like).uniform_(self.init_scale / math.sqrt(2), self.init_scale)
+        low, high = math.sqrt(self.init_scale / 2), math.sqrt(self.init_scale)
+        return torch.empty_like(like).uniform_(low, high)
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:

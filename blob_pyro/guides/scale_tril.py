@@ -13,17 +13,17 @@ def check_init_scale(init_scale: float) -> float:
     Parameters
     ----------
     init_scale
-        Root of the standard deviation that a posterior starts with; positive and finite.
+        Standard deviation that a posterior starts with; positive and finite.
 
     Examples
     --------
-    >>> check_init_scale(0.05)
-    0.05
+    >>> check_init_scale(0.0025)
+    0.0025
     """
     if not 0 < init_scale < math.inf:
         raise ValueError(
-            f"init_scale={init_scale} must be positive and finite (the paper uses 0.05): it is "
-            "the root of the posterior's initial standard deviation"
+            f"init_scale={init_scale} must be positive and finite: it is the posterior's initial "
+            "standard deviation (the paper's is 0.0025)"
         )
     return init_scale
 

@@ -54,7 +54,7 @@ def ivon(
     kl_scale
         :math:`\kappa`: 1 for the ELBO, less for a cold posterior.
     init_scale
-        Root of the posterior's standard deviation at the start; gives the first :math:`h`.
+        Standard deviation of the posterior at the start; gives the first :math:`h`.
     num_steps, num_warmup_steps
         Gradient steps, and those in which the rates rise; then they fall linearly to zero.
     learning_rate
@@ -143,12 +143,11 @@ def _posterior_settings(
         raise ValueError(f"kl_scale={kl_scale} must be positive and finite: it scales the noise")
     ess = model.num_data / kl_scale
     decay = 1 / (ess * model.prior.scale**2)
-    hess_init = 1 / (ess * init_scale**4) - decay
+    hess_init = 1 / (ess * init_scale**2) - decay
     if hess_init <= 0:
         raise ValueError(
-            f"init_scale={init_scale} lets the posterior start with the standard deviation "
-            f"{init_scale**2:.3g}, no narrower than the prior's {model.prior.scale:.3g}, which a "
-            f"Hessian above zero forbids; give one below {math.sqrt(model.prior.scale):.3g}"
+            f"init_scale={init_scale} lets the posterior start no narrower than the prior's "
+            f"{model.prior.scale:.3g}, which a Hessian above zero forbids; give one below that"
         )
     return {"ess": ess, "weight_decay": decay, "hess_init": hess_init}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +131,7 @@ def _train(
         example_batches(model, data, collator, recipe, shuffled=True),
         kl_scale=recipe.elbo(len(data), "elbo").kl_scale,
         # Its start has to be narrower than the prior.
-        init_scale=recipe.init_scale or math.sqrt(recipe.prior_scale / 2),
+        init_scale=recipe.init_scale or recipe.prior_scale / 2,
         num_steps=recipe.training.total_steps,
         num_warmup_steps=recipe.training.num_warmup_steps,
         point_learning_rate=recipe.training.learning_rate,

@@ -25,6 +25,8 @@ Cycle = Literal["epoch", "rescaled"]
 CausalScoring = Literal["options", "letters"]
 # Far from the seeds that a person gives, one after the other.
 _MEMBER_STRIDE = 1000
+# A start may be a little wider than the prior, as some that were tried.
+_WIDEST = 1.25
 
 
 class Recipe(Settings):
@@ -81,7 +83,7 @@ class Recipe(Settings):
     """Standard deviation of the prior over ``A``."""
 
     init_scale: float | None = Field(default=None, gt=0)
-    """Root of the posterior's largest standard deviation at the start; None for the prior's."""
+    """Largest standard deviation of the posterior at the start; None for the prior's."""
 
     kl_scale: float | None = Field(default=0.05, ge=0)
     r"""Weight of the KL divergence; below 1 the posterior is a cold one.  None takes N / M, as the
@@ -108,6 +110,13 @@ class Recipe(Settings):
                     f"start={self.start!r}: the method {self.method!r} is trained from the base "
                     "model; leave start out"
                 )
+        # Of ScalaBL it is that of the length of a direction, not of a weight.
+        if self.start_scale > _WIDEST * self.prior_scale and self.method != "scalabl":
+            raise ValueError(
+                f"init_scale={self.init_scale} is wider than the prior's {self.prior_scale}. It is "
+                "the standard deviation itself, where version 0.1 took its root: what was 0.3 is "
+                "0.09 now"
+            )
         if self.training.validate_every is not None and self._takes_own_steps:
             raise ValueError(
                 f"validate_every={self.training.validate_every}: the method {self.method!r} takes "
@@ -155,8 +164,8 @@ class Recipe(Settings):
 
     @property
     def start_scale(self) -> float:
-        """Root of the posterior's largest standard deviation at the start, a number."""
-        return math.sqrt(self.prior_scale) if self.init_scale is None else self.init_scale
+        """Largest standard deviation of the posterior at the start, a number."""
+        return self.prior_scale if self.init_scale is None else self.init_scale
 
     @property
     def _takes_own_steps(self) -> bool:
@@ -261,7 +270,8 @@ PAPER = Recipe(
     alpha=16,
     target_modules=("q_proj", "v_proj", "lm_head"),
     prior_scale=0.2,
-    init_scale=0.05,
+    # The paper's epsilon is the root of it, 0.05.
+    init_scale=0.0025,
     kl_scale=None,
     schedule="blob",
     cycle="rescaled",

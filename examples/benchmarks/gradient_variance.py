@@ -108,7 +108,7 @@ def tiny_problem() -> tuple[Objective, Callable[[int], Batch]]:
                 parameter.normal_(std=0.5)
     model = LabelTokenClassifier(net, LABEL_TOKENS, num_data=32)
     texts = random_batch(net, rows=32, tokens=12)
-    objective = Objective(model, LowRankGaussianGuide(model, init_scale=0.3))
+    objective = Objective(model, LowRankGaussianGuide(model, init_scale=0.09))
     return objective, lambda rows: {name: tensor[:rows] for name, tensor in texts.items()}
 
 

@@ -45,7 +45,7 @@ def train(folder: Path, num_steps: int) -> None:
     lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"])
     net = get_peft_model(BertForSequenceClassification(config), lora)
     model = SequenceClassifier(net, num_data=len(DATA))
-    guide = LowRankGaussianGuide(model, init_scale=0.2)
+    guide = LowRankGaussianGuide(model, init_scale=0.04)
     (folder / "training").touch()
     resume = any((folder / "checkpoints").glob("step-*"))
     records = fit(

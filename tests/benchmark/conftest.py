@@ -23,7 +23,7 @@ def content(base_folder: str) -> dict[str, Any]:
         },
         "methods": {
             "mle": {"method": "mle", "num_samples": [0]},
-            "blob": {"init_scale": 0.3, "num_samples": [0, 2]},
+            "blob": {"init_scale": 0.09, "num_samples": [0, 2]},
         },
     }
 

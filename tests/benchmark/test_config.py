@@ -19,7 +19,7 @@ def test_a_file_becomes_tasks_methods_and_seeds(content: Any, write: Any) -> Non
     assert list(config.methods) == ["zero_shot", "mle", "blob"]
     assert config.methods["mle"].num_samples == (0,)
     recipe = config.methods["blob"].recipe
-    assert (recipe.method, recipe.init_scale, recipe.rank) == ("blob", 0.3, 2)
+    assert (recipe.method, recipe.init_scale, recipe.rank) == ("blob", 0.09, 2)
     assert (recipe.training.num_steps, recipe.training.batch_size) == (1, 2)
 
 

@@ -83,7 +83,7 @@ def test_a_cell_depends_on_the_settings_of_its_start(content: Any, write: Any) -
         return Cell("scaled", "openbookqa", 0).fingerprint(read_config(write(content)))
 
     before = settings()
-    content["methods"]["mle"]["init_scale"] = 0.7
+    content["methods"]["mle"]["init_scale"] = 0.15
     assert settings() != before
 
 

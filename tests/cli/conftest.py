@@ -42,7 +42,7 @@ def saved(tmp_path: Path, base_folder: str) -> Callable[[Task], str]:
                 parameter.data.normal_(std=0.3)
         tokenizer = load_tokenizer(base_folder)
         model = make_likelihood(net, tokenizer, task, "options", 7, 0.2)
-        guide = LowRankGaussianGuide(model, init_scale=0.5)
+        guide = LowRankGaussianGuide(model, init_scale=0.25)
         folder = tmp_path / "saved"
         save_posterior(folder, model, guide, task=task_record(task))
         return str(folder)

@@ -26,7 +26,7 @@ def program(classifier: Any) -> Callable[..., Program]:
 
     def make(**options: Any) -> Program:
         model = classifier("llama", **options).eval()
-        return model, LowRankGaussianGuide(model, init_scale=0.7)
+        return model, LowRankGaussianGuide(model, init_scale=0.49)
 
     return make
 

@@ -200,7 +200,7 @@ BENCHMARK = {
     "max_test": 5,
     "training": {"num_steps": 1, "rank": 2},
     "tasks": {"openbookqa": {"max_train": 4, "ood": ["ai2_arc_easy"]}},
-    "methods": {"blob": {"init_scale": 0.3, "num_samples": [0, 2], "target_modules": ["q_proj"]}},
+    "methods": {"blob": {"init_scale": 0.09, "num_samples": [0, 2], "target_modules": ["q_proj"]}},
 }
 
 

@@ -195,7 +195,7 @@ def test_a_half_precision_adapter_stays_one(tmp_path: Path) -> None:
     lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"])
     net = get_peft_model(network, lora, autocast_adapter_dtype=False)
     model = LabelTokenClassifier(net, TOKENS, 7).eval()
-    guide = LowRankGaussianGuide(model, init_scale=0.5)
+    guide = LowRankGaussianGuide(model, init_scale=0.25)
     save_posterior(tmp_path / "p", model, guide)
     loaded, loaded_guide = load_posterior(tmp_path / "p", base)
     assert {parameter.dtype for parameter in loaded_guide.parameters()} == {torch.bfloat16}
@@ -443,7 +443,7 @@ def test_a_model_that_writes_text_comes_back(tmp_path: Path) -> None:
     base = copy.deepcopy(network)
     net = get_peft_model(network, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"]))
     model = CausalLM(net, 7).eval()
-    guide = LowRankGaussianGuide(model, init_scale=0.5)
+    guide = LowRankGaussianGuide(model, init_scale=0.25)
     with torch.no_grad():
         for site in model.sites.values():
             site.lora_B.normal_()

@@ -110,7 +110,7 @@ def test_draws_in_parallel_are_those_of_the_loop(model: Any, token_batch: Any) -
 
 
 def test_flipout_flips_the_signs_of_both(model: Any, token_batch: Any) -> None:
-    guide = LowRankGaussianGuide(model, init_scale=1.0)
+    guide = LowRankGaussianGuide(model, init_scale=1)
     batch = {name: tensor[:1].repeat(4, 1) for name, tensor in list(token_batch().items())[:2]}
     for down, up in by_layer(guide):
         # With A near its mean, the noise comes through B.

@@ -20,7 +20,7 @@ from blob_pyro.poutine import flipout
 def hierarchical(request: Any, peft_network: Any) -> tuple[Any, Any]:
     prior = HierarchicalNormalPrior(0.4, request.param)
     model = SequenceClassifier(peft_network("bert", "SEQ_CLS"), num_data=8, prior=prior).double()
-    return model, LowRankGaussianGuide(model, init_scale=0.5).double()
+    return model, LowRankGaussianGuide(model, init_scale=0.25).double()
 
 
 def hyper_names(model: Any) -> list[str]:

@@ -45,7 +45,7 @@ def test_it_starts_at_the_singular_value_decomposition(classifier: Any) -> None:
         cosines = (posterior.right @ right.T).abs()
         torch.testing.assert_close(cosines, torch.eye(3, dtype=torch.float64))
         # About the paper's U(0.05 / sqrt 2, 0.05).
-        assert 0.22**2 / 2 <= posterior.scale.min() <= posterior.scale.max() <= 0.22**2
+        assert 0.05 / 2 <= posterior.scale.min() <= posterior.scale.max() <= 0.05
 
 
 def test_a_draw_scales_the_directions(guide: ScalaBLGuide) -> None:

@@ -20,7 +20,7 @@ causal = pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
 def program(peft_network: Any) -> Any:
     def make(name: str = "llama", **options: Any) -> Any:
         model = CausalLM(peft_network(name), num_data=8, **options)
-        return model, LowRankGaussianGuide(model, init_scale=0.9)
+        return model, LowRankGaussianGuide(model, init_scale=0.81)
 
     return make
 

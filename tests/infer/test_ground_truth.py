@@ -65,7 +65,7 @@ def test_a_guide_reaches_the_best_of_its_family(name: str, example: Any, regress
     mean, precision = example.exact_posterior(regression)
     covariance = torch.linalg.inv(precision)
     pyro.set_rng_seed(0)
-    guide = example.GUIDES[name](regression.model, init_scale=0.5)
+    guide = example.GUIDES[name](regression.model, init_scale=0.25)
     example.fit(regression, guide)
     ((_, found),) = guide.mean().items()
     assert ((found.flatten() - mean).abs() / covariance.diagonal().sqrt()).max() < 0.01
@@ -79,7 +79,7 @@ def test_a_guide_reaches_the_best_of_its_family(name: str, example: Any, regress
 def test_low_rank_plus_diagonal_lies_between(example: Any, regression: Any) -> None:
     _, precision = example.exact_posterior(regression)
     pyro.set_rng_seed(0)
-    guide = example.GUIDES["low rank plus diagonal"](regression.model, init_scale=0.5)
+    guide = example.GUIDES["low rank plus diagonal"](regression.model, init_scale=0.25)
     example.fit(regression, guide, num_steps=500, num_particles=64)
     exact = torch.linalg.inv(precision).diagonal().sqrt()
     factorised = (precision.diagonal().rsqrt() / exact).mean()

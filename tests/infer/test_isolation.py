@@ -50,7 +50,7 @@ def test_two_programs_learn_one_after_the_other_and_share_nothing(
     batch = token_batch(6)
 
     with pyro.settings.context(module_local_params=local):
-        programs = [program(name, num_data=6, init_scale=0.1) for _ in range(2)]
+        programs = [program(name, num_data=6, init_scale=0.01) for _ in range(2)]
         for index, (model, guide) in enumerate(programs):
             start = [snapshot(*each) for each in programs]
             elbo = ReweightedTrace_ELBO(1, kl_scale=1e-3, per_datum=True)
@@ -70,7 +70,7 @@ def test_two_programs_learn_one_after_the_other_and_share_nothing(
 def test_pyros_own_elbos_train_model_and_guide(
     elbo_class: Any, fit: Any, program: Any, token_batch: Any
 ) -> None:
-    model, guide = program("bert", num_data=4, init_scale=0.3)
+    model, guide = program("bert", num_data=4, init_scale=0.09)
     judge, batch = ReweightedTrace_ELBO(1, "uniform"), token_batch()
     start = snapshot(model, guide)
     before = judge.loss(model, guide, **batch)

@@ -126,7 +126,7 @@ def test_dropout_is_off_and_the_modes_come_back(
     fails: bool, peft_network: Any, token_batch: Any
 ) -> None:
     model = SequenceClassifier(peft_network("bert", "SEQ_CLS", lora_dropout=0.5), num_data=8)
-    guide = LowRankGaussianGuide(model, init_scale=0.5)
+    guide = LowRankGaussianGuide(model, init_scale=0.25)
     batch = token_batch()
     quiet = predict(model.eval(), guide, [batch])["logits"]
     model.train()

@@ -45,7 +45,7 @@ def test_any_distribution_of_the_right_shape_is_a_prior(prior: Any, make_model: 
 
 def test_the_kl_is_that_of_each_layers_own_prior(make_model: Any) -> None:
     model = make_model(by_layer).double()
-    guide = LowRankGaussianGuide(model, 0.5).double()
+    guide = LowRankGaussianGuide(model, 0.25).double()
     wanted = sum(
         kl_divergence(guide.site_posterior(name), by_layer(site.projection))
         for name, site in model.sites.items()

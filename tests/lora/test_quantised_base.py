@@ -52,7 +52,7 @@ def programs(peft_network: Any) -> Any:
             if "lora_B" in name:
                 nn.init.normal_(parameter, std=0.3)
         model = LabelTokenClassifier(net, [7, 9, 11], num_data=8)
-        made.append((model, LowRankGaussianGuide(model, init_scale=0.7)))
+        made.append((model, LowRankGaussianGuide(model, init_scale=0.49)))
     return made
 
 

@@ -18,7 +18,7 @@ from blob_pyro.lora import unbayesianize
 def fitted(classifier: Any, architecture: tuple[str, str]) -> tuple[Any, LowRankGaussianGuide]:
     """A program whose means are no longer where they started."""
     model = classifier(*architecture).eval()
-    guide = LowRankGaussianGuide(model, init_scale=0.5)
+    guide = LowRankGaussianGuide(model, init_scale=0.25)
     for _, mean in guide.M.items():
         mean.data.normal_()
     return model, guide

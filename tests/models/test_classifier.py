@@ -35,7 +35,7 @@ def test_with_a_tiny_scale_the_program_is_peft(
     pyro.set_rng_seed(0)
     model = classifier(*architecture).eval()
     expected = plain_logits(net, padded_batch, label_tokens(model))
-    guide = LowRankGaussianGuide(model, init_scale=1e-4)
+    guide = LowRankGaussianGuide(model, init_scale=1e-08)
     logits = poutine.replay(model, trace=poutine.trace(guide).get_trace())(**padded_batch)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
 

@@ -88,7 +88,7 @@ def network(request: Any, peft_network: Any) -> Any:
 @pytest.fixture
 def program(peft_network: Any) -> Any:
     model = OptionLikelihood(peft_network("llama"), C, num_data=8).eval()
-    return model, LowRankGaussianGuide(model, init_scale=0.5)
+    return model, LowRankGaussianGuide(model, init_scale=0.25)
 
 
 def bloom() -> Any:
@@ -101,7 +101,7 @@ def bloom() -> Any:
 @pytest.mark.parametrize("normalize", ["mean", "sum"])
 def test_scores_are_those_of_each_option_alone(normalize: Any, network: Any) -> None:
     model = OptionLikelihood(network, C, num_data=8, normalize=normalize).eval()
-    guide = LowRankGaussianGuide(model, init_scale=0.5)
+    guide = LowRankGaussianGuide(model, init_scale=0.25)
     asked = questions(12)
     for batch in (packed(asked), packed(asked, extra=3), flush_right(asked)):
         found = posterior_predictive(model, guide, [batch], 2, 5, progress=False)
@@ -187,7 +187,7 @@ def test_several_draws_share_a_pass(program: Any) -> None:
 def test_an_architecture_that_cannot_pack_falls_back_and_says_so(network: Any) -> None:
     with pytest.warns(UserWarning, match=r"does not keep packed options apart.*row of its own"):
         model = OptionLikelihood(network(), C, num_data=8).eval()
-    guide = LowRankGaussianGuide(model, init_scale=0.3)
+    guide = LowRankGaussianGuide(model, init_scale=0.09)
     asked = questions(5, seed=4)
     found = posterior_predictive(model, guide, [packed(asked)], 0, progress=False)["logits"][0]
     wanted = plain_scores(model, guide.mean(), asked)
@@ -202,7 +202,7 @@ def test_rows_longer_than_a_sliding_window_are_not_packed() -> None:
     lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"])
     model = OptionLikelihood(get_peft_model(MistralForCausalLM(config), lora), C, num_data=8)
     assert model.packs
-    guide = LowRankGaussianGuide(model.eval(), init_scale=0.3)
+    guide = LowRankGaussianGuide(model.eval(), init_scale=0.09)
     asked = questions(6, seed=7)
     asked = [(prompt * 3, options) for prompt, options in asked]
     found = posterior_predictive(model, guide, [packed(asked)], 0, progress=False)["logits"][0]

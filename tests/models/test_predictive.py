@@ -39,7 +39,7 @@ def test_all_at_once_equals_one_at_a_time(
     architecture: tuple[str, str], classifier: Any, text: Any
 ) -> None:
     model = classifier(*architecture)
-    guide = LowRankGaussianGuide(model, init_scale=0.7)
+    guide = LowRankGaussianGuide(model, init_scale=0.49)
     draws = [poutine.trace(guide).get_trace() for _ in range(NUM_SAMPLES)]
     samples = {
         name: torch.stack([draw.nodes[name]["value"] for draw in draws]).detach()

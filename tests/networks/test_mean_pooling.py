@@ -124,7 +124,7 @@ def saved(folder: str, tmp_path: Path) -> tuple[Path, torch.Tensor]:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_()
-    guide = LowRankGaussianGuide(model, init_scale=0.4)
+    guide = LowRankGaussianGuide(model, init_scale=0.16)
     save_posterior(tmp_path / "posterior", model, guide)
     return tmp_path / "posterior", predicted(model, guide)
 

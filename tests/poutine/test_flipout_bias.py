@@ -26,7 +26,7 @@ def wide_posterior(classifier: Callable[..., Classifier]) -> tuple[Classifier, A
         # As in a trained network, all tokens have a direction in common, in which a shared weight
         # makes their noise add up.
         model.network.get_input_embeddings().weight += torch.randn(16)
-        return model, LowRankGaussianGuide(model, init_scale=0.5)
+        return model, LowRankGaussianGuide(model, init_scale=0.25)
 
 
 def losses(program: Any, batch: Batch, handler: AbstractContextManager[Any]) -> torch.Tensor:

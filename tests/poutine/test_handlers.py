@@ -96,7 +96,7 @@ def test_each_example_is_the_network_with_its_own_weights(
     architecture: tuple[str, str], classifier: Any, token_batch: Any
 ) -> None:
     model, batch = classifier(*architecture), token_batch()
-    guide = LowRankGaussianGuide(model, init_scale=0.7)
+    guide = LowRankGaussianGuide(model, init_scale=0.49)
     with flipout():
         trace = pyro.poutine.trace(guide).get_trace()
         logits = pyro.poutine.replay(model, trace=trace)(**batch)

@@ -76,7 +76,7 @@ class ByToken(Collator):
 
 def test_evaluating_is_predicting(classifier: Any) -> None:
     model = classifier("llama")
-    guide = LowRankGaussianGuide(model, init_scale=0.5)
+    guide = LowRankGaussianGuide(model, init_scale=0.25)
     found = evaluate(model, guide, TEXTS, ByToken(), 4, 7, progress=False)
     loader = ByToken().loader(TEXTS)
     wanted = posterior_predictive(model, guide, loader, 4, 7, progress=False)

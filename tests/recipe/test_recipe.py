@@ -78,8 +78,8 @@ def test_the_likelihood_alone_has_no_kl() -> None:
 
 
 def test_the_posterior_starts_where_the_prior_is_unless_it_is_said() -> None:
-    assert Recipe(prior_scale=0.09).start_scale == pytest.approx(0.3)
-    assert Recipe(prior_scale=0.09, init_scale=0.05).start_scale == 0.05
+    assert Recipe(prior_scale=0.09).start_scale == 0.09
+    assert Recipe(prior_scale=0.09, init_scale=0.0025).start_scale == 0.0025
 
 
 def test_what_follows_from_the_data_is_filled_in_for_each_start() -> None:
@@ -88,3 +88,9 @@ def test_what_follows_from_the_data_is_filled_in_for_each_start() -> None:
         _ = recipe.num_steps
     assert recipe.for_data(400).num_steps == 2 * 560
     assert recipe.changed(num_steps=7).for_data(400).num_steps == 14
+
+
+def test_a_start_wider_than_the_prior_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"init_scale=0.35 is wider than the prior's 0.2.*is 0.09"):
+        Recipe(init_scale=0.35)
+    assert Recipe(method="scalabl", init_scale=0.49).start_scale == 0.49

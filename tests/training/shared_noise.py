@@ -60,7 +60,7 @@ def program(**options: Any) -> tuple[SequenceClassifier, BatchNoiseGuide, Reweig
     lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"])
     net = get_peft_model(BertForSequenceClassification(config), lora)
     model = SequenceClassifier(net, num_data=len(DATA), **options)
-    guide = BatchNoiseGuide(model, init_scale=0.3)
+    guide = BatchNoiseGuide(model, init_scale=0.09)
     return model, guide, ReweightedTrace_ELBO(3, kl_scale=0.1, per_datum=True)
 
 
