@@ -13,8 +13,8 @@ from blob_pyro.distributions import LabelledTokens
 from blob_pyro.lora import Latent, Prior, check_peft_model
 from blob_pyro.models.bayesian_lora import BayesianLora
 from blob_pyro.models.labels import checked_labels
-from blob_pyro.models.padding import mask_of
-from blob_pyro.models.positions import Positions, head_at, labelled_first
+from blob_pyro.models.padding import align_padding, mask_of
+from blob_pyro.models.positions import head_at, labelled_first
 from blob_pyro.models.tiling import tile, untile
 
 _IGNORED = -100
@@ -72,7 +72,6 @@ class CausalLM(BayesianLora):
                 "with AutoModelForCausalLM"
             )
         super().__init__(net, num_data, prior_scale, adapter, prior=prior, latent=latent)
-        self._positions = Positions(net)
         self._head_is_latent = any(site.layer is _head(net) for site in self.sites.values())
 
     def forward(
@@ -111,12 +110,16 @@ class CausalLM(BayesianLora):
         """
         labels = self._checked(labels, input_ids.shape)
         mask = mask_of(input_ids, attention_mask, self.network)
-        batch = {"input_ids": input_ids, "attention_mask": mask, **inputs}
+        _check_padding(labels, mask)
+        batch = {"input_ids": input_ids, "attention_mask": mask, "labels": labels, **inputs}
+        # On the right, no token sees the padding, and a row's first token has none before it.
+        batch = align_padding(batch, "right")
+        labels = batch.pop("labels")
         num_draws = self.draw(input_ids.shape)
         # A token is predicted where the one before it is read.
         targets = labels[:, 1:]
         labelled = targets != _IGNORED
-        logits = self._logits(self._positions.add(batch), labelled, num_draws)
+        logits = self._logits(batch, labelled, num_draws)
         with self.data_plate(input_ids):
             pyro.sample("labels", LabelledTokens(logits, labelled), obs=targets)
         return logits
@@ -129,7 +132,7 @@ class CausalLM(BayesianLora):
             )
         labels = checked_labels(labels, shape)
         if is_validation_enabled():
-            size = self.network.config.vocab_size
+            size = self.network.config.get_text_config().vocab_size
             wrong = labels[(labels != _IGNORED) & ((labels < 0) | (labels >= size))]
             if len(wrong):
                 raise ValueError(
@@ -162,6 +165,14 @@ class CausalLM(BayesianLora):
         columns, real = labelled_first(labelled)
         rows = torch.arange(len(columns), device=columns.device)[:, None].expand_as(columns)
         return rows, columns, real
+
+
+def _check_padding(labels: torch.Tensor, mask: torch.Tensor) -> None:
+    if is_validation_enabled() and bool(((labels != _IGNORED) & (mask == 0)).any()):
+        raise ValueError(
+            "labels hold tokens where attention_mask is 0, so padding would be learned; set those "
+            "labels to -100, or the mask to 1 where an end of sequence is to be learned"
+        )
 
 
 def _head(net: PeftModel) -> Any:

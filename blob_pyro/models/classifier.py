@@ -15,8 +15,10 @@ from pyro.infer.util import is_validation_enabled
 from blob_pyro.lora import Latent, Prior
 from blob_pyro.models.bayesian_lora import BayesianLora
 from blob_pyro.models.labels import checked_labels
-from blob_pyro.models.padding import mask_of
+from blob_pyro.models.padding import Side, align_padding, mask_of
+from blob_pyro.models.padding_trial import made_up_texts, padding_is_exact
 from blob_pyro.models.tiling import tile, untile
+from blob_pyro.models.trial import trial
 
 
 class Classifier(BayesianLora):
@@ -45,6 +47,33 @@ class Classifier(BayesianLora):
     ) -> None:
         super().__init__(net, num_data, prior_scale, adapter, prior=prior, latent=latent)
         self.register_buffer("temperature", self._like(1.0))
+
+    def find_padding_side(self, *sides: Side) -> None:
+        """Find a side on which padding leaves logits as they are, by a trial; None if none does."""
+        self.padding_side: Side | None = sides[0]
+        device = next(iter(self.sites.values())).projection.initial_weight.device
+        if device.type == "meta":
+            return
+        texts = made_up_texts(self.network, device)
+        dtype = self.network.get_input_embeddings().weight.dtype
+        with self.use.running(), trial(self):
+            self.draw(texts["input_ids"].shape)
+            for self.padding_side in sides:
+                if padding_is_exact(self.class_logits, texts, dtype):
+                    return
+        self.padding_side = None
+
+    def align(self, batch: dict[str, torch.Tensor], side: Side | None) -> dict[str, torch.Tensor]:
+        """Move padding to a side, or refuse it if there is none to move it to."""
+        if side is not None:
+            return align_padding(batch, side)
+        if bool((batch["attention_mask"] == 0).any()):
+            raise ValueError(
+                f"{type(self.network.get_base_model()).__name__} gives a padded text other logits "
+                "than the text alone, whichever side is padded; give batches of texts of one "
+                "length (batch_size=1)"
+            )
+        return batch
 
     def set_temperature(self, temperature: torch.Tensor | float) -> None:
         """Divide all logits by one number, or by one for each class (``C``), from now on."""

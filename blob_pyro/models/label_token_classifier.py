@@ -13,8 +13,8 @@ from typing_extensions import override
 
 from blob_pyro.lora import Latent, Prior, check_peft_model
 from blob_pyro.models.classifier import Classifier
-from blob_pyro.models.padding import align_padding
-from blob_pyro.models.positions import Positions, last_columns
+from blob_pyro.models.positions import Positions, last_real_columns
+from blob_pyro.models.windows import shortest_window
 
 
 class LabelTokenClassifier(Classifier):
@@ -71,7 +71,7 @@ class LabelTokenClassifier(Classifier):
         latent: Latent = ("A",),
     ) -> None:
         check_peft_model(net)
-        self._check_tokens(label_token_ids, net.config.vocab_size)
+        self._check_tokens(label_token_ids, net.config.get_text_config().vocab_size)
         signature = inspect.signature(net.get_base_model().forward).parameters
         if "logits_to_keep" not in signature:
             raise ValueError(
@@ -81,6 +81,9 @@ class LabelTokenClassifier(Classifier):
         super().__init__(net, num_data, prior_scale, adapter, prior=prior, latent=latent)
         self.label_token_ids = tuple(int(token) for token in label_token_ids)
         self._positions = Positions(net)
+        self._window = shortest_window(net)
+        # With the padding on the left, one column holds the last real token of every row.
+        self.find_padding_side("left", "right")
 
     @staticmethod
     def _check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
@@ -105,11 +108,17 @@ class LabelTokenClassifier(Classifier):
         offered = self._num_offered(batch)
         self._check_offered(offered)
         batch = {name: tensor for name, tensor in batch.items() if name != "num_options"}
-        # With the padding on the left, the last real token is the last position of every row.
-        batch = self._positions.add(align_padding(batch, "left"))
-        kept = last_columns(batch["input_ids"], 1)
-        logits: torch.Tensor = self.network(**batch, logits_to_keep=kept, use_cache=False).logits
-        logits = logits[:, -1, list(self.label_token_ids)]
+        side = self.padding_side
+        if side == "left" and batch["input_ids"].shape[1] > self._window:
+            # The trial knows nothing of so long a row; on the right, no token sees the padding.
+            side = "right"
+        batch = self.align(batch, side)
+        kept, place = last_real_columns(batch["attention_mask"], side)
+        logits: torch.Tensor = self.network(
+            **self._positions.add(batch), logits_to_keep=kept, use_cache=False
+        ).logits
+        rows = torch.arange(len(place), device=logits.device)
+        logits = logits[rows, place][:, list(self.label_token_ids)]
         classes = torch.arange(self.num_classes, device=logits.device)
         return logits.masked_fill(classes >= offered[:, None], -torch.inf)
 

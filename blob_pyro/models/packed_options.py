@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -30,6 +30,15 @@ class PackedOptions:
     def num_leading(self) -> int:
         """Columns T - S before the first option of any row."""
         return self.input_ids.shape[1] - self.option_ids.shape[1]
+
+    def filled(self, padding: int) -> PackedOptions:
+        """Put the padding token where no token is real."""
+        ids = self.input_ids.masked_fill(self.attention_mask == 0, padding)
+        return replace(self, input_ids=ids)
+
+    def has_prompt(self) -> torch.Tensor:
+        """Tell which rows have a token before their options: ``B``, bool."""
+        return ((self.attention_mask != 0) & (self.owners() == 0)).any(dim=1)
 
     def owners(self) -> torch.Tensor:
         """Give the option of every column, 0 for prompt and padding: ``B x T``."""
@@ -73,18 +82,22 @@ class PackedOptions:
         itself = columns[:, None] == columns
         return ((related & real & (columns[:, None] >= columns)) | itself)[:, None]
 
-    def one_by_one(self, num_options: int) -> PackedOptions:
-        """Give each option a row of its own, padded on the left: ``B * num_options`` rows."""
+    def one_by_one(self, num_options: int, padding: int = 0) -> PackedOptions:
+        """Give each option a row of its own, padded on the right: ``B * num_options`` rows.
+
+        There no token sees the padding, whatever a network makes of masks.
+        """
         owners = self.owners()[:, None, :]
         options = torch.arange(1, num_options + 1, device=owners.device)[:, None]
         mine = owners == options
         kept = mine | ((owners == 0) & (self.attention_mask != 0)[:, None, :])
-        # Stable: what is kept comes last, in its order.
-        order = kept.long().argsort(dim=2, stable=True)[..., -int(kept.sum(dim=2).amax()) :]
+        width = int(kept.sum(dim=2).amax())
+        # Stable: what is kept comes first, in its order.
+        order = kept.long().argsort(dim=2, descending=True, stable=True)[..., :width]
         input_ids = self.input_ids[:, None, :].expand_as(kept).gather(2, order)
-        longest = int(mine.sum(dim=2).amax())
+        shortest_prompt = int((kept & ~mine).sum(dim=2).amin())
         return PackedOptions(
             input_ids.flatten(0, 1),
             kept.gather(2, order).flatten(0, 1),
-            mine.gather(2, order)[..., -longest:].long().flatten(0, 1),
-        )
+            mine.gather(2, order)[..., shortest_prompt:].long().flatten(0, 1),
+        ).filled(padding)

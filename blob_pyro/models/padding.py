@@ -1,10 +1,11 @@
-"""Moving padding to the side that an architecture needs."""
+"""What is padding, and on which side an architecture needs it."""
 
 from __future__ import annotations
 
 from typing import Any, Literal, cast
 
 import torch
+from pyro.infer.util import is_validation_enabled
 from torch import nn
 
 Side = Literal["left", "right"]
@@ -52,7 +53,7 @@ def align_padding(batch: dict[str, torch.Tensor], side: Side) -> dict[str, torch
 def mask_of(
     input_ids: torch.Tensor, attention_mask: torch.Tensor | None, network: nn.Module
 ) -> torch.Tensor:
-    """Give the mask of a batch, all ones where none is needed.
+    """Give the mask of a batch, all ones where none is needed, or refuse one that is wrong.
 
     Parameters
     ----------
@@ -66,20 +67,44 @@ def mask_of(
     Raises
     ------
     ValueError
-        If there is padding but no mask.
+        If there is padding but no mask, the mask has another shape, or a row's real tokens are none
+        or not in one piece.
 
     Examples
     --------
-    >>> mask = torch.tensor([[1, 0]])
+    >>> mask = torch.tensor([[0, 1]])
     >>> mask_of(torch.tensor([[5, 6]]), mask, nn.Identity()) is mask
     True
     """
     if attention_mask is not None:
+        _check_mask(input_ids, attention_mask)
         return attention_mask
-    pad = cast(Any, network).config.pad_token_id
+    pad = padding_token(network)
     if pad is not None and bool((input_ids == pad).any()):
         raise ValueError(
             f"input_ids contain the padding token {pad} but there is no attention_mask; pass "
             "the tokenizer's attention_mask (all ones if nothing is padded)"
         )
     return torch.ones_like(input_ids)
+
+
+def _check_mask(input_ids: torch.Tensor, mask: torch.Tensor) -> None:
+    if mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask has the shape {tuple(mask.shape)} but input_ids has "
+            f"{tuple(input_ids.shape)}; pass the tokenizer's attention_mask"
+        )
+    if is_validation_enabled():
+        real = torch.nn.functional.pad((mask != 0).long(), (1, 0))
+        wrong = ((real.diff(dim=1) > 0).sum(dim=1) != 1).nonzero()
+        if len(wrong):
+            raise ValueError(
+                f"row {int(wrong[0])} of attention_mask has no real token, or padding between real "
+                "tokens; leave out empty texts, and pad at one end"
+            )
+
+
+def padding_token(network: nn.Module) -> int | None:
+    """Give the token that a network itself knows as padding, None if it knows none."""
+    pad: int | None = cast(Any, network).config.get_text_config().pad_token_id
+    return pad

@@ -11,6 +11,8 @@ import torch
 from peft import PeftModel
 from torch import nn
 
+from blob_pyro.models.padding import Side
+
 
 def last_columns(input_ids: torch.Tensor, count: int) -> torch.Tensor:
     """Give the indices of a batch's last columns, for ``logits_to_keep``.
@@ -37,6 +39,22 @@ def last_columns(input_ids: torch.Tensor, count: int) -> torch.Tensor:
     """
     width = input_ids.shape[1]
     return torch.arange(width - count, width, device=input_ids.device)
+
+
+def last_real_columns(mask: torch.Tensor, side: Side | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the columns in which rows end, for ``logits_to_keep``, and which of them is each row's.
+
+    Examples
+    --------
+    >>> last_real_columns(torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 1]]), "right")
+    (tensor([0, 2]), tensor([1, 0, 1]))
+    """
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    if side != "right":
+        return columns[-1:], torch.zeros_like(mask[:, 0], dtype=torch.int64)
+    last = torch.where(mask != 0, columns, 0).amax(dim=1)
+    kept, place = last.unique(return_inverse=True)
+    return kept, place
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from blob_pyro.lora import Latent, Prior, check_peft_model
 from blob_pyro.models.classifier import Classifier
-from blob_pyro.models.padding import align_padding
+from blob_pyro.models.padding import padding_token
 
 
 class SequenceClassifier(Classifier):
@@ -61,6 +61,8 @@ class SequenceClassifier(Classifier):
                 "load the network with num_labels=..."
             )
         super().__init__(net, num_data, prior_scale, adapter, prior=prior, latent=latent)
+        # Absolute positions count from the first token, so it is a real one where that is possible.
+        self.find_padding_side("right", "left")
 
     @property
     @override
@@ -69,6 +71,10 @@ class SequenceClassifier(Classifier):
 
     @override
     def class_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        # Absolute positions count from the first token, so a row has to start with a real one.
-        logits: torch.Tensor = self.network(**align_padding(batch, "right")).logits
+        pad = padding_token(self.network)
+        if pad is not None:
+            # Heads look for their own padding token, which need not be the tokenizer's.
+            padding = batch["attention_mask"] == 0
+            batch = {**batch, "input_ids": batch["input_ids"].masked_fill(padding, pad)}
+        logits: torch.Tensor = self.network(**self.align(batch, self.padding_side)).logits
         return logits

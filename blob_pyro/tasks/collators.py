@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from blob_pyro.tasks.lengths import LongestFirst
 from blob_pyro.tasks.multiple_choice import MultipleChoiceTask
+from blob_pyro.tasks.prompt_tokens import prompt_tokens
 from blob_pyro.tasks.text_classification import TextClassificationTask
 
 Batch = dict[str, torch.Tensor]
@@ -89,7 +90,7 @@ class LetterCollator(Collator):
             (``B``), all int64.
         """
         texts = [example["lettered"] for example in examples]
-        rows = [tokens[-self.max_length :] for tokens in self.tokenizer(texts)["input_ids"]]
+        rows = prompt_tokens(self.tokenizer, texts, self.max_length)
         input_ids, mask = padded(rows, self.tokenizer.pad_token_id, on_left=True)
         return {
             "input_ids": input_ids,
@@ -127,7 +128,8 @@ class OptionCollator(Collator):
             ``input_ids`` and ``attention_mask`` (``B x T``), ``option_ids`` (``B x S``, of the last
             S columns) and ``labels`` (``B``), all int64.  Rows are padded on the left.
         """
-        prompts = [self._prompt_tokens(example["prompt"]) for example in examples]
+        texts = [example["prompt"] for example in examples]
+        prompts = prompt_tokens(self.tokenizer, texts, self.max_length)
         options = [self._option_tokens(example["options"]) for example in examples]
         owners = [
             [k for k, tokens in enumerate(texts, start=1) for _ in tokens] for texts in options
@@ -144,10 +146,6 @@ class OptionCollator(Collator):
             "option_ids": padded(owners, 0, on_left=True)[0],
             "labels": torch.tensor([example["label"] for example in examples]),
         }
-
-    def _prompt_tokens(self, prompt: str) -> list[int]:
-        tokens: list[int] = self.tokenizer(prompt)["input_ids"]
-        return tokens[-self.max_length :]
 
     def _option_tokens(self, options: Sequence[str]) -> list[list[int]]:
         texts = [f" {option}" for option in options]
@@ -196,9 +194,9 @@ class PromptCollator(Collator):
         texts = [self._cut(example["text"]) for example in examples]
         pairs = [self._cut(example.get("text_pair", "")) for example in examples]
         prompts = self.task.prompts(texts, pairs)
-        batch = dict(self.tokenizer(prompts, padding=True, return_tensors="pt"))
-        kept = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        return with_labels(kept, examples)
+        rows = prompt_tokens(self.tokenizer, prompts)
+        input_ids, mask = padded(rows, self.tokenizer.pad_token_id)
+        return with_labels({"input_ids": input_ids, "attention_mask": mask}, examples)
 
     def _cut(self, text: str) -> str:
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -298,11 +296,10 @@ class InstructionCollator:
         return int(self.tokenizer.pad_token_id)
 
     def _tokens(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
-        before: list[int] = self.tokenizer(prompt)["input_ids"]
         after: list[int] = self.tokenizer(response, add_special_tokens=False)["input_ids"]
         after = [*after, self.tokenizer.eos_token_id][: self.max_length - 1]
-        room = self.max_length - len(after)
-        return before[-room:], after
+        (before,) = prompt_tokens(self.tokenizer, [prompt], self.max_length - len(after))
+        return before, after
 
 
 def with_labels(batch: Batch, examples: Sequence[dict[str, Any]]) -> Batch:
