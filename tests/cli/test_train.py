@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,3 +41,22 @@ def test_a_fraction_without_a_use_is_refused(train: Callable[..., Any], tmp_path
     assert result.exit_code == 2
     assert "set validate_every too, or leave it out" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_measured_has_its_number_and_interval_and_advice(
+    train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def advise(records: Any, num_data: int, logits: Any, labels: Any) -> str:
+        given.extend([len(records), num_data, logits.shape, len(labels)])
+        return "give more steps"
+
+    monkeypatch.setattr("blob_pyro.cli.train_run.fit_advice", advise)
+    result = train()
+    assert result.exit_code == 0, result.output
+    # Two steps on ten of twelve texts, two draws for the other two, two classes.
+    assert given == [2, 10, (2, 2, 2), 2]
+    assert "blob-pyro: give more steps" in result.stderr
+    assert re.search(r"tickets *│ 2 +│ \d\.\d{3}", result.stdout)
+    assert result.stdout.count("[") == 4
