@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,6 +98,7 @@ def texts_task(
     test_fraction: float,
     seed: int,
     skip_bad_rows: bool,
+    class_names: Sequence[str] | None = None,
 ) -> TextClassificationTask:
     """Read a user's own texts, or the help desk's."""
     if data is None:
@@ -108,6 +110,7 @@ def texts_task(
         test_fraction=test_fraction,
         seed=seed,
         skip_bad_rows=skip_bad_rows,
+        class_names=class_names,
     )
     if task.num_bad:
         console.print(f"{data}: {task.num_bad} bad rows skipped", markup=False)

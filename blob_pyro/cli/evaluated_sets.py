@@ -102,7 +102,13 @@ def _first(folder: Path, trained: Task, asked: Asked, selection: Selection) -> T
             "--data, or name a --task"
         )
     texts = texts_task(
-        asked.data, asked.text_column, asked.label_column, 0, 0, selection.skip_bad_rows
+        asked.data,
+        asked.text_column,
+        asked.label_column,
+        0,
+        0,
+        selection.skip_bad_rows,
+        trained.class_names,
     )
     if asked.data is None:
         return texts

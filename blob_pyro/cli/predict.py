@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, cast
@@ -13,6 +14,7 @@ import typer
 from blob_pyro.cli.options import NumSamples, PosteriorFolder, Seed
 from blob_pyro.cli.terminal import print_table
 from blob_pyro.tasks import TextClassificationTask
+from blob_pyro.tasks.csv_rows import is_like_header, is_like_row
 from blob_pyro.tasks.source import json_row
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ def read_examples(stream: IO[bytes], task: TextClassificationTask) -> Iterator[E
         except UnicodeDecodeError as error:
             raise ValueError(f"{PLACE}, line {line}: is not UTF-8 text ({error.reason})") from error
         if text:
+            _warn_of_table(text, line, task.class_names)
             row = json_row(PLACE, line, text) if text.startswith("{") else {"text": text}
             yield _example(row, task, f"{PLACE}, line {line}")
 
@@ -95,6 +98,20 @@ def reads_pairs(task: TextClassificationTask) -> bool:
     """Tell whether the examples of a task are pairs of texts."""
     source_pairs = task.source is not None and task.source.text_pair is not None
     return source_pairs or "{text_pair}" in task.prompt
+
+
+def _warn_of_table(text: str, line: int, class_names: tuple[str, ...]) -> None:
+    if line == 1 and is_like_header(text):
+        hint = "like the header"
+    elif is_like_row(text, class_names):
+        hint = "like a row"
+    else:
+        return
+    warnings.warn(
+        f"{PLACE}, line {line}: looks {hint} of a CSV file, but each line is taken whole, as one "
+        "text; pipe the column of texts alone, or JSON lines",
+        stacklevel=2,
+    )
 
 
 def _example(row: dict[str, Any], task: TextClassificationTask, place: str) -> Example:

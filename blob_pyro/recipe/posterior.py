@@ -317,7 +317,13 @@ class Posterior:
         if isinstance(self.task, MultipleChoiceTask):
             return data
         if not isinstance(data, TextClassificationTask):
-            given = text_task(data, labels, text_column=text_column, label_column=label_column)
+            given = text_task(
+                data,
+                labels,
+                text_column=text_column,
+                label_column=label_column,
+                class_names=self._texts().class_names,
+            )
             return numbered_alike(given.splits["train"], given, self._texts())
         return numbered_alike(data.load("test").data, data, self._texts())
 

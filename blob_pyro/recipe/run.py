@@ -18,7 +18,8 @@ from blob_pyro.networks import pooling_of
 from blob_pyro.recipe.methods import find_method
 from blob_pyro.recipe.network import lora_config, make_likelihood
 from blob_pyro.recipe.recipe import Recipe
-from blob_pyro.tasks import Task, collator_for
+from blob_pyro.tasks import Task, TextClassificationTask, collator_for
+from blob_pyro.tasks.split_checks import warn_of_shared_examples, warn_of_untrained_classes
 from blob_pyro.training import CheckpointConfig, StepRecord, fit
 
 Program = tuple[Classifier, LoraGuide]
@@ -246,6 +247,10 @@ class Run:
         method = find_method(recipe.method)
         # Adapter, guide, noise and batches all follow from the one seed.
         pyro.set_rng_seed(recipe.training.seed)
+        if isinstance(self.task, TextClassificationTask):
+            warn_of_untrained_classes(self.data, self.task.class_names)
+        if self.validation is not None:
+            warn_of_shared_examples(self.data, self.validation, "validation")
         model = self._model(recipe)
         guide = method.guide(model, recipe)
         if method.objective == "none":

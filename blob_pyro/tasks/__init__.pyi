@@ -3,6 +3,8 @@ from .built_in import helpdesk_out_of_scope as helpdesk_out_of_scope
 from .catalogue import TASKS as TASKS
 from .catalogue import find_task as find_task
 from .catalogue import mmlu as mmlu
+from .class_names import class_order as class_order
+from .class_names import class_values as class_values
 from .collators import Collator as Collator
 from .collators import InstructionCollator as InstructionCollator
 from .collators import LetterCollator as LetterCollator
@@ -17,8 +19,6 @@ from .label_tokens import label_token_ids as label_token_ids
 from .lengths import LongestFirst as LongestFirst
 from .lengths import lengths as lengths
 from .multiple_choice import MultipleChoiceTask as MultipleChoiceTask
-from .own_texts import class_order as class_order
-from .own_texts import class_values as class_values
 from .own_texts import text_task as text_task
 from .own_texts import texts_of as texts_of
 from .question import Question as Question

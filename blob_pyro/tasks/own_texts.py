@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import pandas
 from datasets import ClassLabel, Dataset, DatasetDict
 
+from blob_pyro.tasks.class_names import class_order
 from blob_pyro.tasks.table import read_table
 from blob_pyro.tasks.text_classification import TextClassificationTask
 
@@ -22,6 +22,7 @@ def text_task(
     *,
     text_column: str = "text",
     label_column: str = "label",
+    class_names: Sequence[str] | None = None,
 ) -> TextClassificationTask:
     """Make a task of labelled texts.
 
@@ -34,6 +35,9 @@ def text_task(
         N class names or whole numbers, for a sequence of texts.
     text_column, label_column
         Names of the columns of a file, data set or frame.
+    class_names
+        All classes in their order, some of which the labels may lack; None takes those that the
+        labels have.
 
     Returns
     -------
@@ -55,7 +59,7 @@ def text_task(
     if isinstance(data, str | Path):
         if labels is not None:
             raise ValueError(f"labels were given beside the file {data}; name its label_column")
-        return read_table(data, text_column, label_column, test_fraction=0)
+        return read_table(data, text_column, label_column, test_fraction=0, class_names=class_names)
     if isinstance(data, Dataset | pandas.DataFrame):
         columns = data.column_names if isinstance(data, Dataset) else list(data.columns)
         for column in (text_column, label_column):
@@ -73,8 +77,8 @@ def text_task(
     if len(data) != len(labels):
         raise ValueError(f"there are {len(data)} texts and {len(labels)} labels; give one each")
     named = [_class_name(label, row) for row, label in enumerate(labels)]
-    names = class_order(named)
-    return _numbered_task(data, [names.index(name) for name in named], names)
+    names = class_order(named) if class_names is None else tuple(class_names)
+    return _numbered_task(data, _numbers(named, names), names)
 
 
 def texts_of(data: Any, text_column: str = "text") -> list[str]:
@@ -92,32 +96,11 @@ def texts_of(data: Any, text_column: str = "text") -> list[str]:
     return [_text(text, row) for row, text in enumerate(data)]
 
 
-def class_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Order class names: by number where all are whole numbers, else by the alphabet.
-
-    Examples
-    --------
-    >>> class_order(["10", "9", "9"])
-    ('9', '10')
-    """
-    unique = set(names)
-    return tuple(sorted(unique, key=int if _are_numbers(unique) else None))
-
-
-def class_values(names: Sequence[str]) -> npt.NDArray[Any]:
-    """Give class names as users know them: as integers where all are whole numbers.
-
-    Examples
-    --------
-    >>> class_values(["0", "1"])
-    array([0, 1])
-    """
-    return np.asarray([int(name) for name in names] if _are_numbers(names) else list(names))
-
-
-def _are_numbers(names: Iterable[str]) -> bool:
-    # "01" is a name: as a number it would no longer be the label that the user wrote.
-    return all(name.removeprefix("-").isdecimal() and str(int(name)) == name for name in names)
+def _numbers(labels: Sequence[str], names: Sequence[str]) -> list[int]:
+    for row, label in enumerate(labels):
+        if label not in names:
+            raise ValueError(f"row {row}: the label {label!r} is none of the classes {[*names]}")
+    return [names.index(label) for label in labels]
 
 
 def _numbered_task(

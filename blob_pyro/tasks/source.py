@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from blob_pyro.tasks.text_file import read_text
 
 Row = Mapping[str, Any]
 
@@ -114,13 +117,9 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     ValueError
         If the file is not UTF-8 text, or a line is not a JSON object, with file, line and reason.
     """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for line, text in enumerate(file, start=1):
-                if text.strip():
-                    yield line, json_row(str(path), line, text)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 text ({error.reason}); convert it first") from error
+    for line, text in enumerate(io.StringIO(read_text(path), newline=None), start=1):
+        if text.strip():
+            yield line, json_row(str(path), line, text)
 
 
 def json_row(place: str, line: int, text: str) -> dict[str, Any]:
@@ -132,7 +131,7 @@ def json_row(place: str, line: int, text: str) -> dict[str, Any]:
     {'text': 'no toner'}
     """
     try:
-        row = json.loads(text)
+        row = json.loads(text, object_pairs_hook=_without_repeats)
         # JSON can name halves of characters, which no UTF-8 file can hold.
         json.dumps(row, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -147,3 +146,12 @@ def json_row(place: str, line: int, text: str) -> dict[str, Any]:
             f"{place}, line {line}: is not a JSON object; give one a line, and no list around them"
         )
     return row
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {repeated!r} stands twice in one object; leave one out")
+    return entries

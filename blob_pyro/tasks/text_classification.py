@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blob_pyro.tasks.class_names import warn_of_lookalikes
 from blob_pyro.tasks.labels import check_labels
 from blob_pyro.tasks.question import letters, listed
 from blob_pyro.tasks.task_data import TaskData, read_examples, unique_ids
@@ -68,6 +69,7 @@ class TextClassificationTask:
                 f"task {self.name!r} has the classes {list(self.class_names)}; classification "
                 "needs at least two different labels"
             )
+        warn_of_lookalikes(self.class_names)
         if self.words and len(self.words) != len(self.class_names):
             raise ValueError(
                 f"task {self.name!r} has {len(self.words)} words for {len(self.class_names)} "

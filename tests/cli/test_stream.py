@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -79,3 +80,15 @@ def test_what_came_before_an_error_comes_first() -> None:
     assert [len(next(groups)), len(next(groups))] == [2, 1]
     with pytest.raises(ValueError, match="line 4"):
         next(groups)
+
+
+def test_a_table_in_the_place_of_texts_is_noticed() -> None:
+    stream = io.BytesIO(b"body;queue\nno toner;printing\nhello, world\n")
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        examples = list(read_examples(stream, helpdesk()))
+    assert len(examples) == 3
+    hints = [str(warning.message)[:45] for warning in caught]
+    assert hints == [
+        "standard input, line 1: looks like the header",
+        "standard input, line 2: looks like a row of a",
+    ]
