@@ -1,5 +1,6 @@
 from .built_in import helpdesk as helpdesk
 from .built_in import helpdesk_out_of_scope as helpdesk_out_of_scope
+from .built_in import reviews as reviews
 from .catalogue import TASKS as TASKS
 from .catalogue import find_task as find_task
 from .catalogue import mmlu as mmlu

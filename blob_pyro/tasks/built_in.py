@@ -1,4 +1,4 @@
-"""The data set that comes with the library: messages to an IT help desk."""
+"""The data sets that come with the library: help-desk messages, and reviews of anything."""
 
 from __future__ import annotations
 
@@ -37,25 +37,24 @@ def helpdesk() -> TextClassificationTask:
     >>> {split: len(data) for split, data in task.splits.items()}
     {'train': 250, 'validation': 100, 'test': 200, 'out_of_scope': 100}
     """
-    from datasets import Dataset
+    return _read("helpdesk", CLASS_NAMES, prompt="{text}\n\nThe problem is about")
 
-    source = resources.files("blob_pyro.tasks") / "data" / "helpdesk.jsonl"
-    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
-    splits = {}
-    for split in dict.fromkeys(row["split"] for row in rows):
-        chosen = [row for row in rows if row["split"] == split]
-        splits[split] = Dataset.from_dict(
-            {
-                "text": [row["text"] for row in chosen],
-                "label": [_class_index(row["label"]) for row in chosen],
-            }
-        )
-    return TextClassificationTask(
-        name="helpdesk",
-        splits=splits,
-        class_names=CLASS_NAMES,
-        prompt="{text}\n\nThe problem is about",
-    )
+
+def reviews() -> TextClassificationTask:
+    """Load reviews of one sentence, praise or complaint, and sentences that are no reviews.
+
+    Returns
+    -------
+    TextClassificationTask
+        Splits ``train`` (128), ``validation`` (52), ``test`` (160) and ``out_of_scope`` (60, label
+        -1).
+
+    Examples
+    --------
+    >>> reviews().class_names
+    ('negative', 'positive')
+    """
+    return _read("reviews", ("negative", "positive"), prompt="{text}\n\nThis review is")
 
 
 def helpdesk_out_of_scope() -> TextClassificationTask:
@@ -71,5 +70,15 @@ def helpdesk_out_of_scope() -> TextClassificationTask:
     return replace(task, name="helpdesk_out_of_scope", splits=splits)
 
 
-def _class_index(label: str | None) -> int:
-    return -1 if label is None else CLASS_NAMES.index(label)
+def _read(name: str, class_names: tuple[str, ...], prompt: str) -> TextClassificationTask:
+    from datasets import Dataset
+
+    source = resources.files("blob_pyro.tasks") / "data" / f"{name}.jsonl"
+    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    splits = {}
+    for split in dict.fromkeys(row["split"] for row in rows):
+        chosen = [row for row in rows if row["split"] == split]
+        # What belongs to no class has the label -1.
+        labels = [-1 if r["label"] is None else class_names.index(r["label"]) for r in chosen]
+        splits[split] = Dataset.from_dict({"text": [r["text"] for r in chosen], "label": labels})
+    return TextClassificationTask(name, splits, class_names, prompt)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from blob_pyro.tasks.built_in import helpdesk, helpdesk_out_of_scope
+from blob_pyro.tasks.built_in import helpdesk, helpdesk_out_of_scope, reviews
 from blob_pyro.tasks.glue import TEXT_TASKS
 from blob_pyro.tasks.multiple_choice import MultipleChoiceTask
 from blob_pyro.tasks.question import Question, listed
@@ -105,7 +105,8 @@ def find_task(name: str) -> Task:
     ----------
     name
         One of :data:`TASKS` (questions) or :data:`TEXT_TASKS` (texts), ``"helpdesk"``,
-        ``"helpdesk_out_of_scope"`` (to test on only), or any subject as ``mmlu_SUBJECT``.
+        ``"reviews"``, ``"helpdesk_out_of_scope"`` (to test on only), or any subject as
+        ``mmlu_SUBJECT``.
 
     Returns
     -------
@@ -128,16 +129,20 @@ def find_task(name: str) -> Task:
         return TASKS[name]
     if name in TEXT_TASKS:
         return TEXT_TASKS[name]
-    if name in _HELPDESK:
-        return _HELPDESK[name]()
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]()
     # A subject is part of a path, which must stay below the data's folder.
     if re.fullmatch(r"mmlu_\w+", name):
         return mmlu(name.removeprefix("mmlu_"))
-    known = ", ".join([*TASKS, *TEXT_TASKS, *_HELPDESK])
+    known = ", ".join([*TASKS, *TEXT_TASKS, *_BUILT_IN])
     raise ValueError(f"the task {name!r} is unknown; use {known}, or mmlu_SUBJECT")
 
 
-_HELPDESK = {"helpdesk": helpdesk, "helpdesk_out_of_scope": helpdesk_out_of_scope}
+_BUILT_IN = {
+    "helpdesk": helpdesk,
+    "helpdesk_out_of_scope": helpdesk_out_of_scope,
+    "reviews": reviews,
+}
 
 TASKS: dict[str, MultipleChoiceTask] = {
     task.name: task
