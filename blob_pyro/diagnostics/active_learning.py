@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 
 from blob_pyro.diagnostics.arrays import FloatArray, IntArray, Values, check_logits
-from blob_pyro.diagnostics.predictive import log_softmax
 from blob_pyro.diagnostics.uncertainty import expected_entropy, max_probability, mutual_information
 
 # Joint labellings of a batch, C^b: each candidate's entropy is a sum over all of them.
@@ -75,7 +75,7 @@ def batch_bald(logits: Values, batch_size: int) -> LabelBatch:
     ----------
     Kirsch, van Amersfoort, Gal: "BatchBALD", NeurIPS 2019, arXiv 1906.08158, equations 8 to 12.
     """
-    probs = np.exp(log_softmax(check_logits(logits)))
+    probs = softmax(check_logits(logits), axis=-1)
     num_draws, num_examples, num_classes = probs.shape
     _check_batch_size(batch_size, num_examples, num_classes)
     conditional = expected_entropy(logits)

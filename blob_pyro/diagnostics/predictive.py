@@ -3,31 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import log_softmax, logsumexp
 
 from blob_pyro.diagnostics.arrays import FloatArray, Values, check_logits
-
-
-def log_softmax(logits: FloatArray) -> FloatArray:
-    """Log-probabilities of the classes for each draw.
-
-    Parameters
-    ----------
-    logits
-        ... x C, float64, already checked.
-
-    Returns
-    -------
-    numpy.ndarray
-        ... x C, float64, nats, at most 0.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> np.exp(log_softmax(np.log([0.5, 1.5]))).round(3)
-    array([0.25, 0.75])
-    """
-    normalized = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
-    return np.asarray(normalized, dtype=np.float64)
 
 
 def log_probs(logits: Values) -> FloatArray:
@@ -59,7 +37,7 @@ def log_probs(logits: Values) -> FloatArray:
     >>> np.exp(log_probs([[[100.0, 0.0]], [[0.0, 100.0]]]))
     array([[0.5, 0.5]])
     """
-    draws = log_softmax(check_logits(logits))
-    mean = np.logaddexp.reduce(draws, axis=0) - np.log(len(draws))
+    draws = log_softmax(check_logits(logits), axis=-1)
+    mean = logsumexp(draws, axis=0) - np.log(len(draws))
     # Rounding may leave 1e-16 above 0, and some libraries take a probability above 1 for a logit.
     return np.asarray(np.minimum(mean, 0.0), dtype=np.float64)

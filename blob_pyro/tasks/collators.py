@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
@@ -332,14 +334,9 @@ def padded(
     >>> padded([[5, 6], [7]], 0, on_left=True)[0].tolist()
     [[5, 6], [0, 7]]
     """
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), value)
-    mask = torch.zeros_like(ids)
-    for index, row in enumerate(rows):
-        place = slice(width - len(row), width) if on_left else slice(len(row))
-        ids[index, place] = torch.tensor(row)
-        mask[index, place] = 1
-    return ids, mask
+    numbers = [torch.tensor(row, dtype=torch.long) for row in rows]
+    pad = partial(pad_sequence, batch_first=True, padding_side="left" if on_left else "right")
+    return pad(numbers, padding_value=value), pad([torch.ones_like(row) for row in numbers])
 
 
 Task = TextClassificationTask | MultipleChoiceTask

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import log_softmax
 
 from blob_pyro.diagnostics.arrays import FloatArray, as_numpy, check_labels, check_logits
 from blob_pyro.diagnostics.arviz.chains import Fit, as_fits, check_shape, stack
 from blob_pyro.diagnostics.layer_path import layer_path
 from blob_pyro.diagnostics.loss_curve import TERMS, Records, loss_curve
-from blob_pyro.diagnostics.predictive import log_softmax
 
 if TYPE_CHECKING:
     import xarray
@@ -243,7 +243,7 @@ def stacked_log_probs(name: str, predictive: Fit | Sequence[Fit]) -> tuple[list[
             "blob_pyro.infer.posterior_predictive returns."
         )
     logits = stack("logits", fits)
-    return fits, log_softmax(np.stack([check_logits(chain) for chain in logits]))
+    return fits, log_softmax(np.stack([check_logits(chain) for chain in logits]), axis=-1)
 
 
 def replicated_group(log_p: FloatArray, *, example_dim: str, seed: int) -> xarray.Dataset:

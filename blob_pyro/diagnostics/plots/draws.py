@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import softmax
 
 from blob_pyro.diagnostics.arrays import Values, check_logits
 from blob_pyro.diagnostics.plots.style import axes_or_new, plot_style, series
-from blob_pyro.diagnostics.predictive import log_softmax
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +72,7 @@ def plot_draws(
             f"there are {len(names)} class_names and the label is {label}; wanted {num_classes} "
             f"names and a label from 0 to {num_classes - 1}, as the logits have classes."
         )
-    probs = np.exp(log_softmax(array[:, example]))
+    probs = softmax(array[:, example], axis=-1)
     if label is not None:
         names[label] += " (label)"
     with plot_style():
