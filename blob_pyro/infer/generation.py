@@ -10,12 +10,15 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from blob_pyro.infer.data_pass import evaluation_mode, seeded
-from blob_pyro.infer.posterior_draws import Guide, posterior_draws
+from blob_pyro.infer.generation_options import check_options, option
+from blob_pyro.infer.posterior_draws import Draw, Guide, posterior_draws
 from blob_pyro.models import BayesianLora
 from blob_pyro.models.padding import align_padding, mask_of
+from blob_pyro.models.padding_trial import made_up_texts, padding_is_exact
+from blob_pyro.models.positions import Positions
 from blob_pyro.models.tiling import tile
 
 
@@ -138,7 +141,8 @@ def generate(
     per_draw
         Write one text for each draw, rather than one for all.
     **options
-        For Hugging Face's ``generate``: ``max_new_tokens``, ``do_sample``, ``temperature``, ...
+        For Hugging Face's ``generate``: ``max_new_tokens``, ``do_sample``, ``temperature``,
+        ``generation_config``, ``logits_processor``, ``stopping_criteria``, ``streamer``, ...
 
     Returns
     -------
@@ -148,7 +152,8 @@ def generate(
     Raises
     ------
     ValueError
-        If the network writes no text, or beams are asked for.
+        If the network writes no text or reads padding, or an option is set that a common text of
+        several draws cannot follow (beams, an assistant, guidance, ...).
 
     Examples
     --------
@@ -169,16 +174,19 @@ def generate(
     section 3.1 (token-level ensembles by a product of expectations).
     """
     network = cast(Any, model.network.get_base_model())
-    _check(network, options)
+    check_options(network, options)
     mask = mask_of(input_ids, attention_mask, network)
     prompts = align_padding({"input_ids": input_ids, "attention_mask": mask}, "left")
     with torch.no_grad(), seeded(seed), evaluation_mode(model):
         draws = posterior_draws(guide, num_samples, prompts)
+        _check_padding(model, draws[0], mask)
         average = AveragedNetwork(1 if per_draw else len(draws))
+        processors = [average, *(options.pop("logits_processor", None) or [])]
         with model.under(draws, input_ids.shape), average.over(network):
             sequences = network.generate(
                 **(tile(prompts, len(draws)) if per_draw else prompts),
-                **{"logits_processor": [average], **options},
+                logits_processor=LogitsProcessorList(processors),
+                **options,
             )
     tokens = sequences[:, input_ids.shape[1] :]
     real = ~_after_the_end(tokens, network, options)
@@ -187,20 +195,28 @@ def generate(
     return Generation(*(part.reshape(shape) for part in (tokens, *uncertainty)))
 
 
-def _check(network: Any, options: dict[str, Any]) -> None:
-    if not getattr(network, "can_generate", bool)():
-        raise ValueError(
-            f"{type(network).__name__} writes no text; generate needs a causal language model"
-        )
-    beams = options.get("num_beams", network.generation_config.num_beams)
-    if beams not in (None, 1):
-        raise ValueError(
-            f"num_beams={beams}: beams would have to be moved in the caches of all draws; decode "
-            "greedily, or by do_sample=True"
-        )
+def _check_padding(model: BayesianLora, draw: Draw, mask: torch.Tensor) -> None:
+    """Raise a ``ValueError`` if there is padding and the network reads it."""
+    if bool((mask != 0).all()):
+        return
+    network, positions = model.network, Positions(model.network)
+
+    def next_token(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        batch = positions.add(align_padding(batch, "left"))
+        logits: torch.Tensor = network(**batch, use_cache=False).logits[:, -1]
+        return logits
+
+    with model.under([draw], mask.shape):
+        dtype = network.get_input_embeddings().weight.dtype
+        if not padding_is_exact(next_token, made_up_texts(network, mask.device), dtype):
+            raise ValueError(
+                f"{type(network.get_base_model()).__name__} reads padding, so that it would write "
+                "other texts than after each prompt alone; give prompts of one length, or one at a "
+                "time"
+            )
 
 
 def _after_the_end(tokens: torch.Tensor, network: Any, options: dict[str, Any]) -> torch.Tensor:
-    end = options.get("eos_token_id", network.generation_config.eos_token_id)
+    end = option(network, options, "eos_token_id")
     ends = torch.isin(tokens, torch.tensor([] if end is None else end, device=tokens.device))
     return (ends.cumsum(1) - ends.long()) > 0

@@ -180,7 +180,9 @@ def test_a_hyper_prior_is_drawn_too(program: Any, prompts: Batch) -> None:
 
 def test_what_cannot_be_done_is_refused(program: Any, classifier: Any, prompts: Batch) -> None:
     model, guide = program()
-    with pytest.raises(ValueError, match="num_beams=2: beams would have to be moved in the caches"):
+    with pytest.raises(
+        ValueError, match="num_beams=2: beams would have to be moved in the draws' caches"
+    ):
         generate(model, guide, **prompts, num_beams=2)
     encoder = classifier("bert", "SEQ_CLS")
     with pytest.raises(ValueError, match="BertForSequenceClassification writes no text; generate"):
