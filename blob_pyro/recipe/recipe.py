@@ -114,8 +114,7 @@ class Recipe(Settings):
         if self.start_scale > _WIDEST * self.prior_scale and self.method != "scalabl":
             raise ValueError(
                 f"init_scale={self.init_scale} is wider than the prior's {self.prior_scale}. It is "
-                "the standard deviation itself, where version 0.1 took its root: what was 0.3 is "
-                "0.09 now"
+                "the standard deviation itself, no longer its root: what was 0.3 is 0.09 now"
             )
         if self.training.validate_every is not None and self._takes_own_steps:
             raise ValueError(
