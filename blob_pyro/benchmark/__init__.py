@@ -7,7 +7,7 @@ from blob_pyro.benchmark.config_file import read_config
 from blob_pyro.benchmark.cost import Cost, extra_parameters, measured
 from blob_pyro.benchmark.plots import plot_methods
 from blob_pyro.benchmark.run import run_benchmark
-from blob_pyro.benchmark.tables import Layout, cost_summary, latex_table, markdown_table, summary
+from blob_pyro.benchmark.tables import cost_summary, latex_table, markdown_table, summary
 
 __all__ = [
     # what to run
@@ -24,7 +24,6 @@ __all__ = [
     "extra_parameters",
     "measured",
     # tables and plots
-    "Layout",
     "cost_summary",
     "latex_table",
     "markdown_table",

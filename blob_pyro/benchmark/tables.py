@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import pandas
 
 from blob_pyro.benchmark.cell import Cell
 from blob_pyro.benchmark.config import BenchmarkConfig
@@ -24,40 +25,6 @@ COLUMNS = {
     "extra_parameters": ("extra parameters, 1000", 1e-3, False),
 }
 Spread = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a format writes a cell, the best cell, a row and the lines around a table."""
-
-    cell: Callable[[float, float], str]
-    best: Callable[[str], str]
-    row: Callable[[Sequence[str]], str]
-    before: Callable[[int], Sequence[str]]
-    after_header: Callable[[int], str]
-    after: Sequence[str]
-
-
-MARKDOWN = Layout(
-    cell=lambda mean, deviation: f"{mean:.2f} ± {deviation:.2f}",
-    best=lambda text: f"**{text}**",
-    row=lambda cells: f"| {' | '.join(cells)} |",
-    before=lambda _: (),
-    after_header=lambda columns: "|" + "---|" * columns,
-    after=(),
-)
-LATEX = Layout(
-    cell=lambda mean, deviation: f"{mean:.2f}_{{\\pm {deviation:.2f}}}",
-    best=lambda text: f"\\mathbf{{{text}}}",
-    row=lambda cells: " & ".join(_latex(cell) for cell in cells) + r" \\",
-    before=lambda columns: (rf"\begin{{tabular}}{{l{'c' * (columns - 1)}}}", r"\toprule"),
-    after_header=lambda _: r"\midrule",
-    after=(r"\bottomrule", r"\end{tabular}"),
-)
-
-
-def _latex(cell: str) -> str:
-    return f"${cell}$" if "\\pm" in cell else cell.replace("_", r"\_")
 
 
 def summary(
@@ -152,27 +119,26 @@ def _spread(values: Sequence[float]) -> Spread:
 
 def markdown_table(rows: dict[str, dict[str, Spread]]) -> str:
     """Write a summary as a Markdown table, the best mean of each column in bold."""
-    return _table(rows, MARKDOWN)
+    return f"{_cells(rows, '{:.2f} ± {:.2f}', '**{}**').to_markdown(disable_numparse=True)}\n"
 
 
 def latex_table(rows: dict[str, dict[str, Spread]]) -> str:
     """Write a summary as a LaTeX table (booktabs), the best mean of each column in bold."""
-    return _table(rows, LATEX)
+    cells = _cells(rows, r"{:.2f} \pm {:.2f}", r"\mathbf{{{}}}").map("${}$".format)
+    cells.index = cells.index.str.replace("_", r"\_")
+    return cells.style.to_latex(hrules=True)
 
 
-def _table(rows: dict[str, dict[str, Spread]], layout: Layout) -> str:
-    metrics = list(next(iter(rows.values())))
-    best = {metric: _best([row[metric][0] for row in rows.values()], metric) for metric in metrics}
-    header = ["", *(COLUMNS[metric][0] for metric in metrics)]
-    lines = [*layout.before(len(header)), layout.row(header), layout.after_header(len(header))]
-    for name, row in rows.items():
-        cells = []
-        for metric in metrics:
-            text = layout.cell(*row[metric])
-            cells.append(layout.best(text) if row[metric][0] == best[metric] else text)
-        lines.append(layout.row([name, *cells]))
-    return "\n".join([*lines, *layout.after]) + "\n"
-
-
-def _best(means: Sequence[float], metric: str) -> float:
-    return max(means) if COLUMNS[metric][2] else min(means)
+def _cells(rows: dict[str, dict[str, Spread]], cell: str, bold: str) -> pandas.DataFrame:
+    """Lay the cells out as text."""
+    table = pandas.DataFrame.from_dict(rows, orient="index")
+    for column in table:
+        _, _, more_is_better = COLUMNS[column]
+        means = table[column].str[0]
+        best = means.max() if more_is_better else means.min()
+        texts = [cell.format(*spread) for spread in table[column]]
+        table[column] = [
+            bold.format(text) if mean == best else text
+            for text, mean in zip(texts, means, strict=True)
+        ]
+    return table.rename(columns={name: COLUMNS[name][0] for name in table})

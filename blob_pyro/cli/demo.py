@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from blob_pyro.cli.options import DEFAULT_MODEL, Model, NumSamples, Seed
 from blob_pyro.cli.terminal import console
@@ -23,16 +22,15 @@ def demo(
     num_samples: NumSamples = 10,
     seed: Seed = 0,
 ) -> None:
-    """Compare plain LoRA with BLoB on help-desk messages, and show what calibration gains.
+    """Compare plain LoRA with BLoB on reviews of one sentence, and show what calibration gains.
 
     Example: `blob-pyro demo --output-dir blob_pyro_demo`
     """
     from blob_pyro.benchmark import demo as demonstration
 
-    comparison = demonstration.compare(
-        model, num_steps=num_steps, num_samples=num_samples, seed=seed, console=console
+    found = demonstration.demonstrate(
+        model, num_steps=num_steps, num_samples=num_samples, seed=seed, progress=not console.quiet
     )
-    command = shlex.join(["blob-pyro", *sys.argv[1:]])
-    demonstration.write(comparison, output_dir, command)
-    Console().print(demonstration.table(comparison.metrics))
+    demonstration.write(found, output_dir, shlex.join(["blob-pyro", *sys.argv[1:]]))
+    typer.echo(found.table().to_string())
     console.print(f"wrote {output_dir}/report.md, reliability.png, uncertainty.png, posterior.nc")

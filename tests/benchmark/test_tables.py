@@ -33,15 +33,14 @@ def test_means_and_deviations_are_in_percent(rows: Any) -> None:
 
 def test_the_best_of_each_column_is_bold(rows: Any) -> None:
     del rows["blob, K = 0"]
-    assert markdown_table(rows) == (
-        "|  | ACC | ECE | NLL |\n"
-        "|---|---|---|---|\n"
-        "| mle | **61.00 ± 1.41** | 20.00 ± 0.00 | 1.50 ± 0.00 |\n"
-        "| blob, K = 2 | 50.00 ± 0.00 | **10.50 ± 0.71** | **1.00 ± 0.00** |\n"
-    )
-    assert latex_table(rows) == (
-        "\\begin{tabular}{lccc}\n\\toprule\n & ACC & ECE & NLL \\\\\n\\midrule\n"
-        "mle & $\\mathbf{61.00_{\\pm 1.41}}$ & $20.00_{\\pm 0.00}$ & $1.50_{\\pm 0.00}$ \\\\\n"
-        "blob, K = 2 & $50.00_{\\pm 0.00}$ & $\\mathbf{10.50_{\\pm 0.71}}$ & "
-        "$\\mathbf{1.00_{\\pm 0.00}}$ \\\\\n\\bottomrule\n\\end{tabular}\n"
-    )
+    header, _, mle, blob = markdown_table(rows).splitlines()
+    assert [cell.strip() for cell in header.split("|")[1:-1]] == ["", "ACC", "ECE", "NLL"]
+    cells = [cell.strip() for cell in f"{mle}{blob}".split("|") if cell.strip()]
+    assert cells == [
+        "mle", "**61.00 ± 1.41**", "20.00 ± 0.00", "1.50 ± 0.00",
+        "blob, K = 2", "50.00 ± 0.00", "**10.50 ± 0.71**", "**1.00 ± 0.00**",
+    ]  # fmt: skip
+    assert latex_table(rows).splitlines()[4:6] == [
+        r"mle & $\mathbf{61.00 \pm 1.41}$ & $20.00 \pm 0.00$ & $1.50 \pm 0.00$ \\",
+        r"blob, K = 2 & $50.00 \pm 0.00$ & $\mathbf{10.50 \pm 0.71}$ & $\mathbf{1.00 \pm 0.00}$ \\",
+    ]
