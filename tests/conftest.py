@@ -32,7 +32,7 @@ torch.set_num_threads(1)
 
 LABEL_TOKENS = [7, 9, 11]
 # What a tokenizer has to know to answer by letter or word.
-ANSWERS = ["Answer: A B C D E true false yes no"]
+ANSWERS = ["Answer: A B C D E true false yes no negative positive"]
 ARCHITECTURES = [
     *((name, "CAUSAL_LM") for name in ("llama", "qwen2", "gpt2")),
     *((name, "SEQ_CLS") for name in ("bert", "roberta", "gpt2", "llama", "qwen2")),

@@ -40,7 +40,9 @@ def test_training_lowers_the_loss_and_the_posterior_survives_the_disk(
     network: PreTrainedModel, smol_tokenizer: Any, tmp_path: Any
 ) -> None:
     task = helpdesk()
-    recipe = Recipe(training=TrainingConfig(num_steps=24, batch_size=4, warmup_fraction=0))
+    recipe = Recipe(
+        init_scale=0.09, training=TrainingConfig(num_steps=24, batch_size=4, warmup_fraction=0)
+    )
     model, guide, records = run_recipe(
         recipe, copy.deepcopy(network), smol_tokenizer, task, task.splits["train"]
     )

@@ -148,7 +148,7 @@ def text(value: float) -> str:
 def fastest_dtype() -> torch.dtype:
     """Choose bfloat16 where the processor computes in it, else float32."""
     # PyTorch before 2.9 does not tell.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return torch.bfloat16 if native else torch.float32
 
@@ -205,20 +205,23 @@ def _report(demonstration: Demonstration, command: str) -> str:
 
 {demonstration.table().to_markdown(disable_numparse=True)}
 
-Both methods were trained on the same {sizes["train"]} reviews in the same batches, and measured on
-{sizes["test"]} others. ECE is the mean gap between confidence and accuracy; NLL, in nats, is the
-negative log-probability of the right answer. *Answered at 5 % error*: sort the reviews by
-confidence and answer from the top until one answer in twenty is wrong; this is the share that got an
-answer. *Strangers* are {sizes["out_of_scope"]} sentences that are no reviews; the AUROC says how well
-the entropy tells them apart (0.5 is chance).
+Both methods saw the same {sizes["train"]} reviews in the same batches. They were measured on
+{sizes["test"]} others.
 
-One run is one seed. With {sizes["test"]} reviews an accuracy is uncertain by about 0.03, and so is an
-ECE. Compare several seeds before you believe a small difference.
+- ECE is the mean gap between confidence and accuracy.
+- NLL, in nats, is the negative log-probability of the right answer.
+- *Answered at 5 % error*: the share of the reviews that can be answered, the surest first, until
+  one answer in twenty is wrong.
+- *Strangers* are {sizes["out_of_scope"]} sentences that are no reviews. The AUROC says how well the
+  entropy tells them from reviews; 0.5 is chance.
+
+One run is one seed. With {sizes["test"]} reviews an accuracy is uncertain by about 0.03, and so is
+an ECE. Compare several seeds before you believe a small difference.
 
 ![reliability](reliability.png)
 ![uncertainty](uncertainty.png)
 
-- `posterior/` is an ordinary PEFT adapter (the posterior mean) with the posterior's scales beside it:
+- `posterior/` is a PEFT adapter (the posterior mean) with the posterior's scales beside it:
   `blob_pyro.load("posterior").predict_proba(["The soup was cold."])`.
 - `posterior.nc` opens with `arviz.from_netcdf("posterior.nc")`.
 

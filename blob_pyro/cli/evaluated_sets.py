@@ -96,7 +96,9 @@ def _first(folder: Path, trained: Task, asked: Asked, selection: Selection) -> T
         return trained
     if asked.data is None and trained.source is not None:
         return trained
-    if asked.data is None and trained.name != "helpdesk":
+    if asked.data is None:
+        if trained.name in ("helpdesk", "reviews"):
+            return _fitting(folder, trained, trained.name)
         raise ValueError(
             f"{folder} was fitted to {trained.name}, whose texts it does not hold; give texts with "
             "--data, or name a --task"
@@ -110,8 +112,6 @@ def _first(folder: Path, trained: Task, asked: Asked, selection: Selection) -> T
         selection.skip_bad_rows,
         trained.class_names,
     )
-    if asked.data is None:
-        return texts
     # A table that nothing is held out from is one of training examples; these are all to test on.
     return replace(texts, splits=DatasetDict(test=texts.splits["train"]))
 

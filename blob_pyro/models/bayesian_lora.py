@@ -9,6 +9,7 @@ from typing import Any, cast
 import pyro
 import torch
 from peft import PeftModel
+from pyro import poutine
 from pyro.nn import PyroModule
 from pyro.nn.module import pyro_method
 
@@ -25,6 +26,7 @@ from blob_pyro.lora import (
 from blob_pyro.lora.network_use import NetworkUse
 from blob_pyro.lora.saveable import check_saveable
 from blob_pyro.models.example_axes import example_axes
+from blob_pyro.models.without_dropout import without_dropout
 from blob_pyro.poutine import AppliedWeight, apply_weight, local_param
 from blob_pyro.poutine.apply_weight import GroupedWeight, along, tells_rows_apart
 
@@ -180,6 +182,23 @@ class BayesianLora(PyroModule):
             finally:
                 if not torch.is_grad_enabled():
                     self._forget()
+
+    @contextmanager
+    def trial(self, shape: torch.Size) -> Iterator[None]:
+        """Let the network compute with a prior draw, and leave no trace of it.
+
+        There is no dropout, gradient or statement meanwhile, and no random number is used up.
+
+        Parameters
+        ----------
+        shape
+            ``(rows, tokens)`` of the batch.
+        """
+        with torch.no_grad(), without_dropout(self), torch.random.fork_rng():
+            with poutine.block():
+                draw = self.sample_latents()
+            with self.under([draw], shape):
+                yield
 
     @pyro_method
     def sample_latents(self, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:

@@ -18,7 +18,6 @@ from blob_pyro.models.labels import checked_labels
 from blob_pyro.models.padding import Side, align_padding, mask_of
 from blob_pyro.models.padding_trial import made_up_texts, padding_is_exact
 from blob_pyro.models.tiling import tile, untile
-from blob_pyro.models.trial import trial
 
 
 class Classifier(BayesianLora):
@@ -56,8 +55,7 @@ class Classifier(BayesianLora):
             return
         texts = made_up_texts(self.network, device)
         dtype = self.network.get_input_embeddings().weight.dtype
-        with self.use.running(), trial(self):
-            self.draw(texts["input_ids"].shape)
+        with self.trial(texts["input_ids"].shape):
             for self.padding_side in sides:
                 if padding_is_exact(self.class_logits, texts, dtype):
                     return

@@ -16,7 +16,6 @@ from blob_pyro.models.classifier import Classifier
 from blob_pyro.models.packed_options import PackedOptions
 from blob_pyro.models.padding import padding_token
 from blob_pyro.models.positions import last_columns
-from blob_pyro.models.trial import trial
 from blob_pyro.models.windows import shortest_window
 
 Normalize = Literal["mean", "sum"]
@@ -197,8 +196,7 @@ class OptionLikelihood(Classifier):
             return True
         size = self.network.config.get_text_config().vocab_size
         packed = _made_up_batch(like.device, size, min(_LONG, max(4, self._window - 6)))
-        with self.use.running(), trial(self):
-            self.draw(packed.input_ids.shape)
+        with self.trial(packed.input_ids.shape):
             rows = packed.one_by_one(3)
             alone = self._scores(rows, 1, rows.attention_mask).reshape(-1, 3)
             try:

@@ -6,10 +6,10 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def class_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -32,6 +32,8 @@ def class_values(names: Sequence[str]) -> npt.NDArray[Any]:
     >>> class_values(["0", "1"])
     array([0, 1])
     """
+    import numpy as np
+
     return np.asarray([int(name) for name in names] if _are_numbers(names) else list(names))
 
 

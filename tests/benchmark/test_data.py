@@ -31,6 +31,7 @@ def with_validation(questions: str) -> Path:
     """The questions, with a validation split of other ids."""
     folder = Path(questions) / "openbookqa" / "main"
     text = (folder / "train.jsonl").read_text().replace("train-", "validation-")
+    text = text.replace("problem", "trouble")
     (folder / "validation.jsonl").write_text(text)
     return Path(questions)
 

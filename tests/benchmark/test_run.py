@@ -162,7 +162,7 @@ def test_cells_of_other_settings_are_refused(
 ) -> None:
     folder = tmp_path / "results"
     run_benchmark(read_config(write(content)), folder, Path(questions))
-    content["methods"]["blob"]["init_scale"] = 0.4
+    content["methods"]["blob"]["init_scale"] = 0.1
     with pytest.raises(
         ValueError, match=r"blob-openbookqa-seed0.json was made with other settings"
     ):

@@ -14,7 +14,8 @@ ROWS = ["no toner,printing", "jam in tray,printing", "locked out,login", "my pas
 def train(tmp_path: Path, base_folder: str, invoke: Callable[..., Any]) -> Callable[..., Any]:
     """Train on a user's own twelve texts."""
     data = tmp_path / "tickets.csv"
-    data.write_text("\n".join(["text,label", *ROWS * 3]))
+    rows = [f"{i} {row}" for i in range(3) for row in ROWS]
+    data.write_text("\n".join(["text,label", *rows]))
     arguments = ["--data", str(data), "--model", base_folder, "--num-steps", "2", "--set", "rank=2"]
 
     def run(*options: str) -> Any:

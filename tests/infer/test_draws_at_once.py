@@ -59,6 +59,7 @@ def predicted() -> Any:
 
 def rows_seen(model: Any, most: int = 10**9, error: BaseException | None = None) -> list[int]:
     """Note the rows of each pass of the network; above ``most`` of them memory runs out."""
+    model.example_axes()  # its trial is no pass of a draw
     rows: list[int] = []
 
     def note(_module: Any, _args: Any, options: dict[str, torch.Tensor]) -> None:

@@ -112,8 +112,9 @@ def test_it_gets_an_adapter_like_any_other_encoder(config: Any) -> None:
     trained = {name.split(".")[2] for name, p in peft.named_parameters() if p.requires_grad}
     assert trained == {"mean_pooled", "classifier"}
     assert not any("pooler" in name for name, _ in peft.named_parameters())
-    SequenceClassifier(peft, 2).gradient_checkpointing_enable()
-    peft.train()(**BATCH).logits.sum().backward()
+    model = SequenceClassifier(peft, 2).train()
+    model.gradient_checkpointing_enable()
+    model(**BATCH).sum().backward()
 
 
 @pytest.fixture

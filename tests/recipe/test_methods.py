@@ -19,7 +19,10 @@ from blob_pyro.recipe import METHODS, Recipe, run_recipe
 from blob_pyro.tasks import TextClassificationTask, collator_for
 from blob_pyro.training import TrainingConfig
 
-TEXTS = ["toner is out", "locked out", "jam in tray", "my password", "no paper", "who am I"] * 2
+TEXTS = [
+    *("toner is out", "locked out", "jam in tray", "my password", "no paper", "who am I"),
+    *("the phone printing", "my login", "the tray is out", "email locked", "a problem", "no email"),
+]
 TASK = TextClassificationTask(
     "t",
     DatasetDict(train=Dataset.from_dict({"text": TEXTS, "label": [0, 1] * 6})),
