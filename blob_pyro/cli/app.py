@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -34,7 +35,12 @@ def prepared(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         with one_line_errors():
             _quiet()
-            command(*args, **kwargs)
+            # A shell leaves the ~ of --output-dir=~/posterior as it is.
+            given = {
+                name: value.expanduser() if isinstance(value, Path) else value
+                for name, value in kwargs.items()
+            }
+            command(*args, **given)
 
     return run
 

@@ -77,7 +77,7 @@ def evaluate(
     evaluations = {}
     for each, examples in sets:
         switch_task(program.classifier, each, program.tokenizer)
-        evaluation = evaluate_examples(
+        evaluations[each.name] = evaluate_examples(
             program.classifier,
             program.guide,
             examples,
@@ -86,14 +86,15 @@ def evaluate(
             seed,
             progress=not console.quiet,
         )
-        if is_main:
-            evaluation.save(folder / f"{each.name}-draws{num_samples}-seed{seed}.npz")
-        evaluations[each.name] = evaluation
-    if is_main and output_dir is None:
+    if not is_main:
+        return
+    # First, since what follows may find a full disk.
+    print_predictions(evaluations)
+    for name, evaluation in evaluations.items():
+        evaluation.save(folder / f"{name}-draws{num_samples}-seed{seed}.npz")
+    if output_dir is None:
         _write_card(posterior, evaluations)
-    if is_main:
-        print_predictions(evaluations)
-    console.print(f"wrote {folder}")
+    console.print(f"wrote {folder}", markup=False)
 
 
 def _write_card(posterior: Path, evaluations: dict[str, Predictions]) -> None:

@@ -94,6 +94,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a posterior in OUTPUT_DIR.")
+    ] = False,
 ) -> None:
     """Fine-tune a causal LM or an encoder on texts or questions and save its posterior.
 
@@ -115,7 +118,9 @@ def train(
     with train_run.stopped_by_signal():
         folder = checkpoint_dir or output_dir.with_name(f"{output_dir.name}-checkpoints")
         checkpoints = train_run.checkpoint_config(folder, save_every, keep_last, resume)
-        accelerator = train_run.prepared_accelerator(mixed_precision, tracker, output_dir)
+        accelerator = train_run.prepared_accelerator(
+            mixed_precision, tracker, output_dir, overwrite
+        )
         if task is None:
             own = (data, text_column, label_column, test_fraction, seed, skip_bad_rows)
             source: Task = texts_task(*own)
@@ -125,6 +130,8 @@ def train(
         examples = train_run.read_examples(source, selection, chosen, validation_fraction)
         posterior = train_run.fit(chosen, model, dtype, examples, checkpoints, accelerator)
         train_run.save_and_test(posterior, output_dir, accelerator, num_samples, seed)
+        # It ends the processes' group too, so nothing is shared out after it.
+        accelerator.end_training()
 
 
 def chosen_recipe(

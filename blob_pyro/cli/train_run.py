@@ -54,11 +54,12 @@ def checkpoint_config(
 
 
 def prepared_accelerator(
-    precision: Precision | None, tracker: str | None, output_dir: Path
+    precision: Precision | None, tracker: str | None, output_dir: Path, overwrite: bool
 ) -> Accelerator:
-    """Make the accelerator, once it is sure that the posterior can be saved."""
-    check_output(output_dir)
+    """Make the accelerator, and make sure that the posterior can be saved."""
     accelerator = make_accelerator(precision, tracker, output_dir)
+    if accelerator.is_main_process:
+        check_output(output_dir, overwrite=overwrite)
     check_can_save(accelerator)
     return accelerator
 
@@ -109,7 +110,6 @@ def fit(
             accelerator=accelerator,
             on_step=on_step,
         )
-    accelerator.end_training()
     best = best_step(records)
     # Several fits have a best step each.
     if best is not None and len(recipe.start_recipes()) < 2:

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from blob_pyro.models import BayesianLora
@@ -35,11 +36,22 @@ def write_adapter(folder: Path, model: BayesianLora, weights: Mapping[str, torch
     """
     peft_config = cast(LoraConfig, copy.copy(model.network.peft_config[model.adapter]))
     peft_config.inference_mode = True
+    peft_config.base_model_name_or_path = base_name(model)
     if pooling_of(model.network.get_base_model()) == "mean":
         # Whole names, which no network that pools otherwise has: PEFT then refuses the adapter.
         peft_config.target_modules = _adapted_layers(model)
+    for name, value in vars(peft_config).items():
+        # PEFT would write a set in an order that changes from process to process.
+        if isinstance(value, set):
+            setattr(peft_config, name, sorted(value))
     peft_config.save_pretrained(str(folder))
     write_tensors(folder / ADAPTER_FILE, _adapter_tensors(model, weights))
+
+
+def base_name(model: BayesianLora) -> str | None:
+    """Name a base model so that every working directory finds it: a folder by its whole path."""
+    name = model.network.peft_config[model.adapter].base_model_name_or_path
+    return str(Path(name).absolute()) if name and Path(name).is_dir() else name
 
 
 def _adapted_layers(model: BayesianLora) -> list[str]:
@@ -65,7 +77,10 @@ def _adapter_tensors(
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors from any device as a safetensors file."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(on_cpu, path, metadata={"format": "pt"})
+    try:
+        save_file(on_cpu, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written ({error})") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

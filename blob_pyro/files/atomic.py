@@ -18,6 +18,9 @@ if sys.platform != "win32":
 
 _EXCHANGE = 2
 _AT_WORKING_DIRECTORY = -100
+# What renaming to a folder that is not empty ends with, and what moving a mounted one does.
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
+_MOUNTED = (errno.EBUSY, errno.EXDEV)
 
 
 @contextmanager
@@ -75,6 +78,57 @@ def recover(folder: Path) -> None:
             shutil.rmtree(draft, ignore_errors=True)
 
 
+def check_writable(folder: str | Path) -> None:
+    """Try whether :func:`atomic_folder` can put a folder there, and leave no trace of it.
+
+    Raises
+    ------
+    ValueError
+        If it cannot, with the system's reason: a read-only or full disk, a mount point, rights that
+        are lacking, a name that is too long for that of a draft.
+
+    Examples
+    --------
+    >>> check_writable("/dev/null/posterior")
+    Traceback (most recent call last):
+    ...
+    ValueError: /dev/null/posterior cannot be written (File exists: /dev/null); give another folder
+    """
+    target = Path(os.path.realpath(folder))
+    try:
+        absent = [above for above in target.parents if not above.exists()]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = _beside(target)
+        try:
+            draft.mkdir()
+            with _claimed(draft):
+                with (draft / "file").open("xb") as file:
+                    file.write(b"content")
+                    file.flush()
+                    os.fsync(file.fileno())
+                if target.is_dir():
+                    _try_to_move(target, draft)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+            for above in absent:
+                with suppress(OSError):
+                    above.rmdir()
+    except OSError as error:
+        hint = "a folder inside this mount point" if error.errno in _MOUNTED else "another folder"
+        raise ValueError(
+            f"{folder} cannot be written ({error.strerror}: {error.filename}); give {hint}"
+        ) from error
+
+
+def _try_to_move(folder: Path, draft: Path) -> None:
+    """Try a move that has to fail, since the draft holds a file, and see whether it is for that."""
+    try:
+        os.rename(folder, draft)
+    except OSError as error:
+        if error.errno not in _TAKEN:
+            raise
+
+
 def check_new(folder: Path) -> None:
     """Raise a ``ValueError`` if there is already something where a new folder shall be."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -104,7 +158,7 @@ def _put(draft: Path, folder: Path, replaces: Sequence[str]) -> None:
         os.rename(draft, folder)
         return
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno not in _TAKEN:
             raise
     shutil.copymode(folder, draft)
     _take_over(folder, draft, replaces)

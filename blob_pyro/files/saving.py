@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from blob_pyro.files.adapter import write_adapter, write_tensors
-from blob_pyro.files.atomic import atomic_folder
+from blob_pyro.files.adapter import base_name, write_adapter, write_tensors
+from blob_pyro.files.atomic import atomic_folder, check_writable
 from blob_pyro.files.card import CARD_FILE, is_users_card, write_card
 from blob_pyro.files.config import (
     CONFIG_FILE,
@@ -67,7 +67,7 @@ def save_posterior(
         process holds only a shard of it.
     """
     folder = Path(folder)
-    check_output(folder)
+    _check_replaceable(folder)
     if any(isinstance(tensor, DTensor) for tensor in guide.state_dict().values()):
         raise ValueError(
             "this process holds only a shard of the guide; gather its parameters in all processes, "
@@ -81,19 +81,35 @@ def save_posterior(
             write_card(draft, config, metrics)
 
 
-def check_output(folder: Path) -> None:
-    """Raise a ``ValueError`` if a posterior cannot be saved there without losing something."""
-    if folder.is_file() or (folder.is_dir() and not _may_replace(folder)):
+def check_output(folder: str | Path, *, overwrite: bool = False) -> None:
+    """Refuse a folder before a posterior is fitted that could not be saved there.
+
+    Raises
+    ------
+    ValueError
+        If something would be lost, a posterior among it unless ``overwrite``, or the folder cannot
+        be written.
+    """
+    folder = Path(folder)
+    _check_replaceable(folder)
+    if _is_posterior(folder) and not overwrite:
+        raise ValueError(
+            f"{folder} holds a posterior; give another folder, or --overwrite to replace it"
+        )
+    check_writable(folder)
+
+
+def _check_replaceable(folder: Path) -> None:
+    if _is_posterior(folder) or not folder.exists():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
         raise ValueError(
             f"{folder} exists and is no posterior; give a new folder, so that nothing is lost"
         )
-    above = next(parent for parent in folder.absolute().parents if parent.exists())
-    if not above.is_dir():
-        raise ValueError(f"{folder} cannot be made, since {above} is a file")
 
 
-def _may_replace(folder: Path) -> bool:
-    return (folder / CONFIG_FILE).exists() or not any(folder.iterdir())
+def _is_posterior(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).exists()
 
 
 def _write(
@@ -120,7 +136,7 @@ def _write(
             "temperature": model.temperature.tolist() if isinstance(model, Classifier) else None,
         },
         "base_model": {
-            "name": peft_config.base_model_name_or_path,
+            "name": base_name(model),
             "saved_modules": sorted(saved),
             **base_identity(model.network.get_base_model(), saved),
         },

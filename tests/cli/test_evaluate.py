@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from blob_pyro.recipe.predictions import load_predictions
-from blob_pyro.tasks import TEXT_TASKS
+from blob_pyro.tasks import TEXT_TASKS, helpdesk
 
 
 def test_messages_out_of_scope_have_an_auroc_and_no_accuracy(
@@ -98,3 +98,25 @@ def test_the_card_gets_the_metrics_in_distribution(
     results = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert results == pytest.approx(kept.metrics())
     assert {result.dataset_name for result in card.data.eval_results} == {"helpdesk"}
+
+
+def test_metrics_are_printed_even_if_they_cannot_be_written(
+    posterior: str, invoke: Callable[..., Any]
+) -> None:
+    result = invoke(
+        "evaluate", posterior, "--limit", "9", "--num-samples", "0", "--output-dir", "/proc/x"
+    )
+    assert result.exit_code == 2
+    assert "blob-pyro: [Errno 2] No such file or directory: '/proc/x'" in result.stderr
+    assert "accuracy" in result.stdout
+
+
+def test_a_file_with_one_of_the_known_classes_is_measured(
+    posterior: str, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    path = tmp_path / "logins.csv"
+    path.write_text("text,label\nthe login,login\nmy login,login\n")
+    result = invoke("evaluate", posterior, "--data", str(path), "--num-samples", "2")
+    assert result.exit_code == 0, result.output
+    kept = load_predictions(Path(posterior) / "evaluations" / "logins-draws2-seed0.npz")
+    assert set(kept.labels) == {helpdesk().class_names.index("login")}

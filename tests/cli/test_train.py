@@ -61,3 +61,26 @@ def test_what_is_measured_has_its_number_and_interval_and_advice(
     assert "blob-pyro: give more steps" in result.stderr
     assert re.search(r"tickets *│ 2 +│ \d\.\d{3}", result.stdout)
     assert result.stdout.count("[") == 4
+
+
+def test_a_folder_that_could_not_be_saved_to_is_refused_before_training(
+    train: Callable[..., Any], tmp_path: Path
+) -> None:
+    # What would be trained is not there, so that this is refused first.
+    result = train("--model", "absent", "--output-dir", "/proc/posterior")
+    assert result.exit_code == 2
+    assert "/proc/posterior cannot be written (No such file or directory: " in result.stderr
+
+
+def test_a_posterior_is_replaced_only_if_that_is_asked_for(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert train().exit_code == 0
+    old = (tmp_path / "out" / "posterior.safetensors").read_bytes()
+    result = train("--model", "absent", "--output-dir", "~/out")
+    assert result.exit_code == 2
+    assert "out holds a posterior; give another folder, or --overwrite" in result.stderr
+    assert train("--output-dir", "~/out", "--seed", "1", "--overwrite").exit_code == 0
+    assert (tmp_path / "out" / "posterior.safetensors").read_bytes() != old
+    assert not Path("~").exists()

@@ -1,0 +1,79 @@
+"""The command line in processes of its own: several at once, and one after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from blob_pyro import load
+from blob_pyro.tasks import read_table
+
+SUBJECTS = {"toner": "printing", "my password": "login", "paper": "printing", "the app": "login"}
+ROWS = [f"{text} {i} is not there,{label}" for i in range(3) for text, label in SUBJECTS.items()]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+@pytest.fixture
+def train(tmp_path: Path, base_folder: str) -> Callable[..., None]:
+    """Train on twelve texts, two of them kept for the test, in a new Python."""
+    (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *ROWS]))
+
+    def run(*python: str, output_dir: str, hash_seed: str = "0") -> None:
+        arguments = [
+            "--data", "tickets.csv", "--model", Path(base_folder).name, "--num-steps", "2",
+            "--set", "target_modules=[q_proj,k_proj,v_proj,o_proj,up_proj]", "--num-samples", "2",
+            "--output-dir", output_dir,
+        ]  # fmt: skip
+        result = subprocess.run(
+            [sys.executable, *python, "-m", "blob_pyro", "train", *arguments],
+            env={
+                **os.environ,
+                "ACCELERATE_USE_CPU": "true",
+                "PYTHONHASHSEED": hash_seed,
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+            },
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+
+    return run
+
+
+def test_two_processes_train_and_put_test_metrics_on_the_card(
+    train: Callable[..., None], tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    train(*TORCHRUN, output_dir="two")
+    card = ModelCard.load(tmp_path / "two" / "README.md", repo_type="model")
+    on_card = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    # What one process says of the same posterior and the same texts; with seed 0 as above.
+    config = json.loads((tmp_path / "two" / "posterior_config.json").read_text())
+    assert config["model"]["num_data"] == 10
+
+    test = read_table(tmp_path / "tickets.csv").splits["test"]
+    assert len(test) == 2
+    labels = [("login", "printing")[label] for label in test["label"]]
+    alone = load(tmp_path / "two").evaluate(list(test["text"]), labels, num_samples=2)
+    assert on_card == pytest.approx(alone.metrics(), abs=1e-4)
+
+
+def test_the_same_seed_gives_the_same_folder_and_a_relative_model_is_found_again(
+    train: Callable[..., None], tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    for hash_seed in ("1", "2"):
+        train(output_dir=hash_seed, hash_seed=hash_seed)
+    one, other = (
+        {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} for folder in "12"
+    )
+    assert one == other
+    assert "posterior.safetensors" in one
+    # The tests have another working directory.
+    result = invoke("predict", str(tmp_path / "1"), "the toner", "--json")
+    assert result.exit_code == 0, result.output
