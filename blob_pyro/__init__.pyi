@@ -3,7 +3,7 @@ from .files import import_bayesian_peft as import_bayesian_peft
 from .files import load_posterior as load_posterior
 from .files import merge_mean as merge_mean
 from .files import save_posterior as save_posterior
-from .files.hub import push_to_hub as push_to_hub
+from .files.card import push_to_hub as push_to_hub
 from .infer import generate as generate
 from .lora import bayesianize as bayesianize
 from .lora import unbayesianize as unbayesianize

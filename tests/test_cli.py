@@ -474,7 +474,7 @@ def test_demo_writes_what_it_promises(tmp_path: Path, base_folder: str) -> None:
             ["train", "--set", "prior_scale=0", "--model", "{base}", "--output-dir", "x"],
             "prior_scale",
         ),
-        (["demo", "--model", "./absent"], "the model './absent' cannot be loaded"),
+        (["demo", "--model", "./absent"], "the model './absent' cannot be used"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(

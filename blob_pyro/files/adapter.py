@@ -4,22 +4,70 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.auto import MODEL_TYPE_TO_PEFT_MODEL_MAPPING
 from peft.tuners.lora import LoraLayer
+from pydantic import BaseModel, Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from blob_pyro.models import BayesianLora
-from blob_pyro.networks import pooling_of
+from blob_pyro.networks import pooling_of, reading
+from blob_pyro.settings import Settings
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
+
+# PEFT takes names for regular expressions: these have none that could match for ever.
+_Name = Annotated[str, Field(pattern=r"^[\w.\\^$-]+$")]
+_Positive = Annotated[float, Field(gt=0)]
+_Rank = Annotated[int, Field(ge=1)]
+# What the tensors tell, and what decides nothing once they are there.
+_NOT_READ = {
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("init_lora_weights", "inference_mode", "auto_mapping", "peft_version"),
+}
+
+
+class _LoraRecord(BaseModel):
+    """What the configuration of an adapter may say; whatever else it says has to be empty."""
+
+    model_config = {**Settings.model_config, "extra": "allow"}
+
+    peft_type: Literal["LORA"]
+    task_type: str | None = None
+    base_model_name_or_path: str | None = None
+    revision: str | None = None
+    r: _Rank = 8
+    lora_alpha: int | _Positive = 8
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lora_bias: bool = False
+    use_rslora: bool = False
+    fan_in_fan_out: bool = False
+    ensure_weight_tying: bool = False
+    rank_pattern: dict[_Name, _Rank] = {}
+    alpha_pattern: dict[_Name, _Positive] = {}
+    modules_to_save: list[_Name] | None = None
+
+    @model_validator(mode="after")
+    def _is_plain(self) -> _LoraRecord:
+        defaults = vars(LoraConfig())
+        for name, value in (self.model_extra or {}).items():
+            # A number of another version of PEFT needs a switch to matter.
+            usual = (
+                type(value) in (int, float, str)
+                if name not in defaults
+                else defaults[name] == value
+            )
+            if value and name not in _NOT_READ and not usual:
+                raise ValueError(f"{name} is {value!r:.100}, which is more than plain LoRA")
+        return self
 
 
 def write_adapter(folder: Path, model: BayesianLora, weights: Mapping[str, torch.Tensor]) -> None:
@@ -85,54 +133,17 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object, or raise a ``ValueError`` that names the file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be read ({error.strerror}); is {path.parent} the right folder?"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}); restore the folder from a copy") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged (no JSON object); restore the folder from a copy")
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; is {path.parent} the right folder?")
+    with reading(path):
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise TypeError("no JSON object")
     return content
 
 
-@contextmanager
-def blaming(path: Path) -> Iterator[None]:
-    """Turn whatever a file's content breaks into a ``ValueError`` that names the file.
-
-    For code that is not ours and checks little: a bad setting surfaces anywhere in it.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, ValueError) and str(path.parent) in str(error):
-            raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(
-            f"{path} holds what cannot be used ({reason}); restore the folder from a copy"
-        ) from error
-
-
-def read_lora_config(folder: Path) -> LoraConfig:
-    """Read the configuration of a LoRA adapter for training, or raise a ``ValueError``.
-
-    Other kinds of adapters are refused, some of which load code or tokenizers that they name.
-    """
-    path = folder / ADAPTER_CONFIG
-    content = read_json(path)
-    if content.get("peft_type") != "LORA":
-        raise ValueError(f"{path} is not the configuration of a LoRA adapter (peft_type LORA)")
-    with blaming(path):
-        config = LoraConfig.from_peft_type(**content)
-    # Saved for prediction, but whoever has the posterior may go on training it.
-    config.inference_mode = False
-    return config
-
-
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file, or raise a ``ValueError`` that names it.
+    """Read a safetensors file of finite numbers, or raise a ``ValueError`` that names it.
 
     Examples
     --------
@@ -144,8 +155,81 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing; is {path.parent} the right folder?")
-    with blaming(path):
-        return load_file(path)
+    with reading(path):
+        tensors = load_file(path)
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name!r} has numbers that are not finite")
+    return tensors
+
+
+def read_lora_config(folder: Path, tensors: Mapping[str, torch.Tensor]) -> LoraConfig:
+    """Read the configuration of a LoRA adapter for training, or raise a ``ValueError``.
+
+    Other kinds of adapters are refused, some of which load code or tokenizers that they name.
+
+    Parameters
+    ----------
+    folder
+        The adapter's folder.
+    tensors
+        The adapter's tensors, whose names say which layers it has: no pattern is matched.
+    """
+    path = folder / ADAPTER_CONFIG
+    content = read_json(path)
+    matrices = {name: t for name, t in tensors.items() if ".lora_A." in name and t.dim() == 2}
+    layers = {name.removeprefix("base_model.model.").partition(".lora_A.")[0] for name in matrices}
+    with reading(path):
+        record = _LoraRecord.model_validate(content)
+        highest = max((len(tensor) for tensor in matrices.values()), default=0)
+        if max(record.r, *record.rank_pattern.values(), 0) > highest:
+            raise ValueError(f"r is {record.r}, and the highest rank in {ADAPTER_FILE} {highest}")
+        settings = record.model_dump(exclude={"peft_type", *(record.model_extra or ())})
+        return LoraConfig(**settings, target_modules=sorted(layers))
+
+
+def load_adapter(
+    folder: Path,
+    network: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    adapter: str = "default",
+    *,
+    float32: bool = True,
+) -> PeftModel:
+    """Give a network the adapter of a folder, in place; it is active then, and can be trained.
+
+    Parameters
+    ----------
+    folder
+        The adapter's folder.
+    network
+        The base model, or a ``PeftModel`` that has other adapters.
+    tensors
+        The adapter's tensors.
+    adapter
+        What it is called in the network.
+    float32
+        Whether an adapter of half precision becomes one of float32, which is PEFT's default.
+
+    Raises
+    ------
+    ValueError
+        If the adapter does not fit the network, or lacks a tensor or has one too many.
+    """
+    config = read_lora_config(folder, tensors)
+    with reading(folder / ADAPTER_CONFIG):
+        if isinstance(network, PeftModel):
+            network.add_adapter(adapter, config, autocast_adapter_dtype=float32)
+            network.set_adapter(adapter)
+        else:
+            make = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(str(config.task_type), PeftModel)
+            network = make(network, config, adapter, autocast_adapter_dtype=float32)
+    # "auto" would ask the Hub for the base model's vocabulary, which fails without a network.
+    expected = get_peft_model_state_dict(network, adapter_name=adapter, save_embedding_layers=False)
+    what = f"a {type(network.get_base_model()).__name__} with that adapter"
+    check_tensors(folder / ADAPTER_FILE, tensors, expected, what)
+    set_peft_model_state_dict(network, dict(tensors), adapter)
+    return network
 
 
 def check_tensors(
@@ -154,7 +238,7 @@ def check_tensors(
     expected: Mapping[str, torch.Tensor],
     what: str,
 ) -> None:
-    """Raise a ``ValueError`` if a file's tensors have other names or shapes than are needed.
+    """Raise a ``ValueError`` if a file's tensors have other names, shapes or types than are needed.
 
     Parameters
     ----------
@@ -176,4 +260,12 @@ def check_tensors(
             raise ValueError(
                 f"{path}: {name!r} has shape {tuple(tensor.shape)} but {what} needs "
                 f"{tuple(expected[name].shape)}; the ranks differ, so they do not belong together"
+            )
+        if (
+            tensor.is_complex()
+            or tensor.dtype.is_floating_point != expected[name].is_floating_point()
+        ):
+            raise ValueError(
+                f"{path}: {name!r} has {tensor.dtype} numbers but {what} needs "
+                f"{expected[name].dtype}; restore the folder from a copy"
             )

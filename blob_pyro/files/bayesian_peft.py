@@ -7,18 +7,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
-from peft import set_peft_model_state_dict as load_adapter_tensors
+from peft import PeftModel
 from torch import nn
 
-from blob_pyro.files.adapter import (
-    ADAPTER_CONFIG,
-    ADAPTER_FILE,
-    blaming,
-    check_tensors,
-    read_lora_config,
-    read_tensors,
-)
+from blob_pyro.files.adapter import ADAPTER_FILE, check_tensors, load_adapter, read_tensors
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.guides.low_rank_gaussian import Parameterization
 from blob_pyro.models import BayesianLora
@@ -89,28 +81,17 @@ def import_bayesian_peft(
             f"{path} has no tensor {_RHO[1:]}, so it is a plain adapter and no posterior; "
             "PeftModel.from_pretrained reads it"
         )
-    net = _with_adapter(folder, base_model, tensors)
-    model = likelihood(net, prior_scale=prior_scale)
-    guide = LowRankGaussianGuide(model, parameterization=parameterization)
-    _load_spread(path, guide, rho)
-    model.eval()
-    return model, guide
-
-
-def _with_adapter(folder: Path, base_model: nn.Module, tensors: Tensors) -> PeftModel:
-    config = read_lora_config(folder)
     if isinstance(base_model, PeftModel):
         raise ValueError(
             "base_model is a PeftModel already; give the network without adapter, such as "
             "AutoModelForCausalLM.from_pretrained(...)"
         )
-    with blaming(folder / ADAPTER_CONFIG):
-        net = get_peft_model(base_model, config)
-    expected = get_peft_model_state_dict(net, save_embedding_layers=False)
-    what = f"this {type(base_model).__name__} with that adapter"
-    check_tensors(folder / ADAPTER_FILE, tensors, expected, what)
-    load_adapter_tensors(net, tensors)
-    return net
+    net = load_adapter(folder, base_model, tensors)
+    model = likelihood(net, prior_scale=prior_scale)
+    guide = LowRankGaussianGuide(model, parameterization=parameterization)
+    _load_spread(path, guide, rho)
+    model.eval()
+    return model, guide
 
 
 def _load_spread(path: Path, guide: LowRankGaussianGuide, rho: Tensors) -> None:

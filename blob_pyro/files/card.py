@@ -1,27 +1,31 @@
-"""The model card beside a saved posterior, in the Hub's format."""
+"""The model card beside a saved posterior, and sharing both on the Hugging Face Hub."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from blob_pyro.files.atomic import atomic_file
-from blob_pyro.files.config import read_posterior_config
+from blob_pyro.files.config import CONFIG_FILE, HASHED_FILES, PosteriorConfig, read_posterior_config
 from blob_pyro.networks import SMOLLM2
+from blob_pyro.version import __version__
 
 CARD_FILE = "README.md"
 _TAGS = ["bayesian", "blob_pyro", "calibration", "lora", "uncertainty"]
 _SIGNATURE = "<!-- Written by blob_pyro; changed text is kept. sha256 of the text above: {} -->\n"
+_TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
 
 def model_card(
-    config: Mapping[str, Any],
+    config: PosteriorConfig,
     metrics: Mapping[str, float] | None = None,
     *,
     data: str | None = None,
@@ -47,24 +51,37 @@ def model_card(
     ----------
     The Hub's format: https://huggingface.co/docs/hub/model-cards
     """
-    data = data or str(config["task"].get("name", "test examples"))
-    lines = [
-        "---",
-        _front_matter(config, metrics, data),
-        "---",
-        "",
-        f"# {_title(config)}",
-        "",
-        "A LoRA adapter with a posterior over its weights, so that its probabilities say how sure "
-        "it is. Made by blob_pyro.",
-        "",
-        *_table(("", ""), _facts(config)),
-        "",
-        *_metrics_part(metrics, data),
-        *_use_part(config),
-    ]
-    text = "\n".join(lines) + "\n\n"
-    return text + _SIGNATURE.format(_digest(text))
+    data = data or str(config.task.get("name", "test examples"))
+    name, classes = config.base_model.name, config.task.get("class_names")
+    # A path says more of its owner's machine than of the model.
+    base = name if is_on_hub(name) else Path(name or "unnamed").name
+    task = f" on {config.task['name']}" if config.task.get("name") else ""
+    title = f"{base}{task}: a posterior over its adapter"
+    kind = "text-generation" if config.model.name == "CausalLM" else "text-classification"
+    results = [EvalResult(kind, data, data, name, value) for name, value in (metrics or {}).items()]
+    card_data = ModelCardData(
+        base_model=name if is_on_hub(name) else None,
+        library_name="peft",
+        pipeline_tag=kind,
+        tags=_TAGS,
+        model_name=title if results else None,
+        eval_results=results or None,
+    )
+    card = ModelCard.from_template(
+        card_data,
+        str(_TEMPLATE),
+        config=config,
+        title=_plain(title),
+        base=base,
+        quoted=json.dumps(base),
+        on_hub=is_on_hub(name),
+        classes=", ".join(map(str, classes)) if isinstance(classes, list) else "",
+        metrics=metrics,
+        data=data,
+        plain=_plain,
+    )
+    text = f"{str(card).rstrip()}\n\n"
+    return text + _SIGNATURE.format(hashlib.sha256(text.encode()).hexdigest())
 
 
 def is_users_card(path: Path) -> bool:
@@ -89,7 +106,7 @@ def is_users_card(path: Path) -> bool:
 
 def write_card(
     folder: Path,
-    config: Mapping[str, Any],
+    config: PosteriorConfig,
     metrics: Mapping[str, float] | None = None,
     *,
     data: str | None = None,
@@ -138,121 +155,70 @@ def is_on_hub(name: str | None) -> bool:
     return True
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _base(config: Mapping[str, Any]) -> str:
-    name = config["base_model"]["name"]
-    if not name:
-        return "unnamed"
-    # A path says more of its owner's machine than of the model.
-    return name if is_on_hub(name) else Path(name).name
-
-
-def _title(config: Mapping[str, Any]) -> str:
-    task = config["task"].get("name")
-    return f"{_base(config)}{f' on {task}' if task else ''}: a posterior over its adapter"
-
-
-def _front_matter(
-    config: Mapping[str, Any], metrics: Mapping[str, float] | None, dataset: str
+def push_to_hub(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    commit_message: str = "Upload a posterior",
+    client: HfApi | None = None,
 ) -> str:
-    name = config["base_model"]["name"]
-    kind = "text-generation" if config["model"]["class"] == "CausalLM" else "text-classification"
-    results = [
-        EvalResult(kind, dataset, dataset, metric, float(value))
-        for metric, value in (metrics or {}).items()
-    ]
-    data = ModelCardData(
-        base_model=name if is_on_hub(name) else None,
-        library_name="peft",
-        pipeline_tag=kind,
-        tags=_TAGS,
-        model_name=_title(config) if results else None,
-        eval_results=results or None,
-    )
-    return data.to_yaml().strip()
+    """Upload a saved posterior, and nothing else that its folder may hold.
 
+    Parameters
+    ----------
+    folder
+        What :func:`blob_pyro.files.save_posterior` wrote.
+    repo_id
+        ``user/name``; made if it does not exist.
+    private
+        Whether a new repository is private; None for the user's or organisation's default.
+    commit_message
+        First line of the commit.
+    client
+        Says where to and as whom; None takes the Hub and the token of ``hf auth login``.
 
-def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    model, guide, task = config["model"], config["guide"], config["task"]
-    classes = task.get("class_names")
-    listed = f" ({', '.join(map(str, classes))})" if classes else ""
-    versions = ", ".join(f"{name} {number}" for name, number in config["versions"].items())
-    own = "" if is_on_hub(config["base_model"]["name"]) else " (not on the Hub)"
-    return [
-        ("base model", f"{_base(config)}{own}, {config['base_model']['dtype']}"),
-        ("task", f"{task.get('name', 'not recorded')}{listed}"),
-        ("likelihood", f"`{model['class']}`, {model['num_data']} training examples"),
-        *([("method", f"`{config['method']}`")] if config.get("method") else []),
-        ("posterior", f"`{guide['class']}`, over " + ", ".join(f"`{m}`" for m in model["latent"])),
-        ("prior", _prior(model["prior"])),
-        ("made with", versions),
-    ]
+    Returns
+    -------
+    str
+        Address of the repository.
 
+    Raises
+    ------
+    ValueError
+        If the folder is no posterior, or is damaged; nothing is uploaded then.
 
-def _prior(prior: Mapping[str, Any]) -> str:
-    if prior["arguments"] is None:
-        return f"`{prior['class']}`, its author's own: `load_posterior(..., prior=...)`"
-    arguments = ", ".join(f"{name}={value!r}" for name, value in prior["arguments"].items())
-    return f"`{prior['class']}({arguments})`"
-
-
-def _metrics_part(metrics: Mapping[str, float] | None, data: str) -> list[str]:
-    if not metrics:
-        return []
-    rows = [("measured on", data), *((name, f"{value:.4f}") for name, value in metrics.items())]
-    return ["## Metrics", "", *_table(("", ""), rows), ""]
-
-
-def _table(header: tuple[str, str], rows: list[tuple[str, str]]) -> list[str]:
-    # A bar or line break in a name would end its cell.
-    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
-    return [f"| {header[0]} | {header[1]} |", "|---|---|", *(f"| {a} | {b} |" for a, b in cells)]
-
-
-def _use_part(config: Mapping[str, Any]) -> list[str]:
-    how, imported, base = _loading(config)
-    return [
-        "## Use",
-        "",
-        'Below, `folder` is this folder, or `huggingface_hub.snapshot_download("USER/NAME")`.',
-        "",
-        "With blob_pyro, which draws from the posterior:",
-        "",
-        "```python",
-        "import blob_pyro",
-        "",
-        "model, guide = blob_pyro.load_posterior(folder)",
-        "```",
-        "",
-        f"{how}, which predicts with the posterior's mean:",
-        "",
-        "```python",
-        "from peft import PeftModel",
-        imported,
-        "",
-        f"base = {base}",
-        "net = PeftModel.from_pretrained(base, folder)",
-        "```",
-    ]
-
-
-def _loading(config: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Give how PEFT takes the adapter, what is imported for it, and what makes the base model."""
-    name, classes = _base(config), config["model"]["num_classes"]
-    plain = "Without it, as an ordinary PEFT adapter"
-    if config["pooling"] == "mean":
-        return (
-            "As an ordinary PEFT adapter of a head on the mean of the token vectors, which "
-            "Transformers has not (PEFT refuses the adapter on other heads)",
-            "from blob_pyro.networks import load_sequence_classifier",
-            f'load_sequence_classifier("{name}", {classes}, pooling="mean")',
+    Warns
+    -----
+    UserWarning
+        If the base model is a folder of one's own, which others cannot load by its name.
+    """
+    folder = Path(folder)
+    base = read_posterior_config(folder).base_model.name
+    if not is_on_hub(base):
+        warnings.warn(
+            f"{folder} was fitted to {base!r}, which is no model of the Hub; whoever loads "
+            f"{repo_id} has to give load_posterior the network itself",
+            stacklevel=2,
         )
-    if config["model"]["class"] == "SequenceClassifier":
-        network, labels = "AutoModelForSequenceClassification", f", num_labels={classes}"
-    else:
-        network, labels = "AutoModelForCausalLM", ""
-    make = f'{network}.from_pretrained("{name}"{labels})'
-    return plain, f"from transformers import {network}", make
+    client = client or HfApi(library_name="blob_pyro", library_version=__version__)
+    # The owner may be left out, and the Hub then adds it.
+    repo = client.create_repo(repo_id, private=private, exist_ok=True)
+    client.upload_folder(
+        repo_id=repo.repo_id,
+        folder_path=folder,
+        allow_patterns=[*HASHED_FILES, CONFIG_FILE, CARD_FILE],
+        commit_message=commit_message,
+    )
+    return str(repo)
+
+
+def _plain(text: object) -> str:
+    r"""Give a text that Markdown shows as it is, on one line.
+
+    Examples
+    --------
+    >>> print(_plain("a|b <i>"))
+    a\|b \<i\>
+    """
+    return re.sub(r"([\\`*_{}\[\]<>()#|!~&$])", r"\\\1", " ".join(str(text).split()))

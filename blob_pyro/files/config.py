@@ -3,53 +3,169 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self, cast
 
 import torch
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, model_validator
 
 from blob_pyro.files.adapter import ADAPTER_CONFIG, ADAPTER_FILE, read_json
 from blob_pyro.files.atomic import recover
+from blob_pyro.lora import HierarchicalNormalPrior, NormalPrior, Prior
+from blob_pyro.networks import reading
+from blob_pyro.settings import Settings
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 CONFIG_FILE = "posterior_config.json"
 POSTERIOR_FILE = "posterior.safetensors"
 HASHED_FILES = (ADAPTER_CONFIG, ADAPTER_FILE, POSTERIOR_FILE)
 
-_Kinds = type | tuple[type, ...]
-_NONE = type(None)
-_ENTRIES: dict[str, dict[str, _Kinds] | _Kinds] = {
-    "guide": {"class": str, "arguments": dict},
-    "model": {
-        "class": str,
-        "arguments": dict,
-        "num_data": int,
-        "num_classes": (int, _NONE),
-        "prior": dict,
-        "latent": list,
-        "temperature": (float, list, _NONE),
-    },
-    "base_model": {
-        "name": (str, _NONE),
-        "saved_modules": list,
-        "dtype": str,
-        "shapes": str,
-        "values": str,
-    },
-    "adapter": {"float32": bool},
-    "task": dict,
-    "method": (str, _NONE),
-    "pooling": str,
-    "sha256": dict.fromkeys(HASHED_FILES, str),
-}
-# What every model was before it could be otherwise.
-_ABSENT_IN_1: dict[str, Any] = {"latent": ["A"], "temperature": 1.0}
-# What a folder does not say that was written before there was such an entry.
-_ABSENT: dict[str, Any] = {"method": None, "pooling": "head"}
-_PRIOR: dict[str, _Kinds] = {"class": str, "arguments": (dict, _NONE)}
+_PRIORS: dict[str, Any] = {kind.__name__: kind for kind in (NormalPrior, HierarchicalNormalPrior)}
 
 
-def read_posterior_config(folder: Path) -> dict[str, Any]:
+def _floating(name: str) -> str:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"{name!r} is no floating dtype of torch")
+    return name
+
+
+class Record(BaseModel):
+    """Entries of a file, of strict types; an unknown one is refused."""
+
+    model_config = {**Settings.model_config, "serialize_by_alias": True}
+
+
+class Made(Record):
+    """An object: its class, and the arguments that make it again."""
+
+    name: str = Field(alias="class")
+    arguments: dict[str, JsonValue]
+
+
+class PriorRecord(Record):
+    """A prior; one of the user's own has no arguments here."""
+
+    name: str = Field(alias="class")
+    arguments: dict[str, JsonValue] | None
+
+    @classmethod
+    def of(cls, prior: Prior) -> Self:
+        """Describe a prior.
+
+        Examples
+        --------
+        >>> PriorRecord.of(NormalPrior(0.2)).model_dump()
+        {'class': 'NormalPrior', 'arguments': {'scale': 0.2}}
+        >>> def wide(site):
+        ...     return None
+        >>> PriorRecord.of(wide).model_dump()
+        {'class': 'wide', 'arguments': None}
+        """
+        name = getattr(prior, "__qualname__", type(prior).__qualname__)
+        # A subclass may do anything else, which its arguments do not tell.
+        arguments = cast(Any, prior).config() if type(prior) in _PRIORS.values() else None
+        return cls.model_validate({"class": name, "arguments": arguments})
+
+    def make(self, folder: Path, given: Prior | None) -> Prior:
+        """Make the prior that a posterior was fitted under.
+
+        Parameters
+        ----------
+        folder
+            The posterior's, for errors.
+        given
+            The user's, needed for one of the user's own; else None.
+
+        Raises
+        ------
+        ValueError
+            If one is needed and not given, or another one is given than the record says.
+        """
+        if self.arguments is None:
+            if given is None:
+                raise ValueError(
+                    f"{folder} was fitted under the prior {self.name}, which is not one of "
+                    "blob_pyro's; pass prior=... to load_posterior"
+                )
+            return given
+        if given is not None and PriorRecord.of(given) != self:
+            raise ValueError(
+                f"{folder} was fitted under {self.name}({self.arguments}) but prior is {given}; "
+                "leave prior out"
+            )
+        make: Callable[..., Prior] = known(folder, self.name, _PRIORS.__getitem__)
+        with reading(folder / CONFIG_FILE):
+            return make(**self.arguments)
+
+
+class ModelRecord(Made):
+    """The likelihood."""
+
+    num_data: int = Field(ge=1)
+    num_classes: Annotated[int, Field(ge=1)] | None
+    prior: PriorRecord
+    latent: list[Literal["A", "B"]]
+    temperature: Annotated[float, Field(gt=0)] | list[Annotated[float, Field(gt=0)]] | None
+
+
+class BaseRecord(Record):
+    """The network that was fine-tuned; see :func:`blob_pyro.networks.base_identity`."""
+
+    name: str | None
+    saved_modules: list[Annotated[str, Field(min_length=1)]]
+    dtype: Annotated[str, AfterValidator(_floating)]
+    shapes: str
+    weights: str | None
+    config: dict[str, JsonValue] | None
+    tokenizer: str | None
+    values: str | None = None
+    """16 numbers of each weight, which is all that formats 1 and 2 recorded of them."""
+
+
+class PosteriorConfig(Record):
+    """The content of ``posterior_config.json``."""
+
+    format_version: Literal[1, 2, 3]
+    guide: Made
+    model: ModelRecord
+    base_model: BaseRecord
+    adapter: dict[Literal["float32"], bool]
+    pooling: Literal["head", "mean"] = "head"
+    task: dict[str, JsonValue]
+    method: str | None = None
+    versions: Annotated[dict[str, str], Field(min_length=1)]
+    sha256: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_former_formats(cls, content: Any) -> Any:
+        # What every model was before it could be otherwise, and what was not recorded.
+        absent: dict[int, dict[str, dict[str, Any]]] = {
+            1: {"model": {"latent": ["A"], "temperature": 1.0}},
+            2: {"base_model": dict.fromkeys(("weights", "config", "tokenizer"))},
+        }
+        for version in range(content["format_version"], FORMAT_VERSION):
+            for part, entries in absent[version].items():
+                if isinstance(content.get(part), dict):
+                    content = {**content, part: {**entries, **content[part]}}
+        return content
+
+    @model_validator(mode="after")
+    def _classes_agree(self) -> Self:
+        wanted, temperature = self.model.num_classes, self.model.temperature
+        if isinstance(temperature, list) and len(temperature) != wanted:
+            raise ValueError(
+                f"model.temperature has {len(temperature)} numbers for {wanted} classes"
+            )
+        names = self.task.get("class_names")
+        if isinstance(names, list) and not len(names) == len({*map(str, names)}) == wanted:
+            raise ValueError(f"task.class_names is {names!r:.100}, where {wanted} names are needed")
+        return self
+
+
+def read_posterior_config(folder: Path) -> PosteriorConfig:
     """Read the configuration of a posterior and check the files beside it against it.
 
     Parameters
@@ -59,8 +175,8 @@ def read_posterior_config(folder: Path) -> dict[str, Any]:
 
     Returns
     -------
-    dict
-        With all entries that :func:`blob_pyro.load_posterior` needs, of the right types.
+    PosteriorConfig
+        All that :func:`blob_pyro.load_posterior` needs.
 
     Raises
     ------
@@ -71,47 +187,36 @@ def read_posterior_config(folder: Path) -> dict[str, Any]:
     if not folder.exists():
         recover(folder)
     path = folder / CONFIG_FILE
-    config = {**_ABSENT, **read_json(path)}
-    written = config.get("format_version")
-    if written not in (1, FORMAT_VERSION):
+    content = read_json(path)
+    written = content.get("format_version")
+    if type(written) is not int or not 1 <= written <= FORMAT_VERSION:
         raise ValueError(
-            f"{path} has format_version={written!r} but this library reads 1 and {FORMAT_VERSION}; "
+            f"{path} has format_version={written!r} but this library reads 1 to {FORMAT_VERSION}; "
             "use the version of blob_pyro that wrote it"
         )
-    if written == 1 and isinstance(config.get("model"), dict):
-        config["model"] = {**_ABSENT_IN_1, **config["model"]}
-    for name, kinds in _ENTRIES.items():
-        if isinstance(kinds, dict):
-            _check_entry(path, name, config, dict)
-            for inner, inner_kinds in kinds.items():
-                _check_entry(path, inner, config[name], inner_kinds, f"{name}.")
-        else:
-            _check_entry(path, name, config, kinds)
-    for name, inner_kinds in _PRIOR.items():
-        _check_entry(path, name, config["model"]["prior"], inner_kinds, "model.prior.")
-    if not isinstance(getattr(torch, config["base_model"]["dtype"], None), torch.dtype):
-        raise ValueError(
-            f"{path}: base_model.dtype is {config['base_model']['dtype']!r}, which is no dtype of "
-            "torch; restore the folder from a copy"
-        )
+    with reading(path):
+        config = PosteriorConfig.model_validate(content)
     # These names and no others: a name from the file could be a path to anywhere.
     for name in HASHED_FILES:
-        _check_file(folder / name, config["sha256"][name])
+        _check_file(folder / name, config.sha256.get(name))
     return config
 
 
-def _check_entry(
-    path: Path, name: str, entries: dict[str, Any], kinds: _Kinds, prefix: str = ""
-) -> None:
-    if name not in entries or not isinstance(entries[name], kinds):
-        found = type(entries[name]).__name__ if name in entries else "absent"
+def known(folder: Path, name: str, find: Callable[[str], Any]) -> Any:
+    """Find what a posterior's configuration names, or raise a ``ValueError``.
+
+    Only what is known by name is made: a file could ask for anything.
+    """
+    try:
+        return find(name)
+    except KeyError:
         raise ValueError(
-            f"{path}: the entry {prefix}{name} is {found}, which cannot be; restore the folder "
-            "from a copy"
-        )
+            f"{folder / CONFIG_FILE} asks for the class {name!r}, which is not known here; import "
+            "the module that defines it, or use the version of blob_pyro that wrote it"
+        ) from None
 
 
-def _check_file(path: Path, checksum: str) -> None:
+def _check_file(path: Path, checksum: str | None) -> None:
     if not path.is_file():
         raise ValueError(f"{path} is missing; restore the folder from a copy")
     if sha256_of(path) != checksum:

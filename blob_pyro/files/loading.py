@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
 from torch import nn
 
 from blob_pyro import models, posthoc  # noqa: F401  (posthoc makes its guides known)
-from blob_pyro.files.adapter import (
-    ADAPTER_FILE,
-    blaming,
-    check_tensors,
-    read_lora_config,
-    read_tensors,
+from blob_pyro.files.adapter import ADAPTER_FILE, check_tensors, load_adapter, read_tensors
+from blob_pyro.files.config import (
+    CONFIG_FILE,
+    POSTERIOR_FILE,
+    BaseRecord,
+    ModelRecord,
+    PosteriorConfig,
+    known,
+    read_posterior_config,
 )
-from blob_pyro.files.config import CONFIG_FILE, POSTERIOR_FILE, read_posterior_config
-from blob_pyro.files.prior import known_class, recorded_prior
 from blob_pyro.guides import LoraGuide
 from blob_pyro.guides.lora_guide import find_guide
 from blob_pyro.lora import Prior
 from blob_pyro.models import BayesianLora, Classifier
-from blob_pyro.networks import base_identity, load_causal_lm, load_sequence_classifier
+from blob_pyro.networks import (
+    base_identity,
+    files_state,
+    load_causal_lm,
+    load_sequence_classifier,
+    reading,
+    sampled_values,
+)
+
+# Those of blob_pyro.models that can be fitted.
+_FITTED = ("CausalLM", "LabelTokenClassifier", "OptionLikelihood", "SequenceClassifier")
+_MODELS: dict[str, Any] = {name: getattr(models, name) for name in _FITTED}
 
 
 def load_posterior(
@@ -63,25 +76,18 @@ def load_posterior(
     """
     folder = Path(folder)
     config = read_posterior_config(folder)
-    network = _base_network(config) if base_model is None else base_model
-    _check_base(folder, config, network, adapter)
-    prior = recorded_prior(folder, config["model"]["prior"], prior)
-    net = _with_adapter(folder, network, adapter, config["adapter"]["float32"])
-    model_class = known_class(folder, models, config["model"]["class"], BayesianLora)
-    guide_class = _known_guide(folder, config["guide"]["class"])
-    with blaming(folder / CONFIG_FILE):
-        model = model_class(
-            net,
-            num_data=config["model"]["num_data"],
-            prior=prior,
-            adapter=adapter,
-            latent=tuple(config["model"]["latent"]),
-            **config["model"]["arguments"],
-        )
-        if isinstance(model, Classifier):
-            temperature = torch.tensor(config["model"]["temperature"], dtype=torch.float64)
-            model.set_temperature(temperature)
-        guide = guide_class.from_config(model, config["guide"]["arguments"])
+    tensors = read_tensors(folder / ADAPTER_FILE)
+    _check_head(folder, config, tensors)
+    files = None
+    if base_model is None:
+        base_model, files = _base_network(folder, config)
+    _check_base(folder, config.base_model, base_model, adapter, files)
+    prior = config.model.prior.make(folder, prior)
+    net = load_adapter(folder, base_model, tensors, adapter, float32=config.adapter["float32"])
+    model = _model(folder, config.model, net, prior, adapter)
+    make = known(folder, config.guide.name, find_guide)
+    with reading(folder / CONFIG_FILE):
+        guide: LoraGuide = make.from_config(model, config.guide.arguments)
     _load_guide(folder, guide)
     model.eval()
     return model, guide
@@ -89,33 +95,34 @@ def load_posterior(
 
 def posterior_task(folder: str | Path) -> dict[str, Any]:
     """Read what was saved as ``task`` with a posterior (class names, prompt, ...)."""
-    task: dict[str, Any] = read_posterior_config(Path(folder))["task"]
-    return task
+    return read_posterior_config(Path(folder)).task
 
 
-def _base_network(config: dict[str, Any]) -> nn.Module:
-    name = config["base_model"]["name"]
-    dtype = getattr(torch, config["base_model"]["dtype"])
-    if config["model"]["class"] == "SequenceClassifier":
-        classes, pooling = config["model"]["num_classes"], config["pooling"]
-        return load_sequence_classifier(name, classes, dtype, pooling=pooling)
-    return load_causal_lm(name, dtype)
+def _check_head(folder: Path, config: PosteriorConfig, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse another number of classes than the head's, before a head of that size is made."""
+    heads = {len(tensor) for name, tensor in tensors.items() if ".lora_" not in name}
+    if config.model.name == "SequenceClassifier" and config.model.num_classes not in heads:
+        raise ValueError(
+            f"{folder / CONFIG_FILE}: num_classes is {config.model.num_classes}, and "
+            f"{ADAPTER_FILE} has no head of as many; restore the folder from a copy"
+        )
 
 
-def _with_adapter(folder: Path, network: nn.Module, adapter: str, float32: bool) -> PeftModel:
-    # PEFT's default makes a half-precision adapter a float32 one.
-    options: dict[str, Any] = {"is_trainable": True, "autocast_adapter_dtype": float32}
-    read_lora_config(folder)
-    read_tensors(folder / ADAPTER_FILE)
-    with blaming(folder / ADAPTER_FILE):
-        if not isinstance(network, PeftModel):
-            return PeftModel.from_pretrained(network, str(folder), adapter, **options)
-        network.load_adapter(str(folder), adapter, **options)
-        network.set_adapter(adapter)
-    return network
+def _base_network(folder: Path, config: PosteriorConfig) -> tuple[nn.Module, str | None]:
+    name, dtype = config.base_model.name, getattr(torch, config.base_model.dtype)
+    if name is None:
+        raise ValueError(f"{folder} does not name its base model; pass it as base_model")
+    # Their state is from before they are read: what is written meanwhile is not in the network.
+    files = files_state(name)
+    if config.model.name != "SequenceClassifier":
+        return load_causal_lm(name, dtype), files
+    classes = cast(int, config.model.num_classes)
+    return load_sequence_classifier(name, classes, dtype, pooling=config.pooling), files
 
 
-def _check_base(folder: Path, config: dict[str, Any], network: nn.Module, adapter: str) -> None:
+def _check_base(
+    folder: Path, wanted: BaseRecord, network: nn.Module, adapter: str, files: str | None
+) -> None:
     if isinstance(network, PeftModel):
         if adapter in network.peft_config:
             raise ValueError(
@@ -123,26 +130,43 @@ def _check_base(folder: Path, config: dict[str, Any], network: nn.Module, adapte
                 "adapter=... for another name, or the network without adapter"
             )
         network = network.get_base_model()
-    wanted = config["base_model"]
-    found = base_identity(network, wanted["saved_modules"])
-    # Values can only be compared at the precision that they were hashed at.
-    same_dtype = found["dtype"] == wanted["dtype"]
-    for key in ("shapes", "values") if same_dtype else ("shapes",):
-        if found[key] != wanted[key]:
+    found = base_identity(network, wanted.saved_modules, files)
+    needed: dict[str, Any] = {"shapes": wanted.shapes}
+    # Numbers can only be compared at the precision that they were hashed at.
+    if found["dtype"] == wanted.dtype and wanted.weights is not None:
+        needed["weights"] = wanted.weights
+    elif found["dtype"] == wanted.dtype:
+        needed["values"] = wanted.values
+        found["values"] = sampled_values(network, wanted.saved_modules)
+    # Entries of configurations come and go with versions of Transformers.
+    for key, value in {**needed, **(wanted.config or {})}.items():
+        here = {**found["config"], **found}.get(key, value)
+        if here != value:
             raise ValueError(
-                f"{folder} was fitted to the base model {wanted['name']!r}, and the {key} of this "
-                f"{type(network).__name__}'s weights differ from it; load that base model"
+                f"{folder} was fitted to the base model {wanted.name!r}, and the {key} of this "
+                f"{type(network).__name__} differ from it: {here!r:.80}, not {value!r:.80}; load "
+                "that base model"
             )
 
 
-def _known_guide(folder: Path, name: str) -> type[LoraGuide]:
-    try:
-        return find_guide(name)
-    except KeyError:
-        raise ValueError(
-            f"{folder / CONFIG_FILE} asks for the guide {name!r}, which is not known here; import "
-            "the module that defines it, or use the version of blob_pyro that wrote it"
-        ) from None
+def _model(
+    folder: Path, record: ModelRecord, net: PeftModel, prior: Prior, adapter: str
+) -> BayesianLora:
+    make = known(folder, record.name, _MODELS.__getitem__)
+    with reading(folder / CONFIG_FILE):
+        model: BayesianLora = make(
+            net,
+            num_data=record.num_data,
+            prior=prior,
+            adapter=adapter,
+            latent=tuple(record.latent),
+            **record.arguments,
+        )
+        if isinstance(model, Classifier):
+            if model.num_classes != record.num_classes:
+                raise ValueError(f"num_classes is {record.num_classes}, not {model.num_classes}")
+            model.set_temperature(torch.tensor(record.temperature, dtype=torch.float64))
+    return model
 
 
 def _load_guide(folder: Path, guide: LoraGuide) -> None:
@@ -150,4 +174,12 @@ def _load_guide(folder: Path, guide: LoraGuide) -> None:
     tensors = read_tensors(path)
     expected = {name: t for name, t in guide.state_dict().items() if not name.startswith("M.")}
     check_tensors(path, tensors, expected, "the adapter beside it")
+    before = guide.scale()
     guide.load_state_dict(tensors, strict=False)
+    for name, scale in guide.scale().items():
+        # Some kinds of guides have scales of zero, but only where they start at zero.
+        if not (scale.isfinite() & (scale >= 0) & ((scale > 0) | (before[name] == 0))).all():
+            raise ValueError(
+                f"{path}: the scales of {name!r} are not all positive and finite; restore the "
+                "folder from a copy"
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
+from transformers import PreTrainedTokenizerBase
 
 from blob_pyro.files.adapter import base_name, write_adapter, write_tensors
 from blob_pyro.files.atomic import atomic_folder, check_writable
@@ -19,13 +19,14 @@ from blob_pyro.files.config import (
     FORMAT_VERSION,
     HASHED_FILES,
     POSTERIOR_FILE,
+    PosteriorConfig,
+    PriorRecord,
     sha256_of,
 )
-from blob_pyro.files.prior import prior_record
 from blob_pyro.guides import LoraGuide
 from blob_pyro.lora.saveable import check_saveable
 from blob_pyro.models import BayesianLora, Classifier
-from blob_pyro.networks import base_identity, pooling_of
+from blob_pyro.networks import base_identity, pooling_of, tokenizer_identity
 from blob_pyro.version import __version__
 
 _LIBRARIES = ("torch", "pyro-ppl", "peft", "transformers")
@@ -39,6 +40,7 @@ def save_posterior(
     task: Mapping[str, Any] | None = None,
     method: str | None = None,
     metrics: Mapping[str, float] | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
     """Write a fitted posterior as a folder that is also a PEFT adapter.
 
@@ -59,6 +61,9 @@ def save_posterior(
         How it was fitted, such as a name of :data:`blob_pyro.recipe.METHODS`.
     metrics
         Name to value on test examples, for the model card.
+    tokenizer
+        Tokenizer of the texts that it was fitted to, by which :func:`blob_pyro.load` refuses
+        another one.
 
     Raises
     ------
@@ -76,7 +81,7 @@ def save_posterior(
     check_saveable(model.network, model.adapter)
     card = () if is_users_card(folder / CARD_FILE) else (CARD_FILE,)
     with atomic_folder(folder, replaces=(*HASHED_FILES, CONFIG_FILE, *card)) as draft:
-        config = _write(draft, model, guide, dict(task or {}), method)
+        config = _write(draft, model, guide, dict(task or {}), method, tokenizer)
         if card:
             write_card(draft, config, metrics)
 
@@ -118,38 +123,43 @@ def _write(
     guide: LoraGuide,
     task: dict[str, Any],
     method: str | None,
-) -> dict[str, Any]:
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> PosteriorConfig:
     peft_config = model.network.peft_config[model.adapter]
     saved = tuple(getattr(peft_config, "modules_to_save", None) or ())
     write_adapter(draft, model, guide.mean())
     write_tensors(draft / POSTERIOR_FILE, _posterior_tensors(guide))
-    config = {
-        "format_version": FORMAT_VERSION,
-        "guide": {"class": type(guide).__name__, "arguments": guide.config()},
-        "model": {
-            "class": type(model).__name__,
-            "arguments": model.likelihood_config(),
-            "num_data": model.num_data,
-            "num_classes": model.num_classes if isinstance(model, Classifier) else None,
-            "prior": prior_record(model.prior),
-            "latent": list(model.latent),
-            "temperature": model.temperature.tolist() if isinstance(model, Classifier) else None,
-        },
-        "base_model": {
-            "name": base_name(model),
-            "saved_modules": sorted(saved),
-            **base_identity(model.network.get_base_model(), saved),
-        },
-        "adapter": {
-            "float32": next(iter(guide.mean().values())).dtype == torch.float32,
-        },
-        "pooling": pooling_of(model.network.get_base_model()),
-        "task": task,
-        "method": method,
-        "versions": {"blob-pyro": __version__, **{name: version(name) for name in _LIBRARIES}},
-        "sha256": {name: sha256_of(draft / name) for name in HASHED_FILES},
-    }
-    (draft / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    base, classifies = model.network.get_base_model(), isinstance(model, Classifier)
+    config = PosteriorConfig.model_validate(
+        {
+            "format_version": FORMAT_VERSION,
+            "guide": {"class": type(guide).__name__, "arguments": guide.config()},
+            "model": {
+                "class": type(model).__name__,
+                "arguments": model.likelihood_config(),
+                "num_data": model.num_data,
+                "num_classes": model.num_classes if classifies else None,
+                "prior": PriorRecord.of(model.prior),
+                "latent": list(model.latent),
+                "temperature": model.temperature.tolist() if classifies else None,
+            },
+            "base_model": {
+                "name": base_name(model),
+                "saved_modules": sorted(saved),
+                "tokenizer": None if tokenizer is None else tokenizer_identity(tokenizer),
+                **base_identity(base, saved),
+            },
+            "adapter": {"float32": next(iter(guide.mean().values())).dtype == torch.float32},
+            "pooling": pooling_of(base),
+            "task": task,
+            "method": method,
+            "versions": {"blob-pyro": __version__, **{name: version(name) for name in _LIBRARIES}},
+            "sha256": {name: sha256_of(draft / name) for name in HASHED_FILES},
+        }
+    )
+    (draft / CONFIG_FILE).write_text(
+        config.model_dump_json(indent=2, exclude_unset=True) + "\n", encoding="utf-8"
+    )
     return config
 
 

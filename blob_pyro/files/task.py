@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, get_args
+from string import Formatter
+from typing import Annotated, Any, Literal
 
 from datasets import DatasetDict
+from pydantic import AfterValidator, Field, TypeAdapter
 
+from blob_pyro.files.config import Record
 from blob_pyro.tasks import (
     MultipleChoiceTask,
     Scoring,
@@ -17,6 +19,18 @@ from blob_pyro.tasks import (
     TextSource,
     find_task,
 )
+
+
+def _plain(template: str) -> str:
+    # A width could ask for any amount of memory, and a dotted name for more than a column.
+    for _, column, width, conversion in Formatter().parse(template):
+        if column is not None and (not column.isidentifier() or width or conversion):
+            raise ValueError(f"{template!r} has a field that is no name of a column")
+    return template
+
+
+_Part = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+_Template = Annotated[str, AfterValidator(_plain)]
 
 
 def task_record(task: Task, scoring: Scoring = "options") -> dict[str, Any]:
@@ -53,6 +67,36 @@ def task_record(task: Task, scoring: Scoring = "options") -> dict[str, Any]:
     }
 
 
+class _SourceRecord(Record):
+    # They become part of a path, which must stay below the data's folder.
+    path: Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
+    config: _Part
+    splits: dict[str, _Part]
+    text: _Template
+    text_pair: _Template | None = None
+
+
+class _TextsRecord(Record):
+    name: str
+    kind: Literal["texts"]
+    class_names: list[str]
+    prompt: str
+    words: list[str] = Field(default_factory=list)
+    source: _SourceRecord | None = None
+    scoring: Scoring = "options"
+
+
+class _QuestionsRecord(Record):
+    name: str
+    kind: Literal["questions"]
+    scoring: Scoring = "options"
+
+
+_RECORDS: TypeAdapter[_TextsRecord | _QuestionsRecord] = TypeAdapter(
+    Annotated[_TextsRecord | _QuestionsRecord, Field(discriminator="kind")]
+)
+
+
 def recorded_task(record: Mapping[str, Any]) -> tuple[Task, Scoring]:
     """Make the task of a record that :func:`task_record` gave.
 
@@ -71,59 +115,21 @@ def recorded_task(record: Mapping[str, Any]) -> tuple[Task, Scoring]:
     ValueError
         If the record is none, or names questions that this version does not know.
     """
-    scoring: Scoring = record.get("scoring", "options")
-    if scoring not in get_args(Scoring):
-        raise ValueError(f"scoring is {scoring!r}; it has to be one of {[*get_args(Scoring)]}")
-    if _text(record, "kind") == "questions":
-        return _questions(_text(record, "name")), scoring
-    if record["kind"] != "texts":
-        raise ValueError(f"kind is {record['kind']!r}; it has to be 'texts' or 'questions'")
-    task = TextClassificationTask(
-        _text(record, "name"),
-        DatasetDict(),
-        _texts(record, "class_names"),
-        _text(record, "prompt"),
-        _texts({"words": [], **record}, "words"),
-        _source(record.get("source")),
+    read = _RECORDS.validate_python(record)
+    if isinstance(read, _QuestionsRecord):
+        task = find_task(read.name)
+        if not isinstance(task, MultipleChoiceTask):
+            raise ValueError(f"{read.name} has texts, and kind is 'questions'")
+        return task, read.scoring
+    source = None if read.source is None else TextSource(**read.source.model_dump())
+    return (
+        TextClassificationTask(
+            read.name,
+            DatasetDict(),
+            tuple(read.class_names),
+            read.prompt,
+            tuple(read.words),
+            source,
+        ),
+        read.scoring,
     )
-    return task, scoring
-
-
-def _questions(name: str) -> Task:
-    task = find_task(name)
-    if not isinstance(task, MultipleChoiceTask):
-        raise ValueError(f"{name} has texts, and kind is 'questions'")
-    return task
-
-
-def _source(record: Any) -> TextSource | None:
-    if record is None:
-        return None
-    if not isinstance(record, Mapping) or not isinstance(record.get("splits"), Mapping):
-        raise ValueError(f"source is {record!r}; it has to say its path, config and splits")
-    pair = record.get("text_pair")
-    # They become part of a path, which must stay below the data's folder.
-    names = {name: _text(record, name) for name in ("path", "config")}
-    splits = {split: _text(record["splits"], split) for split in record["splits"]}
-    for name in (*names["path"].split("/"), names["config"], *splits.values()):
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise ValueError(f"source is {record!r}, where {name!r} is no name of a data set")
-    return TextSource(
-        **names,
-        splits=splits,
-        text=_text(record, "text"),
-        text_pair=None if pair is None else _text(record, "text_pair"),
-    )
-
-
-def _text(record: Mapping[str, Any], name: str) -> str:
-    if not isinstance(record.get(name), str):
-        raise ValueError(f"{name} is {record.get(name)!r}; it has to be a text")
-    return str(record[name])
-
-
-def _texts(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    values = record.get(name)
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{name} is {values!r}; it has to be a list of texts")
-    return tuple(values)

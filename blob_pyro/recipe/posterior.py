@@ -18,13 +18,12 @@ from transformers import PreTrainedTokenizerBase
 
 from blob_pyro.diagnostics import from_pyro_svi
 from blob_pyro.files import load_posterior, push_to_hub, save_posterior
-from blob_pyro.files.adapter import blaming
 from blob_pyro.files.config import CONFIG_FILE, read_posterior_config
 from blob_pyro.files.task import recorded_task, task_record
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import Generation, generate
 from blob_pyro.models import BayesianLora, Classifier, OptionLikelihood, SequenceClassifier
-from blob_pyro.networks import load_tokenizer
+from blob_pyro.networks import load_tokenizer, reading, tokenizer_identity
 from blob_pyro.posthoc import calibrate
 from blob_pyro.recipe.network import switch_task
 from blob_pyro.recipe.predictions import Predictions, evaluate
@@ -277,7 +276,14 @@ class Posterior:
     def save(self, folder: str | Path) -> None:
         """Write a folder that :func:`blob_pyro.load` reads, and that is a PEFT adapter too."""
         record = None if self.task is None else task_record(self.task, self.scoring)
-        save_posterior(folder, self.model, self.guide, task=record, method=self.method)
+        save_posterior(
+            folder,
+            self.model,
+            self.guide,
+            task=record,
+            method=self.method,
+            tokenizer=self.tokenizer,
+        )
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload to the Hugging Face Hub; see :func:`blob_pyro.push_to_hub` for the options."""
@@ -386,7 +392,7 @@ def load(
     """
     folder = Path(folder)
     config = read_posterior_config(folder)
-    record = config["task"]
+    record = config.task
     model, guide = load_posterior(folder, base_model)
     task: Task | None = None
     scoring: Scoring = "options"
@@ -395,7 +401,7 @@ def load(
             raise ValueError(
                 f"{folder} does not say what its classes are; use save_posterior(..., task=...)"
             )
-        with blaming(folder / CONFIG_FILE):
+        with reading(folder / CONFIG_FILE):
             task, scoring = recorded_task(record)
         _check_answers(folder, model, task, scoring)
     if base_model is None:
@@ -405,7 +411,12 @@ def load(
     if tokenizer is None:
         name = model.network.peft_config[model.adapter].base_model_name_or_path
         tokenizer = load_tokenizer(str(name))
-    return Posterior(model, guide, tokenizer, task, scoring, method=config["method"])
+    if config.base_model.tokenizer not in (None, tokenizer_identity(tokenizer)):
+        raise ValueError(
+            f"the tokenizer of {tokenizer.name_or_path!r} is not the one that {folder} was fitted "
+            "with; pass that one as tokenizer"
+        )
+    return Posterior(model, guide, tokenizer, task, scoring, method=config.method)
 
 
 def numbered_alike(

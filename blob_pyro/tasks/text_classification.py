@@ -69,6 +69,8 @@ class TextClassificationTask:
                 f"task {self.name!r} has the classes {list(self.class_names)}; classification "
                 "needs at least two different labels"
             )
+        if len(set(self.class_names)) < len(self.class_names):
+            raise ValueError(f"task {self.name!r} names a class twice: {list(self.class_names)}")
         warn_of_lookalikes(self.class_names)
         if self.words and len(self.words) != len(self.class_names):
             raise ValueError(

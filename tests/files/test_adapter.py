@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from blob_pyro.files.adapter import blaming, check_tensors, read_json, read_tensors, write_tensors
+from blob_pyro.files.adapter import check_tensors, read_json, read_tensors, write_tensors
 
 
 def test_tensors_come_back_whatever_their_layout(tmp_path: Path) -> None:
@@ -18,26 +18,16 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"t.safetensors is missing; is .* the right folder"):
         read_tensors(tmp_path / "t.safetensors")
     (tmp_path / "t.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(ValueError, match=r"t.safetensors holds what cannot be used .Safetensor"):
+    with pytest.raises(ValueError, match=r"t.safetensors cannot be used .Safetensor"):
         read_tensors(tmp_path / "t.safetensors")
-    with pytest.raises(ValueError, match=r"t.json cannot be read .No such file or directory.; is"):
+    with pytest.raises(ValueError, match=r"t.json is missing; is .* the right folder"):
         read_json(tmp_path / "t.json")
     for content in ("{", "[" * 100_000, "\udcff"):
         (tmp_path / "t.json").write_text(content, errors="surrogateescape")
-        with pytest.raises(ValueError, match=r"t.json is damaged .*restore the folder from a copy"):
+        with pytest.raises(
+            ValueError, match=r"t.json cannot be used .*restore the folder from a copy"
+        ):
             read_json(tmp_path / "t.json")
-
-
-def test_blame_is_put_once(tmp_path: Path) -> None:
-    path, message = tmp_path / "a.json", r"a.json holds what cannot be used .KeyError: 'r'.; re"
-    with pytest.raises(ValueError, match=message), blaming(path):
-        raise KeyError("r")
-    named = ValueError(f"{tmp_path / 'b.json'} is damaged")
-    with pytest.raises(ValueError, match=r"b.json is damaged") as error, blaming(path):
-        raise named
-    assert error.value is named
-    with pytest.raises(KeyboardInterrupt), blaming(path):
-        raise KeyboardInterrupt
 
 
 def test_tensors_that_differ_are_named(tmp_path: Path) -> None:

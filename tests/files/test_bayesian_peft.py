@@ -55,10 +55,8 @@ def base(peft_network: Any) -> Any:
 
 
 REFUSED = '{"peft_type": "LORA", "target_modules": "q_proj", "layers_to_transform": 1}'
-UNKNOWN = pytest.mark.filterwarnings("ignore:.*a_setting_of_another_version")
 
 
-@UNKNOWN
 def test_mean_and_scale_are_those_of_the_file(tmp_path: Path, base: Any) -> None:
     tensors = write_as_the_paper(tmp_path / "p")
     model, guide = import_bayesian_peft(tmp_path / "p", base, 0.3, likelihood=ANSWERS)
@@ -74,7 +72,7 @@ def test_mean_and_scale_are_those_of_the_file(tmp_path: Path, base: Any) -> None
     assert (model.prior.scale, model.num_data, model.training) == (0.3, 8, False)
 
 
-@UNKNOWN
+@pytest.mark.filterwarnings("ignore:.*a_setting_of_another_version")
 def test_draws_predict_as_peft_with_the_noise_added(
     tmp_path: Path, base: Any, inputs: Any, plain_logits: Any
 ) -> None:
@@ -102,7 +100,6 @@ def test_draws_predict_as_peft_with_the_noise_added(
     torch.testing.assert_close(logits, plain_logits(net, inputs, TOKENS), atol=1e-4, rtol=1e-4)
 
 
-@UNKNOWN
 def test_training_goes_on(tmp_path: Path, base: Any, inputs: Any) -> None:
     write_as_the_paper(tmp_path / "p", head=False)
     model, guide = import_bayesian_peft(tmp_path / "p", base, likelihood=ANSWERS)
@@ -114,7 +111,6 @@ def test_training_goes_on(tmp_path: Path, base: Any, inputs: Any) -> None:
     assert len(gradients) == 4 * 3
 
 
-@UNKNOWN
 def test_a_negative_epsilon_is_softplus(tmp_path: Path, base: Any) -> None:
     tensors = write_as_the_paper(tmp_path / "p")
     _, guide = import_bayesian_peft(
@@ -144,7 +140,6 @@ def edit_tensors(folder: Path, what: str) -> None:
     save_file(tensors, path)
 
 
-@UNKNOWN
 @pytest.mark.parametrize(
     ("what", "message"),
     [
@@ -156,7 +151,7 @@ def edit_tensors(folder: Path, what: str) -> None:
         ("rho's shape", r"has shape \(1, 16\) but the means .lora_A. in it needs \(2, 16\)"),
         (
             "rank",
-            r"has shape \(3, 16\) but this LlamaForCausalLM with that adapter needs",
+            r"has shape \(3, 16\) but a LlamaForCausalLM with that adapter needs",
         ),
         ("a layer more", r"have different sites \('base_model.model.model.layers.7"),
     ],
@@ -174,15 +169,15 @@ def test_tensors_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"adapter_config.json cannot be read \(No such file"),
-        ("{", "adapter_config.json is damaged"),
-        ("[]", "adapter_config.json is damaged .no JSON object"),
-        ('{"peft_type": "IA3"}', "is not the configuration of a LoRA adapter"),
-        (REFUSED, "adapter_config.json holds what cannot be used .ValueError: "),
-        ('{"peft_type": "LORA", "target_modules": ["nothing"]}', "json holds what cannot be used"),
+        (None, r"adapter_config.json is missing"),
+        ("{", "adapter_config.json cannot be used"),
+        ("[]", "adapter_config.json cannot be used .TypeError: no JSON object"),
+        ('{"peft_type": "IA3"}', "peft_type=.IA3.: use .LORA."),
+        (REFUSED, "adapter_config.json cannot be used .ValueError: "),
+        ('{"peft_type": "LORA", "target_modules": ["nothing"]}', "json cannot be used"),
         (
             '{"peft_type": "LORA", "r": "x", "target_modules": ["q_proj"]}',
-            "json holds what cannot be used",
+            "json cannot be used",
         ),
     ],
 )
@@ -196,7 +191,6 @@ def test_bad_configurations_are_named(
         import_bayesian_peft(tmp_path / "p", base, likelihood=ANSWERS)
 
 
-@UNKNOWN
 def test_a_network_with_an_adapter_is_refused(tmp_path: Path, peft_network: Any) -> None:
     write_as_the_paper(tmp_path / "p")
     with pytest.raises(ValueError, match="base_model is a PeftModel already; give the network wi"):

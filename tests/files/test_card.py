@@ -9,11 +9,11 @@ from huggingface_hub import ModelCard
 
 from blob_pyro import load_posterior, save_posterior
 from blob_pyro.files.card import is_on_hub, is_users_card, model_card, write_metrics
-from blob_pyro.files.config import read_posterior_config
+from blob_pyro.files.config import PriorRecord, read_posterior_config
 from blob_pyro.guides import LowRankGaussianGuide
 
 METRICS = {"accuracy": 0.75, "nll": 0.5}
-TASK = {"name": "tickets", "class_names": ["a|b", "c"]}
+TASK = {"name": "tickets", "class_names": ["a|b", "c", "<b>"]}
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def test_a_card_says_what_the_posterior_is(tmp_path: Path, program: Any) -> None
     for part in (
         "# somebody/tiny-llama on tickets: a posterior over its adapter",
         "`LabelTokenClassifier`, 8 training examples",
-        "| method | `bbb` |",
+        "| method | bbb |",
         "`LowRankGaussianGuide`, over `A`",
-        "`NormalPrior(scale=0.2)`",
-        "tickets (a\\|b, c)",
+        "| prior | NormalPrior(scale=0.2) |",
+        "tickets (a\\|b, c, \\<b\\>)",
         "| measured on | tickets |",
         "| nll | 0.5000 |",
         "blob_pyro.load_posterior(folder)",
@@ -103,5 +103,7 @@ def test_a_head_is_loaded_with_its_classes(tmp_path: Path, classifier: Any) -> N
     config = read_posterior_config(tmp_path / "p")
     assert "AutoModelForSequenceClassification.from_pretrained(" in model_card(config)
     assert ", num_labels=3)" in model_card(config)
-    config["model"]["prior"] = {"class": "mine", "arguments": None}
-    assert "`mine`, its author's own: `load_posterior(..., prior=...)`" in model_card(config)
+    prior = PriorRecord(**{"class": "mine", "arguments": None})
+    model = config.model.model_copy(update={"prior": prior})
+    config = config.model_copy(update={"model": model})
+    assert "mine, its author's own: `load_posterior(..., prior=...)`" in model_card(config)

@@ -81,7 +81,7 @@ def test_a_model_that_does_not_load_is_named(load: Any, tmp_path: Path) -> None:
     # Neither a folder without a model nor a path that is not there is named by Transformers.
     for name in (str(tmp_path), "./nosuch"):
         with pytest.raises(
-            ValueError, match=rf"(?s)the model '{name}' cannot be loaded .*; give a Hub"
+            ValueError, match=rf"(?s)the model '{name}' cannot be used .*; give a Hub"
         ):
             load(name)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from blob_pyro import push_to_hub, save_posterior
-from blob_pyro.files import hub
+from blob_pyro.files import card
 from blob_pyro.guides import LowRankGaussianGuide
 
 
@@ -58,7 +58,7 @@ def test_the_files_of_a_posterior_are_uploaded_and_no_others(folder: Path) -> No
 
 def test_the_hub_itself_is_the_default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client()
-    monkeypatch.setattr(hub, "HfApi", lambda **_: client)
+    monkeypatch.setattr(card, "HfApi", lambda **_: client)
     push_to_hub(folder, "me/tickets")
     assert [name for name, _ in client.calls] == ["create", "upload"]
 
@@ -67,7 +67,7 @@ def test_the_hub_itself_is_the_default(folder: Path, monkeypatch: pytest.MonkeyP
     ("what", "message"),
     [
         ("cut", r"adapter_model.safetensors is not the file that was saved"),
-        ("absent", r"posterior_config.json cannot be read"),
+        ("absent", r"posterior_config.json is missing"),
     ],
 )
 def test_what_is_no_whole_posterior_is_refused(folder: Path, what: str, message: str) -> None:
