@@ -22,6 +22,7 @@ _WANTED = {
     "mapping_type": "give 'name: value' entries",
     "model_type": "give 'name: value' entries",
     "string_type": "give a text",
+    "list_type": "give a list, such as [a, b]",
     "tuple_type": "give a list, such as [a, b]",
     "greater_than": "give a number above {gt}",
     "greater_than_equal": "give a number of at least {ge}",
@@ -145,7 +146,7 @@ def unknown_name(name: str, known: Sequence[str]) -> str:
 def _sentence(entry: Any, known: list[str]) -> str:
     kind, path = entry["type"], ".".join(map(str, entry["loc"]))
     if kind == "extra_forbidden":
-        return unknown_name(path, known)
+        return unknown_name(path, known) if known else f"{path} is unknown"
     if kind == "missing":
         return f"{path} is missing"
     context = entry.get("ctx", {})

@@ -160,7 +160,11 @@ class PosteriorConfig(Record):
                 f"model.temperature has {len(temperature)} numbers for {wanted} classes"
             )
         names = self.task.get("class_names")
-        if isinstance(names, list) and not len(names) == len({*map(str, names)}) == wanted:
+        if (
+            wanted
+            and isinstance(names, list)
+            and not len(names) == len({*map(str, names)}) == wanted
+        ):
             raise ValueError(f"task.class_names is {names!r:.100}, where {wanted} names are needed")
         return self
 

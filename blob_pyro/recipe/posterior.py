@@ -442,18 +442,10 @@ def numbered_alike(
 
 def _check_answers(folder: Path, model: Classifier, task: Task, scoring: Scoring) -> None:
     """Refuse a record that would have the model answer what it was not fitted to."""
-    options, num_classes = False, model.num_classes
-    if isinstance(task, MultipleChoiceTask):
-        options = scoring == "options"
-    else:
-        num_classes = len(task.class_names)
-    if (
-        isinstance(model, SequenceClassifier) != (scoring == "head")
-        or isinstance(model, OptionLikelihood) != options
-        or model.num_classes != num_classes
-    ):
+    options = isinstance(task, MultipleChoiceTask) and scoring == "options"
+    head = isinstance(model, SequenceClassifier)
+    if head != (scoring == "head") or isinstance(model, OptionLikelihood) != options:
         raise ValueError(
-            f"{folder / CONFIG_FILE}: its task {task.name}, answered by {scoring!r} in "
-            f"{num_classes} classes, is not that of its {type(model).__name__} of "
-            f"{model.num_classes}; restore the folder from a copy"
+            f"{folder / CONFIG_FILE}: its task {task.name}, answered by {scoring!r}, is not that "
+            f"of its {type(model).__name__}; restore the folder from a copy"
         )

@@ -113,12 +113,12 @@ def test_a_reader_that_has_had_enough_is_no_mistake(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "other"}, "kind is 'other'; it has to be 'texts' or 'questions'"),
-        ({"class_names": "abc"}, "class_names is 'abc'; it has to be a list of texts"),
-        ({"class_names": ["a", "b"]}, "its task helpdesk, answered by 'options' in 2 classes, is"),
-        ({"scoring": "head"}, "answered by 'head' in 10 classes, is not that of its LabelTokenCl"),
-        ({"kind": "questions", "name": "openbookqa"}, "its task openbookqa, answered by 'options'"),
-        ({"prompt": None}, "prompt is None; it has to be a text"),
+        ({"kind": "other"}, "Input tag 'other' found using 'kind'"),
+        ({"class_names": "abc"}, "class_names='abc': give a list"),
+        ({"class_names": ["a", "b"]}, "where 10 names are needed"),
+        ({"scoring": "head"}, "answered by 'head', is not that of its LabelTokenClassifier"),
+        ({"kind": "questions", "name": "openbookqa"}, "questions.class_names is unknown"),
+        ({"prompt": None}, "prompt=None: give a text"),
     ],
 )
 def test_an_altered_record_of_the_task_is_refused(
