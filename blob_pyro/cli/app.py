@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from functools import wraps
@@ -46,6 +47,8 @@ def prepared(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _quiet() -> None:
+    # What reads a GGUF file asks for its bar past Transformers' switch; tqdm reads this at import.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     # Not before a command runs: to print help, neither is needed.
     from transformers.utils import logging as transformers_logging
 
