@@ -10,16 +10,19 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from blob_pyro.infer.data_pass import evaluation_mode, seeded
 from blob_pyro.infer.generation_options import check_options, option
 from blob_pyro.infer.posterior_draws import Draw, Guide, posterior_draws
 from blob_pyro.models import BayesianLora
 from blob_pyro.models.padding import align_padding, mask_of
-from blob_pyro.models.padding_trial import made_up_texts, padding_is_exact
-from blob_pyro.models.positions import Positions
+from blob_pyro.models.text_trials import LENGTHS, made_up_texts, same
 from blob_pyro.models.tiling import tile
+
+# Tokens that a trial writes: the first after reading, the others out of a cache.
+_TRIED = 3
+_WAY_OUT = "pass use_cache=False, which reads each text anew at every token"
 
 
 class AveragedNetwork(LogitsProcessor):
@@ -179,7 +182,8 @@ def generate(
     prompts = align_padding({"input_ids": input_ids, "attention_mask": mask}, "left")
     with torch.no_grad(), seeded(seed), evaluation_mode(model):
         draws = posterior_draws(guide, num_samples, prompts)
-        _check_padding(model, draws[0], mask)
+        for padded in {False, bool((mask == 0).any())}:
+            _check_cache(model, draws[0], padded, option(network, options, "use_cache"))
         average = AveragedNetwork(1 if per_draw else len(draws))
         processors = [average, *(options.pop("logits_processor", None) or [])]
         with model.under(draws, input_ids.shape), average.over(network):
@@ -195,25 +199,38 @@ def generate(
     return Generation(*(part.reshape(shape) for part in (tokens, *uncertainty)))
 
 
-def _check_padding(model: BayesianLora, draw: Draw, mask: torch.Tensor) -> None:
-    """Raise a ``ValueError`` if there is padding and the network reads it."""
-    if bool((mask != 0).all()):
-        return
-    network, positions = model.network, Positions(model.network)
-
-    def next_token(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        batch = positions.add(align_padding(batch, "left"))
-        logits: torch.Tensor = network(**batch, use_cache=False).logits[:, -1]
-        return logits
-
-    with model.under([draw], mask.shape):
-        dtype = network.get_input_embeddings().weight.dtype
-        if not padding_is_exact(next_token, made_up_texts(network, mask.device), dtype):
+def _check_cache(model: BayesianLora, draw: Draw, padded: bool, use_cache: bool | None) -> None:
+    """Raise a ``ValueError`` if the network writes other words than it would by reading anew."""
+    network = cast(Any, model.network.get_base_model())
+    texts = made_up_texts(network, LENGTHS if padded else LENGTHS[:1] * 2)
+    plain = GenerationConfig(
+        max_new_tokens=_TRIED, min_new_tokens=_TRIED, use_cache=use_cache, output_logits=True,
+        return_dict_in_generate=True, pad_token_id=network.generation_config.pad_token_id or 0,
+    )  # fmt: skip
+    kind = type(network).__name__
+    with model.under([draw], texts["input_ids"].shape):
+        try:
+            written = network.generate(**align_padding(texts, "left"), generation_config=plain)
+        except Exception as error:
             raise ValueError(
-                f"{type(network.get_base_model()).__name__} reads padding, so that it would write "
-                "other texts than after each prompt alone; give prompts of one length, or one at a "
-                "time"
+                f"{kind} can't go on with two texts at once ({error}); {_WAY_OUT}"
+            ) from error
+        alone = [
+            network(torch.cat([ids[mask == 1], new])[None], use_cache=False).logits
+            for ids, mask, new in zip(*texts.values(), written.sequences[:, -_TRIED:], strict=True)
+        ]
+    found = torch.stack(written.logits, dim=1)
+    wanted = torch.cat([logits[:, -1 - _TRIED : -1] for logits in alone])
+    if not same(network, found, wanted):
+        if padded:
+            raise ValueError(
+                f"{kind} reads padding, so that it would write other texts than after each prompt "
+                "alone; give prompts of one length, or one at a time"
             )
+        raise ValueError(
+            f"{kind} goes on with two texts at once in another way than with each: its cache mixes "
+            f"them or holds what an earlier text left; {_WAY_OUT}"
+        )
 
 
 def _after_the_end(tokens: torch.Tensor, network: Any, options: dict[str, Any]) -> torch.Tensor:

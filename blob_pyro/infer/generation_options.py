@@ -52,11 +52,6 @@ def check_options(network: Any, options: Options) -> None:
             f"{kind} is an encoder-decoder, whose encoder would run once for all draws; generate "
             "needs a causal language model"
         )
-    if any(hasattr(module, "recurrent_states") for module in network.modules()):
-        raise ValueError(
-            f"{kind} keeps what it has read in its modules, where a text finds what the one before "
-            "left; generate needs a network whose cache is passed from step to step"
-        )
     for name, (harmless, reason) in _REFUSED.items():
         value = option(network, options, name)
         if not any(value is each or value == each for each in harmless):

@@ -184,20 +184,15 @@ class BayesianLora(PyroModule):
                     self._forget()
 
     @contextmanager
-    def trial(self, shape: torch.Size) -> Iterator[None]:
+    def trial(self) -> Iterator[None]:
         """Let the network compute with a prior draw, and leave no trace of it.
 
         There is no dropout, gradient or statement meanwhile, and no random number is used up.
-
-        Parameters
-        ----------
-        shape
-            ``(rows, tokens)`` of the batch.
         """
         with torch.no_grad(), without_dropout(self), torch.random.fork_rng():
             with poutine.block():
                 draw = self.sample_latents()
-            with self.under([draw], shape):
+            with self.under([draw], torch.Size([1])):
                 yield
 
     @pyro_method
@@ -321,12 +316,23 @@ class BayesianLora(PyroModule):
 
         Unlike the network's own method it is also right when several draws are made before one
         backward pass, since each layer is recomputed with the draw that it first ran with.
+
+        Raises
+        ------
+        ValueError
+            If the network can't.
         """
         net = self.network
         # The newer name, in whose presence transformers announces the end of the older.
         newer = hasattr(net, "activation_checkpointing_enable")
         enable = net.activation_checkpointing_enable if newer else net.gradient_checkpointing_enable
-        enable({"use_reentrant": False, "context_fn": CheckpointContexts(net, self.adapter)})
+        try:
+            enable({"use_reentrant": False, "context_fn": CheckpointContexts(net, self.adapter)})
+        except ValueError as error:
+            raise ValueError(
+                f"{type(net.get_base_model()).__name__} can't recompute its layers ({error}); "
+                "train with gradient_checkpointing=False, and smaller batches"
+            ) from error
 
     def likelihood_config(self) -> dict[str, Any]:
         """Give the constructor's arguments beside network, data size and latents."""

@@ -15,6 +15,7 @@ from blob_pyro.models.bayesian_lora import BayesianLora
 from blob_pyro.models.labels import checked_labels
 from blob_pyro.models.padding import align_padding, mask_of
 from blob_pyro.models.positions import head_at, labelled_first
+from blob_pyro.models.text_trials import check_causal
 from blob_pyro.models.tiling import tile, untile
 
 _IGNORED = -100
@@ -43,7 +44,7 @@ class CausalLM(BayesianLora):
     Raises
     ------
     ValueError
-        If the network has no language head.
+        If the network has no language head, or lets a token see those after it.
 
     Examples
     --------
@@ -72,6 +73,8 @@ class CausalLM(BayesianLora):
                 "with AutoModelForCausalLM"
             )
         super().__init__(net, num_data, prior_scale, adapter, prior=prior, latent=latent)
+        with self.trial():
+            check_causal(self.network)
         self._head_is_latent = any(site.layer is _head(net) for site in self.sites.values())
 
     def forward(

@@ -16,7 +16,7 @@ from blob_pyro.lora import Latent, Prior
 from blob_pyro.models.bayesian_lora import BayesianLora
 from blob_pyro.models.labels import checked_labels
 from blob_pyro.models.padding import Side, align_padding, mask_of
-from blob_pyro.models.padding_trial import made_up_texts, padding_is_exact
+from blob_pyro.models.text_trials import padding_is_exact
 from blob_pyro.models.tiling import tile, untile
 
 
@@ -50,14 +50,11 @@ class Classifier(BayesianLora):
     def find_padding_side(self, *sides: Side) -> None:
         """Find a side on which padding leaves logits as they are, by a trial; None if none does."""
         self.padding_side: Side | None = sides[0]
-        device = next(iter(self.sites.values())).projection.initial_weight.device
-        if device.type == "meta":
+        if self.network.device.type == "meta":
             return
-        texts = made_up_texts(self.network, device)
-        dtype = self.network.get_input_embeddings().weight.dtype
-        with self.trial(texts["input_ids"].shape):
+        with self.trial():
             for self.padding_side in sides:
-                if padding_is_exact(self.class_logits, texts, dtype):
+                if padding_is_exact(self.network, self.class_logits):
                     return
         self.padding_side = None
 

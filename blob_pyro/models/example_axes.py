@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from blob_pyro.lora import LoraSite
 from blob_pyro.lora.checkpoint_contexts import reinstalled
+from blob_pyro.models.text_trials import made_up_texts
 from blob_pyro.models.without_dropout import without_dropout
 from blob_pyro.poutine.apply_weight import GroupedWeight
 
@@ -109,31 +110,10 @@ def _shows_texts(rows: torch.Tensor) -> bool:
 
 def _five_texts(net: PeftModel) -> dict[str, torch.Tensor] | None:
     base = net.get_base_model()
-    if not isinstance(base, PreTrainedModel):
+    if not isinstance(base, PreTrainedModel) or base.device.type == "meta":
         return None
     if "input_ids" not in inspect.signature(base.forward).parameters:
         return None
-    device = cast(torch.Tensor, base.get_input_embeddings().weight).device
-    if device.type == "meta":
-        return None
-    text = base.config.get_text_config()
-    special = {
-        token
-        for part in (base.config, text)
-        for name, token in part.to_dict().items()
-        if name.endswith(("_token_id", "_token_index")) and isinstance(token, int)
-    }
-    vocabulary = torch.arange(text.vocab_size)
-    ordinary = vocabulary[~torch.isin(vocabulary, torch.tensor(sorted(special)))]
-    generator = torch.Generator().manual_seed(0)
-    shape = len(_LENGTHS), max(_LENGTHS)
-    input_ids = ordinary[torch.randint(len(ordinary), shape, generator=generator)]
-    input_ids[-1] = input_ids[0]
-    lengths = torch.tensor(_LENGTHS)[:, None]
-    end = text.eos_token_id
-    if isinstance(end, int):
-        # Some heads read there.
-        input_ids.scatter_(1, lengths - 1, end)
-    mask = torch.arange(max(_LENGTHS)) < lengths
-    input_ids = input_ids.masked_fill(~mask, text.pad_token_id or 0)
-    return {"input_ids": input_ids.to(device), "attention_mask": mask.long().to(device)}
+    texts = made_up_texts(base, _LENGTHS)
+    texts["input_ids"][-1] = texts["input_ids"][0]
+    return texts

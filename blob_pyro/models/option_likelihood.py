@@ -16,6 +16,7 @@ from blob_pyro.models.classifier import Classifier
 from blob_pyro.models.packed_options import PackedOptions
 from blob_pyro.models.padding import padding_token
 from blob_pyro.models.positions import last_columns
+from blob_pyro.models.text_trials import check_causal
 from blob_pyro.models.windows import shortest_window
 
 Normalize = Literal["mean", "sum"]
@@ -102,6 +103,8 @@ class OptionLikelihood(Classifier):
                 "positions would be computed; use a causal LM that has it"
             )
         super().__init__(net, num_data, prior_scale, adapter, prior=prior, latent=latent)
+        with self.trial():
+            check_causal(self.network)
         self.num_options = num_options
         self.normalize: Normalize = normalize
         self._takes_positions = "position_ids" in signature
@@ -176,7 +179,7 @@ class OptionLikelihood(Classifier):
 
     def _as_bias(self, visible: torch.Tensor) -> torch.Tensor:
         # A sum with the scores of attention is what every implementation of it takes.
-        dtype = self.network.get_input_embeddings().weight.dtype
+        dtype = self.network.dtype
         lowest = torch.finfo(dtype).min
         return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, lowest)
 
@@ -196,15 +199,14 @@ class OptionLikelihood(Classifier):
             return True
         size = self.network.config.get_text_config().vocab_size
         packed = _made_up_batch(like.device, size, min(_LONG, max(4, self._window - 6)))
-        with self.trial(packed.input_ids.shape):
+        with self.trial():
             rows = packed.one_by_one(3)
             alone = self._scores(rows, 1, rows.attention_mask).reshape(-1, 3)
             try:
                 together = self._scores(packed, 3, packed.visibility())
             except Exception:  # Whatever a network does not take in a packed row.
                 return False
-        dtype = self.network.get_input_embeddings().weight.dtype
-        tolerance = _TOLERANCE.get(dtype, _COARSE_TOLERANCE)
+        tolerance = _TOLERANCE.get(self.network.dtype, _COARSE_TOLERANCE)
         return torch.allclose(together, alone, rtol=tolerance, atol=tolerance)
 
 

@@ -98,6 +98,6 @@ class PackedOptions:
         shortest_prompt = int((kept & ~mine).sum(dim=2).amin())
         return PackedOptions(
             input_ids.flatten(0, 1),
-            kept.gather(2, order).flatten(0, 1),
+            kept.gather(2, order).flatten(0, 1).long(),
             mine.gather(2, order)[..., shortest_prompt:].long().flatten(0, 1),
         ).filled(padding)

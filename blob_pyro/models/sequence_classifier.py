@@ -33,7 +33,7 @@ class SequenceClassifier(Classifier):
     Raises
     ------
     ValueError
-        If the network has fewer than two labels.
+        If the network has fewer than two labels, or gives other logits than one row a text.
 
     Examples
     --------
@@ -77,4 +77,10 @@ class SequenceClassifier(Classifier):
             padding = batch["attention_mask"] == 0
             batch = {**batch, "input_ids": batch["input_ids"].masked_fill(padding, pad)}
         logits: torch.Tensor = self.network(**self.align(batch, self.padding_side)).logits
+        if logits.shape != (wanted := (len(batch["input_ids"]), self.num_classes)):
+            raise ValueError(
+                f"{type(self.network.get_base_model()).__name__} gives logits of the shape "
+                f"{tuple(logits.shape)}, where one row a text and one column a class are "
+                f"{wanted}; load the network with AutoModelForSequenceClassification"
+            )
         return logits

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
 import torch
 from transformers import (
-    BartConfig,
-    BartForConditionalGeneration,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -18,10 +15,11 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from blob_pyro import generate, unbayesianize
+from blob_pyro import generate
 from blob_pyro.guides import LowRankGaussianGuide
-from blob_pyro.models import CausalLM
-from tests.models.test_architectures_padded import NETWORKS, QV, adapted, alone, batch_of, rows
+from blob_pyro.models import BayesianLora, CausalLM
+from tests.models.architectures import batch_of, peft, texts_of
+from tests.models.test_architectures import by_hand
 
 Program = tuple[CausalLM, LowRankGaussianGuide]
 PROMPT = torch.tensor([[5, 6, 7, 8]])
@@ -133,41 +131,20 @@ def test_what_the_average_cannot_follow_is_refused_before_it_is_drawn(
 
 
 def test_an_encoder_decoder_is_refused() -> None:
-    config = BartConfig(
-        vocab_size=60, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24,
-    )  # fmt: skip
-    model = CausalLM(adapted(BartForConditionalGeneration(config), "SEQ_2_SEQ_LM", QV), 4)
+    model = BayesianLora(peft("BartForConditionalGeneration"), 4)
     with pytest.raises(ValueError, match="BartForConditionalGeneration is an encoder-decoder, who"):
         generate(model, LowRankGaussianGuide(model), PROMPT)
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", NETWORKS)
-def test_prompts_that_are_padded_write_what_each_writes_alone(name: str) -> None:
-    model = CausalLM(NETWORKS[name](name), num_data=4)
+def test_a_network_whose_cache_mixes_rows_writes_without_it() -> None:
+    model = CausalLM(peft("RwkvForCausalLM"), num_data=4)
     guide = LowRankGaussianGuide(model)
-    plain = unbayesianize(copy.deepcopy(model.network), guide.mean()).eval()
-    prompts = rows()
-    if name == "recurrent_gemma":
-        with pytest.raises(ValueError, match="RecurrentGemmaForCausalLM keeps what it has read in"):
-            generate(model, guide, PROMPT)
-        return
-    written = []
-    for prompt in prompts:
-        text = prompt
-        for _ in range(6):
-            text = [*text, int(alone(plain, text)[-1].argmax())]
-        written.append(text[len(prompt) :])
-    options: Any = {"num_samples": 0, "max_new_tokens": 6, "eos_token_id": None, "pad_token_id": 1}
-    for prompt, wanted in zip(prompts, written, strict=True):
-        found = generate(model, guide, torch.tensor([prompt]), **options)
-        assert found.tokens[0].tolist() == wanted
-    for side in ("left", "right"):
-        try:
-            found = generate(model, guide, **batch_of(prompts, side), **options)
-        except ValueError as error:
-            assert "reads padding" in str(error)  # noqa: PT017
-            assert name == "rwkv"
-            continue
-        assert found.tokens.tolist() == written
+    texts = texts_of(5, 5)
+    net = peft("RwkvForCausalLM", guide.mean())
+    wanted = [by_hand("RwkvForCausalLM", [net], text) for text in texts]
+    options: Any = {"num_samples": 0, "max_new_tokens": 4, "eos_token_id": None}
+    prompts = batch_of(texts)["input_ids"]
+    found = generate(model, guide, prompts, use_cache=False, **options)
+    assert found.tokens.tolist() == wanted
+    with pytest.raises(ValueError, match=r"Rwkv.*pass use_cache=False"):
+        generate(model, guide, prompts, **options)

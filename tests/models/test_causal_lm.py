@@ -16,6 +16,7 @@ from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import CausalLM
 from blob_pyro.poutine import flipout
+from tests.models.architectures import batch_of
 
 Batch = dict[str, torch.Tensor]
 causal = pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
@@ -175,3 +176,9 @@ def test_a_head_that_is_not_called_is_refused(token_batch: Any) -> None:
     model = CausalLM(get_peft_model(Functional(config), lora), num_data=8)
     with pytest.raises(ValueError, match="Functional does not call its language head as a module"):
         model(**with_text(token_batch()))
+
+
+def test_padding_is_not_learned(peft_network: Any) -> None:
+    batch = batch_of([[5, 6, 7, 8], [7, 8]], "left")
+    with pytest.raises(ValueError, match="labels hold tokens where attention_mask is 0"):
+        CausalLM(peft_network("llama"), 4)(**batch, labels=batch["input_ids"])

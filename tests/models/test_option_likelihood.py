@@ -17,6 +17,7 @@ from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.lora import unbayesianize
 from blob_pyro.models import OptionLikelihood
 from blob_pyro.poutine import flipout
+from tests.models.architectures import batch_of
 
 Question = tuple[list[int], list[list[int]]]
 C = 5
@@ -283,3 +284,10 @@ def test_bfloat16_scores_are_close(program: Any) -> None:
     ]
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.1)
+
+
+def test_a_question_without_a_prompt_is_refused(program: Any) -> None:
+    model, _ = program
+    batch = batch_of([[5, 6, 7, 8], [7, 8]], "left")
+    with pytest.raises(ValueError, match="row 1 has no prompt, so nothing predicts the first tok"):
+        model(**batch, option_ids=torch.tensor([[1, 2], [1, 2]]))

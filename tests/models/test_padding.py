@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from blob_pyro.models import CausalLM
 from blob_pyro.models.padding import align_padding
 
 TEXTS = [[5, 6, 7, 8], [9, 8], [], [4]]
@@ -45,3 +46,19 @@ def test_nonzero_means_real_in_any_dtype(real: int, dtype: torch.dtype) -> None:
 def test_tensors_of_another_shape_pass_through() -> None:
     labels = torch.arange(4)
     assert align_padding({**LEFT, "labels": labels}, "right")["labels"] is labels
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ([[1, 1, 1], [0, 0, 0]], "row 1 of attention_mask has no real token"),
+        ([[1, 0, 1], [1, 1, 1]], "row 0 of attention_mask has .* padding between real"),
+        ([[1, 1], [1, 1]], r"attention_mask has the shape \(2, 2\) but input_ids has \(2, 3\)"),
+    ],
+)
+def test_masks_that_name_no_text_are_refused(mask: Any, message: str, classifier: Any) -> None:
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    model = classifier("llama")
+    for program in (model, CausalLM(model.network, 4)):
+        with pytest.raises(ValueError, match=message):
+            program(input_ids=ids, attention_mask=torch.tensor(mask), labels=ids)
