@@ -77,7 +77,7 @@ def load_posterior(
     folder = Path(folder)
     config = read_posterior_config(folder)
     tensors = read_tensors(folder / ADAPTER_FILE)
-    _check_head(folder, config, tensors)
+    _check_head(folder, config, tensors, has_base=base_model is not None)
     files = None
     if base_model is None:
         base_model, files = _base_network(folder, config)
@@ -98,13 +98,18 @@ def posterior_task(folder: str | Path) -> dict[str, Any]:
     return read_posterior_config(Path(folder)).task
 
 
-def _check_head(folder: Path, config: PosteriorConfig, tensors: Mapping[str, torch.Tensor]) -> None:
+def _check_head(
+    folder: Path, config: PosteriorConfig, tensors: Mapping[str, torch.Tensor], *, has_base: bool
+) -> None:
     """Refuse another number of classes than the head's, before a head of that size is made."""
     heads = {len(tensor) for name, tensor in tensors.items() if ".lora_" not in name}
+    if has_base and not heads:
+        return  # The head is the base model's own.
     if config.model.name == "SequenceClassifier" and config.model.num_classes not in heads:
         raise ValueError(
             f"{folder / CONFIG_FILE}: num_classes is {config.model.num_classes}, and "
-            f"{ADAPTER_FILE} has no head of as many; restore the folder from a copy"
+            f"{ADAPTER_FILE} has no head of as many; restore the folder from a copy, or pass the "
+            "network as base_model"
         )
 
 
