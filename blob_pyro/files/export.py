@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import cast
 
@@ -20,14 +21,13 @@ from blob_pyro.models import BayesianLora
 def merge_mean(model: BayesianLora, guide: LoraGuide) -> PreTrainedModel:
     r"""Merge the posterior mean into the base weights, :math:`W = W_0 + s B M`.
 
-    What is left is an ordinary network without adapter, as fast as the base model, whose
-    uncertainty is lost.
+    The result is an ordinary network without adapter, as fast as the base model, which knows no
+    uncertainty.  It is a copy: the program stays as it is, and memory has to hold both.
 
     Parameters
     ----------
     model, guide
-        The fitted program.  Its network becomes the result, so neither can be used any more; save
-        the posterior before.
+        The fitted program.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def merge_mean(model: BayesianLora, guide: LoraGuide) -> PreTrainedModel:
     Raises
     ------
     ValueError
-        If the merged weights would not be finite.
+        If the merged weights would not be finite, or layers share a weight that would be merged.
 
     Examples
     --------
@@ -53,9 +53,26 @@ def merge_mean(model: BayesianLora, guide: LoraGuide) -> PreTrainedModel:
     ----------
     Wang et al., "BLoB", NeurIPS 2024, theorem 3.1 (the mean on the full weight).
     """
-    net = unbayesianize(model.network, guide.mean(), model.adapter)
+    _check_own_weights(model)
+    net = unbayesianize(copy.deepcopy(model.network), guide.mean(), model.adapter)
     merged = net.merge_and_unload(safe_merge=True, adapter_names=[model.adapter])
     return cast(PreTrainedModel, merged)
+
+
+def _check_own_weights(model: BayesianLora) -> None:
+    """Raise if a weight with an adapter stands in another layer too, which would change with it."""
+    users: dict[int, set[str]] = {}
+    for name, module in model.network.named_modules():
+        for parameter in module.parameters(recurse=False):
+            users.setdefault(id(parameter), set()).add(name)
+    for site in model.sites.values():
+        for parameter in site.layer.get_base_layer().parameters(recurse=False):
+            if len(shared := users[id(parameter)]) > 1:
+                raise ValueError(
+                    f"the layers {sorted(shared)} share one weight (tied embeddings, or "
+                    "layer_replication), so that merging into one would change the others; load "
+                    "the saved posterior as an adapter"
+                )
 
 
 def export_draws(

@@ -118,7 +118,7 @@ class LoraProjection(PyroModule):
             return self._applied(x)
         if self._pyro_context.active:
             return apply_weight(self.weight, x.shape[:-1], name=self.name)(x)
-        if self.training and torch.is_grad_enabled() and self.use.has_model:
+        if self.training and torch.is_grad_enabled():
             raise ValueError(
                 f"the network is trained by itself, where the latent weight {self.name!r} would "
                 "stay at its mean; train the model and its guide (blob_pyro.training.fit, SVI), or "
@@ -132,6 +132,23 @@ class LoraProjection(PyroModule):
             bare = self._draw is None or self.use.is_bare
             return self.mean_weight if bare else self._draw
         return super().__getattr__(name)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        # The network's own state has the weight, as PEFT saves it; a model's leaves it to guides.
+        if prefix.startswith(self.name.removesuffix("weight")):
+            destination[f"{prefix}weight"] = self.mean_weight.detach()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
+        weight, errors = state_dict.get(f"{prefix}weight"), others[-1]
+        if weight is None or torch.equal(weight.to(self.mean_weight), self.mean_weight):
+            return
+        if self.__dict__["_mean"] is None:
+            self.initial_weight.copy_(weight)
+        else:
+            errors.append(
+                f"site {self.name!r} has a posterior, which a weight is not; call "
+                "unbayesianize(peft_model) first, or blob_pyro.load_posterior"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         # A draw belongs to the call that made it (and its graph cannot be copied).

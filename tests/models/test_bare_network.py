@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from pyro import poutine
 
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import posterior_predictive
-from blob_pyro.lora import unbayesianize
+from blob_pyro.lora import bayesianize, unbayesianize
 
 
 @pytest.fixture
@@ -58,8 +60,52 @@ def test_it_predicts_with_the_mean_whatever_ran_before(fitted: Any, inputs: Any)
     check(copy.deepcopy(model.network).merge_and_unload())
 
 
-def test_training_it_is_refused(fitted: Any, inputs: Any) -> None:
+@pytest.mark.parametrize("combination", ["linear", "cat", "svd"])
+def test_an_adapter_that_peft_makes_of_it_is_made_of_the_mean(
+    combination: str, fitted: Any, inputs: Any
+) -> None:
+    model, guide = fitted
+    found, plain = model.network, unbayesianize(copy.deepcopy(model.network), guide.mean()).eval()
+    for net in (found, plain):
+        net.add_weighted_adapter(["default"], [0.7], "new", combination_type=combination)
+        net.set_adapter("new")
+    with torch.no_grad():
+        torch.testing.assert_close(found(**inputs).logits, plain(**inputs).logits)
+
+
+def test_peft_saves_its_mean(fitted: Any, inputs: Any, tmp_path: Path) -> None:
+    model, guide = fitted
+    state, own = model.network.state_dict(), model.state_dict()
+    for name, mean in guide.mean().items():
+        assert torch.equal(state[name.replace(".weight", ".default.weight")], mean)
+        # What a model saves can be read before its guide is.
+        assert f"net.{name}".replace(".weight", ".default.weight") not in own
+    model.network.save_pretrained(tmp_path)
+    base = unbayesianize(copy.deepcopy(model.network)).unload()
+    loaded = PeftModel.from_pretrained(base, tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**inputs).logits, of_peft(model, guide, inputs))
+
+
+def test_a_state_with_other_weights_is_not_half_loaded(
+    fitted: Any, inputs: Any, peft_network: Any
+) -> None:
+    model, guide = fitted
+    expected, state = of_peft(model, guide, inputs), model.network.state_dict()
+    model.network.load_state_dict(state)
+    bare = unbayesianize(copy.deepcopy(model.network))
+    bayesianize(bare)
+    bare.load_state_dict(state)
+    torch.testing.assert_close(bare.eval()(**inputs).logits, expected)
+    state = {name: 2 * weight if "lora_A" in name else weight for name, weight in state.items()}
+    with pytest.raises(RuntimeError, match=r"lora_A.weight. has a posterior, which a weight"):
+        model.network.load_state_dict(state)
+
+
+@pytest.mark.parametrize("has_model", [True, False])
+def test_training_it_is_refused(has_model: bool, fitted: Any, inputs: Any) -> None:
     model, _ = fitted
+    model.use.has_model = has_model
     model.network.train()
     with pytest.raises(ValueError, match="the network is trained by itself"):
         model.network(**inputs)
