@@ -14,6 +14,7 @@ import torch
 from blob_pyro.diagnostics import (
     from_pyro_svi,
     plot_reliability,
+    plot_risk_coverage,
     plot_uncertainty,
     risk_coverage,
 )
@@ -184,10 +185,13 @@ def write(demonstration: Demonstration, folder: str | Path, command: str) -> Non
 def _write_pictures(rows: dict[str, Row], folder: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 6), layout="constrained")
-    axes: Any = figure.subplots()
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
+    axes: Any = figure.subplots(1, 2)
     for name, row in rows.items():
-        plot_reliability(row.test.logits, row.test.labels, label=name, ax=axes)
+        plot_reliability(row.test.logits, row.test.labels, label=name, ax=axes[0])
+        plot_risk_coverage(row.test.logits, row.test.labels, label=name, ax=axes[1])
+    axes[1].set_ylim(0, 0.5)
+    axes[1].axhline(MAX_ERROR, color="0.4", lw=1, ls=":")
     figure.savefig(folder / "reliability.png", dpi=150)
     figure = Figure(figsize=(10, 4), layout="constrained")
     for (name, row), axes in zip(
@@ -218,8 +222,14 @@ Both methods saw the same {sizes["train"]} reviews in the same batches. They wer
 One run is one seed. With {sizes["test"]} reviews an accuracy is uncertain by about 0.03, and so is
 an ECE. Compare several seeds before you believe a small difference.
 
-![reliability](reliability.png)
-![uncertainty](uncertainty.png)
+Left: how often an answer of a given confidence is right. Right: the share of errors among the
+surest answers.
+
+![reliability and risk against coverage](reliability.png)
+
+The entropy of reviews and of strangers:
+
+![entropy of reviews and strangers](uncertainty.png)
 
 - `posterior/` is a PEFT adapter (the posterior mean) with the posterior's scales beside it:
   `blob_pyro.load("posterior").predict_proba(["The soup was cold."])`.
