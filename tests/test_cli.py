@@ -93,6 +93,7 @@ def trained(tickets: str, base_folder: str, folder: Path, *options: str) -> Any:
     )  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:the temperature .* is not the best")
 def test_a_method_is_trained_by_its_name(tmp_path: Path, tickets: str, base_folder: str) -> None:
     result = trained(
         tickets, base_folder, tmp_path / "ens", "--method", "ens", "--set", "options.num_members=2"

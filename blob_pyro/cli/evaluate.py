@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -18,9 +21,12 @@ from blob_pyro.cli.options import (
     SkipBadRows,
     TextColumn,
 )
-from blob_pyro.cli.terminal import console, make_accelerator, print_predictions
+from blob_pyro.cli.terminal import console, print_predictions, say
+from blob_pyro.tasks import TextClassificationTask, find_task
 
+# To print help, nothing heavy is imported.
 if TYPE_CHECKING:
+    from blob_pyro.cli.examples import Selection, Source
     from blob_pyro.recipe import Predictions
     from blob_pyro.tasks import Task
 
@@ -62,44 +68,97 @@ def evaluate(
 
     Example: `blob-pyro evaluate posterior --ood ai2_arc_easy --ood mmlu_college_chemistry`
     """
-    from blob_pyro.cli.data import Selection
-    from blob_pyro.cli.evaluated_sets import Asked, evaluated_sets
-    from blob_pyro.recipe import load
-    from blob_pyro.recipe.network import switch_task
-    from blob_pyro.recipe.predictions import evaluate as evaluate_examples
+    from accelerate import PartialState
 
-    is_main = make_accelerator(None, None, posterior).is_main_process
+    from blob_pyro.cli.examples import Selection, Source
+    from blob_pyro.files.card import write_metrics
+    from blob_pyro.recipe import load
+
+    console.quiet = not PartialState().is_main_process
     program = load(posterior)
+    _ = program.classifier
+    trained = cast("Task", program.task)
     selection = Selection(data_dir, limit, seed, skip_bad_rows)
-    asked = Asked(data, text_column, label_column, task, ood or [])
-    sets = evaluated_sets(posterior, cast("Task", program.task), asked, selection)
-    folder = output_dir or posterior / "evaluations"
-    evaluations = {}
-    for each, examples in sets:
-        switch_task(program.classifier, each, program.tokenizer)
-        evaluations[each.name] = evaluate_examples(
-            program.classifier,
-            program.guide,
-            examples,
-            program.collator,
-            num_samples,
-            seed,
-            progress=not console.quiet,
-        )
-    if not is_main:
+    source = Source(task, data, text_column, label_column)
+    others = [_fitting(posterior, trained, find_task(name)) for name in ood or []]
+    tasks = [_first(posterior, trained, source, selection), *others]
+    _check_places(tasks, data_dir)
+    evaluations: dict[str, Predictions] = {}
+    for held in [selection.held_by(each, "test") for each in tasks]:
+        examples = held if not evaluations or _knows(trained, held) else held.splits["test"]
+        predicted = program.evaluate if examples is held else program.predictive
+        evaluations[held.name] = predicted(examples, num_samples=num_samples, seed=seed)
+    if console.quiet:
         return
     # First, since what follows may find a full disk.
     print_predictions(evaluations)
+    folder = output_dir or posterior / "evaluations"
     for name, evaluation in evaluations.items():
         evaluation.save(folder / f"{name}-draws{num_samples}-seed{seed}.npz")
-    if output_dir is None:
-        _write_card(posterior, evaluations)
-    console.print(f"wrote {folder}", markup=False)
-
-
-def _write_card(posterior: Path, evaluations: dict[str, Predictions]) -> None:
-    from blob_pyro.files.card import write_metrics
-
     name, first = next(iter(evaluations.items()))
-    if first.is_labelled:
+    if output_dir is None and first.is_labelled:
         write_metrics(posterior, first.metrics(), data=name)
+    say(f"wrote {folder}")
+
+
+def _first(folder: Path, trained: Task, source: Source, selection: Selection) -> Task:
+    """Find what is in distribution: what the user names, or what the posterior was fitted to."""
+    if source.task is not None:
+        return _fitting(folder, trained, find_task(source.task))
+    if source.data is None:
+        return _trained_on(folder, trained)
+    if not isinstance(trained, TextClassificationTask):
+        raise ValueError(
+            f"{folder} answers questions, so --data, which holds texts, does not fit; "
+            "use --task and --data-dir"
+        )
+    texts = source.find(0, selection, trained.class_names)
+    # A table that nothing is held out from is one of training examples; these are all to test on.
+    return replace(texts, splits={"test": texts.splits["train"]})
+
+
+def _trained_on(folder: Path, trained: Task) -> Task:
+    """Find the texts or questions again that a posterior was fitted to."""
+    if trained.source is not None:
+        return trained
+    with suppress(ValueError):
+        known = cast("TextClassificationTask", find_task(trained.name))
+        # A user's file may have that name.
+        if (known.class_names, known.prompt) == (trained.class_names, trained.prompt):
+            return known
+    raise ValueError(
+        f"{folder} was fitted to {trained.name}, whose texts it does not hold; give texts with "
+        "--data, or name a --task"
+    )
+
+
+def _fitting(folder: Path, trained: Task, task: Task) -> Task:
+    if type(task) is not type(trained):
+        kinds = ("classifies texts", "questions")
+        if not isinstance(trained, TextClassificationTask):
+            kinds = ("answers questions", "texts")
+        raise ValueError(
+            f"{folder} {kinds[0]} ({trained.name}), so {task.name}, which has {kinds[1]}, does not "
+            "fit; name another task"
+        )
+    return task
+
+
+def _knows(trained: Task, task: Task) -> bool:
+    """Tell whether there is a right answer to every example, one that the posterior can give."""
+    if not isinstance(task, TextClassificationTask):
+        return True
+    classes = set(cast("TextClassificationTask", trained).class_names)
+    return classes >= set(task.class_names) and min(task.splits["test"]["label"]) >= 0
+
+
+def _check_places(tasks: Sequence[Task], data_dir: Path | None) -> None:
+    names = [task.name for task in tasks]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is to be measured twice; leave one out")
+    if data_dir is not None and all(task.source is None for task in tasks):
+        raise ValueError(
+            f"--data-dir holds the rows of --task or --ood, but those of {names[0]} are "
+            "elsewhere; leave it out"
+        )

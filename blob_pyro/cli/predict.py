@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -12,15 +11,12 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from blob_pyro.cli.options import NumSamples, PosteriorFolder, Seed
-from blob_pyro.cli.terminal import print_table
+from blob_pyro.cli.terminal import print_json, print_table
 from blob_pyro.tasks import TextClassificationTask
 from blob_pyro.tasks.csv_rows import is_like_header, is_like_row
 from blob_pyro.tasks.source import json_row
 
 if TYPE_CHECKING:
-    import torch
-
-    from blob_pyro.infer import PosteriorFunctions
     from blob_pyro.recipe import Posterior
     from blob_pyro.tasks import Task
 
@@ -150,17 +146,17 @@ def predict(
 
     streams = _streams(texts)
     program = load(posterior)
+    _ = program.classifier
     task = _text_task(posterior, cast("Task", program.task))
     if streams:
         examples = read_examples(typer.get_binary_stream("stdin"), task)
     else:
         examples = _given(texts or [], task)
     groups = in_groups(examples, batch_size)
-    rows = _predictions(program, task.class_names, groups, num_samples, seed)
+    rows = (row for group in groups for row in _answers(program, group, num_samples, seed))
     if streams or as_json:
         for row in rows:
-            # Flushed a line at a time: whoever reads the pipe waits for it.
-            print(json.dumps(row, ensure_ascii=False), flush=True)
+            print_json(row)
     else:
         _print_predictions(list(rows))
 
@@ -190,41 +186,27 @@ def _given(texts: list[str], task: TextClassificationTask) -> Iterator[Example]:
     return ({"text": text} for text in texts)
 
 
-def _predictions(
-    program: Posterior,
-    class_names: tuple[str, ...],
-    groups: Iterable[list[Example]],
-    num_samples: int,
-    seed: int,
-) -> Iterator[dict[str, Any]]:
-    from blob_pyro.infer import PosteriorFunctions
-
-    functions: PosteriorFunctions | None = None
-    for examples in groups:
-        batch = program.collator(examples)
-        functions = functions or PosteriorFunctions(
-            program.classifier, program.guide, batch, num_samples, seed
-        )
-        yield from _answers(examples, functions(batch), class_names)
-
-
 def _answers(
-    examples: list[Example], logits: torch.Tensor, class_names: tuple[str, ...]
+    program: Posterior, examples: list[Example], num_samples: int, seed: int
 ) -> Iterator[dict[str, Any]]:
-    import torch
+    from datasets import Dataset
 
-    from blob_pyro.diagnostics import log_probs, mutual_information, predictive_entropy
-
-    probabilities = torch.as_tensor(log_probs(logits)).exp().tolist()
-    entropies = torch.as_tensor(predictive_entropy(logits)).tolist()
-    informations = torch.as_tensor(mutual_information(logits)).tolist()
-    for example, row, entropy, information in zip(
-        examples, probabilities, entropies, informations, strict=True
+    # Whatever an id is, it goes back as it came.
+    texts = [{name: text for name, text in row.items() if name != "id"} for row in examples]
+    data = Dataset.from_list(texts)
+    predicted = program.predictive(data, num_samples=num_samples, seed=seed, progress=False)
+    names = predicted.class_names
+    for example, probabilities, entropy, information in zip(
+        examples,
+        predicted.probabilities.tolist(),
+        predicted.total_uncertainty.tolist(),
+        predicted.epistemic_uncertainty.tolist(),
+        strict=True,
     ):
         yield {
             **example,
-            "label": class_names[row.index(max(row))],
-            "probabilities": dict(zip(class_names, row, strict=True)),
+            "label": names[probabilities.index(max(probabilities))],
+            "probabilities": dict(zip(names, probabilities, strict=True)),
             "entropy": entropy,
             "mutual_information": information,
         }

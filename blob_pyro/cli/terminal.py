@@ -1,70 +1,57 @@
-"""What commands print, and how they end when the user made a mistake."""
+"""What commands print, and how they end when the user made a mistake.
+
+Class names, texts and file names may come from anybody, so all of them are printed by the
+functions here, which show control characters in place of sending them to the terminal.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from blob_pyro.cli.options import Precision
     from blob_pyro.recipe import Predictions
 
+# Escape sequences begin in C0 and C1; the others hide characters or change their order.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
-def make_accelerator(precision: Precision | None, tracker: str | None, folder: Path) -> Accelerator:
-    """Make the accelerator of a run that writes to a folder, and let one process speak for all.
 
-    Raises
-    ------
-    ValueError
-        If the tracker's package is not installed.
+def visible(text: str) -> str:
+    r"""Write control characters, but for line ends and tabs, as JSON does.
+
+    Examples
+    --------
+    >>> print(visible("\x1b[2Jlogin \u202e"))
+    \u001b[2Jlogin \u202e
     """
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(
-        mixed_precision=None if precision is None else precision.value,
-        log_with=tracker,
-        project_dir=folder.with_name(f"{folder.name}-logs"),
-    )
-    if tracker is not None:
-        accelerator.init_trackers("blob-pyro")
-        if not accelerator.trackers:
-            raise ValueError(
-                f"--tracker {tracker}: its package is not installed; install it, or leave it out"
-            )
-    console.quiet = not accelerator.is_main_process
-    return accelerator
+    return _CONTROL.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
-def check_can_save(accelerator: Accelerator) -> None:
-    """Refuse a run whose posterior could not be saved, before it begins.
+class _VisibleConsole(Console):
+    """Shows strings as they are: no markup, no emoji names, no control characters."""
 
-    Raises
-    ------
-    ValueError
-        If the parameters themselves are sharded.
-    """
-    from accelerate.utils import DistributedType
-
-    kind = accelerator.distributed_type
-    plugin = accelerator.state.deepspeed_plugin if kind == DistributedType.DEEPSPEED else None
-    if kind == DistributedType.FSDP or (plugin is not None and plugin.zero_stage == 3):
-        raise ValueError(
-            f"under {kind.value} no process holds the whole posterior, so it could not be saved; "
-            "use data parallelism, or call blob_pyro.training.fit in a script and gather it there"
-        )
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **{**options, "markup": False, "emoji": False})
 
 
-# Progress and errors, so that results alone are on standard output.
-console = Console(stderr=True)
+# Results alone are on standard output; progress and errors are not.
+console = _VisibleConsole(stderr=True)
+
+
+def say(message: object, style: str | None = None) -> None:
+    """Print one line on stderr, however long."""
+    console.print(" ".join(str(message).split()), style=style, soft_wrap=True)
 
 
 @contextmanager
@@ -76,22 +63,31 @@ def one_line_errors() -> Iterator[None]:
         # Whoever reads our output has had enough, which is no mistake.
         raise
     except (ValueError, OSError, ModuleNotFoundError, FloatingPointError) as error:
-        message = " ".join(str(error).split())
-        console.print(f"blob-pyro: {message}", style="red", markup=False, soft_wrap=True)
+        say(f"blob-pyro: {error}", style="red")
         raise typer.Exit(2) from error
 
 
 def print_warning(message: Warning | str, *_place: object) -> None:
     """Show a warning as one line on stderr, without the place in the code."""
-    console.print(f"blob-pyro: {message}", style="yellow", markup=False, soft_wrap=True)
+    say(f"blob-pyro: {message}", style="yellow")
+
+
+def print_text(text: str) -> None:
+    """Print lines on standard output, at once: whoever reads a pipe waits for them."""
+    print(visible(text), flush=True)
+
+
+def print_json(row: Mapping[str, Any]) -> None:
+    """Print a JSON object on a line of standard output."""
+    print_text(json.dumps(row, ensure_ascii=False))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows on standard output."""
     table = Table(*columns)
     for row in rows:
-        table.add_row(*map(escape, row))
-    Console().print(table)
+        table.add_row(*row)
+    _VisibleConsole().print(table)
 
 
 def print_predictions(evaluations: Mapping[str, Predictions]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,10 +25,15 @@ from blob_pyro.cli.options import (
     TextColumn,
     setting_names,
 )
+from blob_pyro.cli.terminal import console, print_predictions, print_warning, say
 from blob_pyro.recipe import METHODS, RECIPES, Recipe
 from blob_pyro.settings import load_yaml
 
+# To print help, nothing heavy is imported.
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from blob_pyro.recipe import Posterior, Predictions
     from blob_pyro.tasks import Task
 
 
@@ -107,31 +113,49 @@ def train(
     Example: `blob-pyro train --task glue_rte --model roberta-base --set rank=4 --output-dir p`
     """
     chosen = chosen_recipe(recipe, method, num_steps, seed, settings or [])
-    from blob_pyro.cli import train_run
-    from blob_pyro.cli.data import Selection, check_one_source, texts_task
-    from blob_pyro.tasks import find_task
+    from blob_pyro.cli.examples import Selection, Source
+    from blob_pyro.networks import torch_dtype
+    from blob_pyro.recipe import fine_tune
+    from blob_pyro.training import CheckpointConfig, TrainingInterruptedError
 
-    check_one_source(task, data)
+    if resume and save_every is None:
+        raise ValueError("--resume needs --save-every, as the run that it goes on with had")
     if task is None and data_dir is not None:
         raise ValueError("--data-dir belongs to --task; name a task too")
     seed = chosen.training.seed
-    with train_run.stopped_by_signal():
+    accelerator = prepared_accelerator(mixed_precision, tracker, output_dir, overwrite)
+    selection = Selection(data_dir, max_train, seed, skip_bad_rows)
+    source = Source(task, data, text_column, label_column).find(test_fraction, selection)
+    examples = selection.held_by(source, "train")
+    if chosen.needs_validation and validation_fraction is None and source.has_validation(data_dir):
+        examples = replace(selection, limit=None).held_by(examples, "validation")
+    checkpoints = None
+    if save_every is not None:
         folder = checkpoint_dir or output_dir.with_name(f"{output_dir.name}-checkpoints")
-        checkpoints = train_run.checkpoint_config(folder, save_every, keep_last, resume)
-        accelerator = train_run.prepared_accelerator(
-            mixed_precision, tracker, output_dir, overwrite
+        checkpoints = CheckpointConfig(folder, save_every, keep_last, resume)
+    try:
+        posterior = fine_tune(
+            examples,
+            model,
+            recipe=chosen,
+            validation=validation_fraction,
+            dtype=torch_dtype(dtype),
+            checkpoints=checkpoints,
+            accelerator=accelerator,
         )
-        if task is None:
-            own = (data, text_column, label_column, test_fraction, seed, skip_bad_rows)
-            source: Task = texts_task(*own)
-        else:
-            source = find_task(task)
-        selection = Selection(data_dir, max_train, seed, skip_bad_rows)
-        examples = train_run.read_examples(source, selection, chosen, validation_fraction)
-        posterior = train_run.fit(chosen, model, dtype, examples, checkpoints, accelerator)
-        train_run.save_and_test(posterior, output_dir, accelerator, num_samples, seed)
-        # It ends the processes' group too, so nothing is shared out after it.
-        accelerator.end_training()
+    except TrainingInterruptedError as stop:
+        say(f"blob-pyro: stopped by {stop}")
+        raise typer.Exit(128 + stop.signal_number) from stop
+    _say_what_was_kept(posterior, chosen, examples)
+    if accelerator.is_main_process:
+        posterior.save(output_dir)
+        say(f"wrote {output_dir}")
+    if "test" in source.splits:
+        tested = posterior.evaluate(source, num_samples=num_samples, seed=seed)
+        if accelerator.is_main_process:
+            _report(posterior, source.name, tested, output_dir)
+    # It ends the group of processes too, so nothing is shared out after it.
+    accelerator.end_training()
 
 
 def chosen_recipe(
@@ -152,3 +176,83 @@ def _pairs(settings: list[str]) -> dict[str, Any]:
             raise ValueError(f"--set {setting} has no '='; give it as NAME=VALUE")
         pairs[name.strip()] = load_yaml(value)
     return pairs
+
+
+def prepared_accelerator(
+    precision: Precision | None, tracker: str | None, folder: Path, overwrite: bool
+) -> Accelerator:
+    """Make the accelerator of a run that writes to a folder, and let one process speak for all.
+
+    Raises
+    ------
+    ValueError
+        If the posterior could not be saved, or the tracker's package is not installed.
+    """
+    from accelerate import Accelerator
+
+    from blob_pyro.files import check_output
+
+    accelerator = Accelerator(
+        mixed_precision=None if precision is None else precision.value,
+        log_with=tracker,
+        project_dir=folder.with_name(f"{folder.name}-logs"),
+    )
+    console.quiet = not accelerator.is_main_process
+    check_can_save(accelerator)
+    if accelerator.is_main_process:
+        check_output(folder, overwrite=overwrite)
+    if tracker is not None:
+        accelerator.init_trackers("blob-pyro")
+        if not accelerator.trackers:
+            raise ValueError(
+                f"--tracker {tracker}: its package is not installed; install it, or leave it out"
+            )
+    return accelerator
+
+
+def check_can_save(accelerator: Accelerator) -> None:
+    """Refuse a run whose posterior could not be saved, before it begins.
+
+    Raises
+    ------
+    ValueError
+        If the parameters themselves are sharded.
+    """
+    from accelerate.utils import DistributedType
+
+    kind = accelerator.distributed_type
+    plugin = accelerator.state.deepspeed_plugin if kind == DistributedType.DEEPSPEED else None
+    if kind == DistributedType.FSDP or (plugin is not None and plugin.zero_stage == 3):
+        raise ValueError(
+            f"under {kind.value} no process holds the whole posterior, so it could not be saved; "
+            "use data parallelism, or call blob_pyro.training.fit in a script and gather it there"
+        )
+
+
+def _say_what_was_kept(posterior: Posterior, recipe: Recipe, task: Task) -> None:
+    from blob_pyro.training import best_step
+
+    num_rows = len(task.splits["train"])
+    held_out = num_rows - posterior.model.num_data
+    if held_out:
+        say(f"{task.name}, validation: {held_out} of {num_rows} rows held out")
+    best = best_step(posterior.records)
+    # Several fits have a best step each.
+    if best is not None and len(recipe.start_recipes()) < 2:
+        say(f"kept the state after step {best + 1}, the best on validation data")
+
+
+def _report(posterior: Posterior, name: str, tested: Predictions, folder: Path) -> None:
+    """Show what the test says, on the card too, and what to change for a better fit."""
+    from blob_pyro.diagnostics import fit_advice
+    from blob_pyro.files.card import write_metrics
+
+    write_metrics(folder, tested.metrics())
+    print_predictions({name: tested})
+    steps = [record.step for record in posterior.records]
+    # There is advice by the steps of one fit only.
+    if steps and steps == list(range(len(steps))):
+        num_data = posterior.model.num_data
+        advice = fit_advice(posterior.records, num_data, tested.logits, tested.labels)
+        if advice is not None:
+            print_warning(advice)

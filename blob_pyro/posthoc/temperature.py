@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 
 from blob_pyro.infer.posterior_draws import Batch, Guide
@@ -45,6 +47,11 @@ def fit_temperature(
     ValueError
         If there is no example, or ``per_class`` meets questions with different numbers of options.
 
+    Warns
+    -----
+    UserWarning
+        If no temperature is best, since the examples are likeliest at a bound.
+
     Examples
     --------
     Three answers right and one wrong: at the optimum the confidence is 3/4.
@@ -80,7 +87,25 @@ def fit_temperature(
         return loss
 
     optimizer.step(closure)
-    return _temperature(free.detach())
+    temperature = _temperature(free.detach())
+    _warn_of_bounds(logits, labels, temperature)
+    return temperature
+
+
+def _warn_of_bounds(logits: torch.Tensor, labels: torch.Tensor, found: torch.Tensor) -> None:
+    """Warn if a bound is as good, wherever the descent grew flat on its way there."""
+    nll = _nll(logits / found, labels)
+    for bound in (math.exp(-_LOG_LIMIT), math.exp(_LOG_LIMIT)):
+        for index in np.ndindex(found.shape):
+            at_bound = found.clone()
+            at_bound[index] = bound
+            if _nll(logits / at_bound, labels) <= nll:
+                warnings.warn(
+                    f"the temperature {float(found[index]):.3g} is not the best: the {len(labels)} "
+                    f"held-out examples are no less likely at the bound {bound:.3g}, so they do "
+                    "not tell how sure to be; hold out more examples",
+                    stacklevel=3,
+                )
 
 
 def _temperature(free: torch.Tensor) -> torch.Tensor:

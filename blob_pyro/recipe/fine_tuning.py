@@ -31,7 +31,7 @@ def fine_tune(
     method: str | None = None,
     recipe: Recipe = SMALL,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    validation: Dataset | None = None,
+    validation: Dataset | float | None = None,
     dtype: torch.dtype = torch.float32,
     checkpoints: CheckpointConfig | None = None,
     accelerator: Accelerator | None = None,
@@ -62,7 +62,9 @@ def fine_tune(
     tokenizer
         Tokenizer of a loaded network; None loads the one of ``model``.
     validation
-        Examples of the task that the fit does not see, for methods that need some.
+        Examples of the task that the fit does not see, or the share of the data to hold out, for
+        methods that need some.  None takes the split ``validation`` if the task holds one, else a
+        fifth.
     dtype
         Floating dtype of the base model's weights.
     checkpoints, accelerator, on_step
@@ -101,12 +103,14 @@ def fine_tune(
         else text_task(data, labels, text_column=text_column, label_column=label_column)
     )
     examples = task.load("train").data
+    if validation is None and recipe.needs_validation and "validation" in task.splits:
+        validation = task.load("validation").data
     if isinstance(model, str):
         tokenizer = tokenizer or load_tokenizer(model)
         model = load_network(model, task, dtype, seed=recipe.training.seed, pooling=recipe.pooling)
     tokenizer = tokenizer or load_tokenizer(str(model.name_or_path))
-    console = Console(stderr=True, quiet=not progress)
     accelerator = accelerator or Accelerator()
+    console = Console(stderr=True, quiet=not (progress and accelerator.is_main_process))
     recipe = recipe.for_data(len(examples), accelerator.num_processes)
     with TrainingProgress(recipe.method, recipe.num_steps, console) as show:
 

@@ -32,6 +32,7 @@ from blob_pyro.tasks import (
     MultipleChoiceTask,
     Scoring,
     Task,
+    TaskData,
     TextClassificationTask,
     class_values,
     collator_for,
@@ -134,17 +135,22 @@ class Posterior:
         """Give probabilities averaged over draws, ``N x C``; see :meth:`predictive`."""
         return self.predictive(texts, num_samples=num_samples, seed=seed).probabilities
 
-    def predictive(self, texts: Any, *, num_samples: int = 10, seed: int = 0) -> Predictions:
+    def predictive(
+        self, texts: Any, *, num_samples: int = 10, seed: int = 0, progress: bool = True
+    ) -> Predictions:
         """Predict texts under draws from the posterior.
 
         Parameters
         ----------
         texts
-            N texts: a list, array or series, or a data set or frame with the column ``text``.
+            N texts: a list, array or series, or a data set or frame with the column ``text``; a
+            data set may name its examples in the column ``id``.
         num_samples
             Number of draws K; 0 for the posterior mean.
         seed
             Seed of the draws: the same seed gives the same K functions.
+        progress
+            Show a progress bar.
 
         Returns
         -------
@@ -153,11 +159,10 @@ class Posterior:
         """
         self._texts()
         if isinstance(texts, Dataset):
-            data = texts.remove_columns([c for c in ("label", "id") if c in texts.column_names])
+            data = texts.remove_columns([c for c in texts.column_names if c == "label"])
         else:
             data = Dataset.from_dict({"text": texts_of(texts)})
-        data = data.add_column("id", [str(row) for row in range(len(data))])
-        return self._predicted(data, num_samples, seed)
+        return self._predicted(TaskData.in_memory(data).data, num_samples, seed, progress)
 
     def evaluate(
         self,
@@ -330,11 +335,15 @@ class Posterior:
                 label_column=label_column,
                 class_names=self._texts().class_names,
             )
-            return numbered_alike(given.splits["train"], given, self._texts())
-        return numbered_alike(data.load("test").data, data, self._texts())
+            return _numbered_alike(given.splits["train"], given, self._texts())
+        return _numbered_alike(data.load("test").data, data, self._texts())
 
-    def _predicted(self, data: Dataset, num_samples: int, seed: int) -> Predictions:
-        predictions = evaluate(self.classifier, self.guide, data, self.collator, num_samples, seed)
+    def _predicted(
+        self, data: Dataset, num_samples: int, seed: int, progress: bool = True
+    ) -> Predictions:
+        predictions = evaluate(
+            self.classifier, self.guide, data, self.collator, num_samples, seed, progress=progress
+        )
         if not isinstance(self.task, TextClassificationTask):
             return predictions
         texts = tuple(data["text"])
@@ -419,7 +428,7 @@ def load(
     return Posterior(model, guide, tokenizer, task, scoring, method=config.method)
 
 
-def numbered_alike(
+def _numbered_alike(
     data: Dataset, given: TextClassificationTask, known: TextClassificationTask
 ) -> Dataset:
     """Give texts the label numbers of the task that a posterior was fitted to.
@@ -427,8 +436,13 @@ def numbered_alike(
     Raises
     ------
     ValueError
-        If the texts have a class that the posterior does not know.
+        If the texts have a class that the posterior does not know, or none.
     """
+    if any(label < 0 for label in data["label"]):
+        raise ValueError(
+            f"{given.name} has no labels, so nothing can be measured; predict it, or name it with "
+            "--ood"
+        )
     unknown = sorted(set(given.class_names) - set(known.class_names))
     if unknown:
         raise ValueError(

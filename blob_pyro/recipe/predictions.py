@@ -218,4 +218,4 @@ def evaluate(
     )
     logits = predictive["logits"].float().numpy()
     labels = predictive.get("labels", torch.full((len(data),), -1)).numpy()
-    return Predictions(logits, labels, np.asarray(data["id"]))
+    return Predictions(logits, labels, np.asarray(data["id"], dtype=str))

@@ -81,7 +81,7 @@ def run_recipe(
     task: Task,
     data: Dataset,
     *,
-    validation: Dataset | None = None,
+    validation: Dataset | float | None = None,
     checkpoints: CheckpointConfig | None = None,
     accelerator: Accelerator | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
@@ -102,7 +102,7 @@ def run_recipe(
         The task's training examples.
     validation
         Examples that the fit has not seen, for early stopping and for methods that calibrate
-        on them; None takes a fifth of ``data`` where some are needed.
+        on them, or the share of ``data`` to hold out; None holds out a fifth where some are needed.
     checkpoints
         See :func:`blob_pyro.training.fit`.  A method that starts from several fits saves each
         in a folder of its own inside.
@@ -157,7 +157,9 @@ def run_recipe(
             f"pooling={recipe.pooling!r}, but the network is a {type(base_model).__name__}; load "
             "it by its name, or with blob_pyro.networks.load_sequence_classifier(..., pooling=...)"
         )
-    for examples in (data,) if validation is None else (data, validation):
+    if isinstance(validation, float):
+        _check_share(validation, recipe)
+    for examples in (data, validation) if isinstance(validation, Dataset) else (data,):
         task.check(examples)
     run = Run(
         base_model,
@@ -187,6 +189,16 @@ def _check_what_is_saved(recipe: Recipe) -> None:
             )
 
 
+def _check_share(share: float, recipe: Recipe) -> None:
+    if not 0 < share < 1:
+        raise ValueError(f"validation={share} (--validation-fraction) must lie between 0 and 1")
+    if not any(each.needs_validation for each in (recipe, *recipe.start_recipes())):
+        raise ValueError(
+            f"validation={share} (--validation-fraction) holds examples out that the method "
+            f"{recipe.method!r} would not use; set validate_every too, or leave it out"
+        )
+
+
 _VALIDATION_SHARE = 0.2
 
 
@@ -206,7 +218,7 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     task: Task
     data: Dataset
-    validation: Dataset | None
+    validation: Dataset | float | None
     checkpoints: CheckpointConfig | None
     accelerator: Accelerator
     on_step: Callable[[StepRecord], None] | None
@@ -214,7 +226,7 @@ class Run:
 
     def fit(self, recipe: Recipe) -> Program:
         """Follow a recipe to the program that predicts."""
-        if recipe.needs_validation and self.validation is None:
+        if recipe.needs_validation and not isinstance(self.validation, Dataset):
             return self._with_validation(recipe.training.seed).fit(recipe)
         method = find_method(recipe.method)
         if method.starts_from is not None:
@@ -224,12 +236,19 @@ class Run:
             if method.from_fit is None:
                 return program
             starts = [program]
-        validation = self.validation if method.needs_validation else None
-        examples = self.data if validation is None else validation
+        examples = self.data
+        if method.needs_validation and isinstance(self.validation, Dataset):
+            examples = self.validation
         return posterior_from_fits(recipe, starts, self.tokenizer, self.task, examples)
 
     def _with_validation(self, seed: int) -> Run:
-        parts = self.data.train_test_split(test_size=_VALIDATION_SHARE, seed=seed)
+        if len(self.data) < 2:
+            raise ValueError(
+                f"{self.task.name} has {len(self.data)} training example, too few to hold some "
+                "out; give more"
+            )
+        share = self.validation or _VALIDATION_SHARE
+        parts = self.data.train_test_split(test_size=share, seed=seed)
         return replace(self, data=parts["train"], validation=parts["test"])
 
     def _fit_starts(self, recipe: Recipe) -> Iterator[Program]:
@@ -249,8 +268,9 @@ class Run:
         pyro.set_rng_seed(recipe.training.seed)
         if isinstance(self.task, TextClassificationTask):
             warn_of_untrained_classes(self.data, self.task.class_names)
-        if self.validation is not None:
-            warn_of_shared_examples(self.data, self.validation, "validation")
+        validation = self.validation if isinstance(self.validation, Dataset) else None
+        if validation is not None:
+            warn_of_shared_examples(self.data, validation, "validation")
         model = self._model(recipe)
         guide = method.guide(model, recipe)
         if method.objective == "none":
@@ -264,7 +284,7 @@ class Run:
                 self.data,
                 collator_for(self.task, self.tokenizer, recipe.scoring_of(self.base_model)),
                 recipe.training.changed(flipout=recipe.training.flipout and method.flipout),
-                validation=None if recipe.training.validate_every is None else self.validation,
+                validation=None if recipe.training.validate_every is None else validation,
                 checkpoints=self.checkpoints,
                 accelerator=self.accelerator,
                 on_step=self.on_step,

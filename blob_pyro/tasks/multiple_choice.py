@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,8 @@ class MultipleChoiceTask:
         ``ValueError``.
     words
         Words that answer ``Question.lettered`` in place of letters, one an option.
+    splits
+        Data sets by split, read from the source already, with the columns of :meth:`load`.
 
     Examples
     --------
@@ -46,6 +48,7 @@ class MultipleChoiceTask:
     num_options: int
     parse: Callable[[Row], Question]
     words: tuple[str, ...] = ()
+    splits: Mapping[str, Dataset] = field(default_factory=dict)
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -96,9 +99,12 @@ class MultipleChoiceTask:
             If the task has no such split, a file is absent, a row is bad (with file, line and
             reason), or there are fewer questions than ``limit``.
         """
-        rows = self.source.rows(split, data_dir)
-        questions, num_bad = read_examples(rows, self.parse, skip_bad_rows)
-        examples = TaskData(_table(questions), len(questions) + num_bad, num_bad)
+        if split in self.splits:
+            examples = TaskData.in_memory(self.splits[split])
+        else:
+            rows = self.source.rows(split, data_dir)
+            questions, num_bad = read_examples(rows, self.parse, skip_bad_rows)
+            examples = TaskData(_table(questions), len(questions) + num_bad, num_bad)
         return examples.sample(limit, seed, f"{self.name}, {split}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,6 +38,13 @@ class TaskData:
     data: Dataset
     num_rows: int
     num_bad: int = 0
+
+    @classmethod
+    def in_memory(cls, data: Dataset) -> Self:
+        """Give all rows of a data set, numbered if they have no ids."""
+        if "id" not in data.column_names:
+            data = data.add_column("id", [str(index) for index in range(len(data))])
+        return cls(data, len(data))
 
     def __str__(self) -> str:
         skipped = f", {self.num_bad} bad ones skipped" if self.num_bad else ""

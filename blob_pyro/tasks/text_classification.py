@@ -163,7 +163,7 @@ class TextClassificationTask:
             reason), or there are fewer examples than ``limit``.
         """
         if split in self.splits:
-            examples = _in_memory(self.splits[split])
+            examples = TaskData.in_memory(self.splits[split])
         elif self.source is None:
             raise ValueError(f"{self.name} has no split {split!r} but {sorted(self.splits)}")
         else:
@@ -179,12 +179,6 @@ class TextClassificationTask:
             rows, lambda row: source.parse(row, num_classes), skip_bad_rows
         )
         return TaskData(_table(texts), len(texts) + num_bad, num_bad)
-
-
-def _in_memory(data: Dataset) -> TaskData:
-    if "id" not in data.column_names:
-        data = data.add_column("id", [str(index) for index in range(len(data))])
-    return TaskData(data, len(data))
 
 
 def _filled(prompt: str, text: str, pair: str) -> str:

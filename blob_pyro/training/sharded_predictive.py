@@ -42,7 +42,7 @@ def sharded_predictive(
     batch_size
         Examples a forward pass; those of about one length share one.
     progress
-        Show a progress bar.
+        Show a progress bar, in one of the processes.
 
     Returns
     -------
@@ -62,9 +62,8 @@ def sharded_predictive(
     parts = []
     if mine:
         loader = DataLoader(data.select(mine), batch_size=batch_size, collate_fn=collator)
-        predictive = posterior_predictive(
-            model, guide, loader, num_samples, seed, progress=progress
-        )
+        shown = progress and state.is_main_process
+        predictive = posterior_predictive(model, guide, loader, num_samples, seed, progress=shown)
         parts = [(mine, predictive)]
     gathered = gather_object(parts)
     place = torch.tensor([index for indices, _ in gathered for index in indices]).argsort()

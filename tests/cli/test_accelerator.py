@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from accelerate.utils import DistributedType
 
-from blob_pyro.cli.terminal import check_can_save
+from blob_pyro.cli.train import check_can_save
 
 
 def accelerator(kind: DistributedType, stage: int = 0) -> Any:

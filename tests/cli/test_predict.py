@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from blob_pyro.cli import predict as predict_module
+from blob_pyro.cli import terminal
 from blob_pyro.tasks import helpdesk
 
 TEXTS = helpdesk().splits["test"]["text"]
@@ -104,7 +105,7 @@ def test_a_reader_that_has_had_enough_is_no_mistake(
     def closed(*_: Any, **__: Any) -> None:
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr(predict_module, "print", closed, raising=False)
+    monkeypatch.setattr(terminal, "print", closed, raising=False)
     result = invoke("predict", posterior, "-", stdin=b"the login\n")
     assert result.exit_code == 1
     assert "Broken pipe" not in result.output

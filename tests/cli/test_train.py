@@ -53,7 +53,7 @@ def test_what_is_measured_has_its_number_and_interval_and_advice(
         given.extend([len(records), num_data, logits.shape, len(labels)])
         return "give more steps"
 
-    monkeypatch.setattr("blob_pyro.cli.train_run.fit_advice", advise)
+    monkeypatch.setattr("blob_pyro.diagnostics.fit_advice", advise)
     result = train()
     assert result.exit_code == 0, result.output
     # Two steps on ten of twelve texts, two draws for the other two, two classes.

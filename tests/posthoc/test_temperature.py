@@ -52,8 +52,34 @@ def test_options_that_a_question_lacks_change_nothing() -> None:
 
 def test_what_is_always_right_gets_the_least_temperature() -> None:
     logits = torch.eye(3)[None]
-    found = fit_temperature(logits, torch.arange(3))
+    with pytest.warns(UserWarning, match=r"the 3 held-out .* no less likely at the bound 0.01"):
+        found = fit_temperature(logits, torch.arange(3))
     assert 0.01 <= float(found) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "bound"),
+    [
+        # So sure of all right answers that the descent is flat long before the bound.
+        ([[4.0, 0.0]] * 4, [0] * 4, "0.01"),
+        # Half of them right, at any confidence.
+        ([[4.0, 0.0]] * 4, [0, 0, 1, 1], "100"),
+    ],
+)
+def test_examples_that_tell_no_temperature_are_named(
+    logits: list[list[float]], labels: list[int], bound: str
+) -> None:
+    with pytest.warns(UserWarning, match=f"no less likely at the bound {bound}, so"):
+        fit_temperature(torch.tensor([logits]), torch.tensor(labels))
+
+
+def test_one_class_of_several_may_have_no_best_temperature() -> None:
+    logits, labels = made_up()
+    # Never an answer, and the surer of that the better.
+    logits = torch.cat([logits, torch.full_like(logits[..., :1], -3.0)], dim=-1)
+    with pytest.warns(UserWarning) as caught:
+        fit_temperature(logits, labels, per_class=True)
+    assert [str(warning.message).count("at the bound 0.01") for warning in caught] == [1]
 
 
 def test_no_examples_are_refused() -> None:
@@ -61,6 +87,8 @@ def test_no_examples_are_refused() -> None:
         fit_temperature(torch.zeros(1, 0, 3), torch.zeros(0, dtype=torch.long))
 
 
+# Few examples and a random network: any temperature will do here.
+@pytest.mark.filterwarnings("ignore:the temperature .* is not the best")
 @pytest.mark.parametrize("guide_class", [LowRankGaussianGuide, PointEstimateGuide])
 def test_a_calibrated_model_divides_its_logits(
     guide_class: Any, classifier: Any, token_batch: Any
@@ -103,6 +131,8 @@ def test_a_model_keeps_its_temperature_where_none_is_found(
         assert model.temperature == 3
 
 
+# Few examples and a random network: any temperature will do here.
+@pytest.mark.filterwarnings("ignore:the temperature .* is not the best")
 @pytest.mark.parametrize("predictive", ["linearised", "network", "probit"])
 def test_a_laplace_approximation_is_calibrated_for_what_it_predicts(
     predictive: Any, classifier: Any, token_batch: Any

@@ -127,6 +127,7 @@ def test_steps_that_no_checkpoint_holds_are_told(base_folder: str, tmp_path: Pat
     assert run(resume=True) == first
 
 
+@pytest.mark.filterwarnings("ignore:the temperature .* is not the best")
 def test_steps_of_the_start_that_no_checkpoint_holds_are_told(
     base_folder: str, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ def predicted(base_folder: str, model: Any, guide: Any, num_samples: int = 3) ->
     return posterior_predictive(model, guide, loader, num_samples, 0, progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:the temperature .* is not the best")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_is_fitted_saved_loaded_and_predicts(
     method: str, base_folder: str, tmp_path: Path

@@ -44,6 +44,7 @@ def test_probabilities_are_averages_of_the_programs_own_logits(
     assert list(posterior.predict(np.array(TEXTS), num_samples=5, seed=3)) == list(best)
 
 
+@pytest.mark.filterwarnings("ignore:the temperature .* is not the best")
 def test_a_new_process_gets_back_tokenizer_classes_and_numbers(
     posterior: blob_pyro.Posterior, tmp_path: Path
 ) -> None:
