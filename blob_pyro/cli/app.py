@@ -101,11 +101,11 @@ def estimate(
     Example: `blob-pyro estimate --model config.json --rank 8 --batch-size 4`
     """
     from blob_pyro.networks import torch_dtype
-    from blob_pyro.training.memory import estimate_memory
+    from blob_pyro.recipe.memory import estimate_memory
 
     found = estimate_memory(
         model,
-        target_modules and [name.strip() for name in target_modules.split(",")],
+        None if target_modules is None else [name.strip() for name in target_modules.split(",")],
         rank=rank,
         batch_size=batch_size,
         sequence_length=sequence_length,

@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -125,6 +126,11 @@ def is_encoder(name: str) -> bool:
     """
     with _reading_model(name) as (source, options):
         config = _config(source, options)
+    return has_encoder(config)
+
+
+def has_encoder(config: PretrainedConfig) -> bool:
+    """Tell of a model's configuration what :func:`is_encoder` tells of its name."""
     architecture = (config.architectures or [""])[0]
     if architecture.endswith("ForSequenceClassification"):
         return True

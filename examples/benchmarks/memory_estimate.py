@@ -21,7 +21,7 @@ from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import LabelTokenClassifier
 from blob_pyro.poutine import flipout
-from blob_pyro.training.memory import estimate_memory
+from blob_pyro.recipe.memory import estimate_memory
 
 TARGETS = ["q_proj", "v_proj"]
 SMOLLM2_SIZES = {

@@ -35,7 +35,7 @@ def is_safe(text: str) -> bool:
 def test_every_character_is_told_as_unicode_tells_it() -> None:
     for number in range(sys.maxunicode + 1):
         assert is_safe(visible(chr(number))), hex(number)
-    for text in ("ünï [a] \"b\" 'c' \\n", "a\tb\nc", "می\u200cخواهم", "👩\u200d💻", "日本"):
+    for text in ("ünï [a] \"b\" 'c' \\n", "a\tb\nc", "a\u200cb", "👩\u200d💻", "日本"):
         assert visible(text) == text
 
 
@@ -79,7 +79,9 @@ def test_names_from_a_posterior_and_its_texts_are_safe(
         assert "\\u001b" in result.output
 
 
-@pytest.mark.parametrize("arguments", [["train", "--output-dir", "x", EVIL], ["train", f"--{EVIL}"]])
+@pytest.mark.parametrize(
+    "arguments", [["train", "--output-dir", "x", EVIL], ["train", f"--{EVIL}"]]
+)
 def test_wrong_arguments_are_safe(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

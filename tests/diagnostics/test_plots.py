@@ -132,6 +132,14 @@ def test_cells_are_layers_by_modules() -> None:
     assert ax.figure.axes[-1].get_ylabel() == "posterior scale / prior scale"
 
 
+@pytest.mark.parametrize(("factor", "share"), [(1.02, 0.04), (8.0, 1.0)])
+def test_noise_is_not_stretched_over_all_colours(factor: float, share: float) -> None:
+    scales = {site(layer, "q"): [[0.1 * factor ** (layer / 4)]] for layer in range(5)}
+    picture = plot_scale_map(scales).images[0]
+    colours = picture.norm(picture.get_array())
+    assert colours.max() - colours.min() == pytest.approx(share, rel=0.05)
+
+
 def test_many_cells_have_no_numbers_and_few_ticks() -> None:
     scales = {site(layer, m): [[0.1]] for layer in range(30) for m in ("q", "k", "v")}
     ax = plot_scale_map(scales)

@@ -77,7 +77,7 @@ def test_one_class_of_several_may_have_no_best_temperature() -> None:
     logits, labels = made_up()
     # Never an answer, and the surer of that the better.
     logits = torch.cat([logits, torch.full_like(logits[..., :1], -3.0)], dim=-1)
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="is not the best") as caught:
         fit_temperature(logits, labels, per_class=True)
     assert [str(warning.message).count("at the bound 0.01") for warning in caught] == [1]
 

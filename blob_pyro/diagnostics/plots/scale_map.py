@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_NUMBERS = 80  # cells; in more of them a number can no longer be read
+# The ratio of the two ends of the colours: what differs by less looks alike.
+LEAST_RANGE = 2.0
 
 
 def scale_ratios(
@@ -70,6 +72,8 @@ def plot_scale_map(
 ) -> Axes:
     """Plot the posterior's scale over the prior's by layer and module.
 
+    The colours span a factor of two or more, so that mere noise has about one colour.
+
     Parameters
     ----------
     scales
@@ -106,7 +110,11 @@ def plot_scale_map(
         ax.grid(False)
         # Seen where a layer lacks a module; a plain grey would be a ratio in print.
         ax.patch.set(facecolor="white", edgecolor="0.7", hatch="////")
-        picture = ax.imshow(image, origin="lower", aspect="auto", cmap="cividis")
+        most = np.nanmax(image)
+        least = min(np.nanmin(image), most / LEAST_RANGE)
+        picture = ax.imshow(
+            image, origin="lower", aspect="auto", cmap="cividis", vmin=least, vmax=most
+        )
         ax.set(xticks=range(len(columns)), xticklabels=columns, ylabel="layer", xlabel="module")
         ax.set(yticks=range(len(rows)), yticklabels=rows)
         if len(rows) > 16:
@@ -114,7 +122,7 @@ def plot_scale_map(
         if max(map(len, columns)) * len(columns) > 40:
             mpl.pyplot.setp(ax.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor")
         if image.size <= MOST_NUMBERS:
-            _write_numbers(ax, image)
+            _write_numbers(ax, image, (least + most) / 2)
         assert ax.figure is not None
         ax.figure.colorbar(picture, ax=ax, label="posterior scale / prior scale")
     return ax
@@ -145,8 +153,7 @@ def _short_names(modules: list[str], layered: set[str]) -> list[str]:
     ]
 
 
-def _write_numbers(ax: Axes, image: FloatArray) -> None:
-    middle = (np.nanmin(image) + np.nanmax(image)) / 2
+def _write_numbers(ax: Axes, image: FloatArray, middle: float) -> None:
     for (row, column), ratio in np.ndenumerate(image):
         if not np.isnan(ratio):
             color = "white" if ratio < middle else "black"

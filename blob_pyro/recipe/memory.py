@@ -9,16 +9,24 @@ from typing import Any, cast
 
 import pyro
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+)
 from typing_extensions import override
 
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
-from blob_pyro.models import LabelTokenClassifier
+from blob_pyro.models import LabelTokenClassifier, SequenceClassifier
+from blob_pyro.networks.loading import has_encoder
 from blob_pyro.poutine import flipout
+from blob_pyro.recipe.network import has_head, lora_config
 
 _ATTENTION = "blob_pyro_fused"
 
@@ -32,11 +40,11 @@ class MemoryEstimate:
     base_parameters
         Frozen parameters of the network.
     trained_parameters
-        Those of the posterior and of ``lora_B``.
+        Those of the posterior, of ``lora_B`` and of an encoder's head.
     weights
-        Bytes of the network without adapter.
+        Bytes of what is frozen.
     posterior
-        Bytes of the posterior's parameters and of ``lora_B``.
+        Bytes of the trained parameters.
     optimizer
         Bytes of AdamW's two moments.
     activations
@@ -61,14 +69,14 @@ class MemoryEstimate:
 
 def estimate_memory(
     config: str | PretrainedConfig,
-    target_modules: Sequence[str],
+    target_modules: Sequence[str] | None = None,
     *,
     rank: int = 8,
     batch_size: int = 4,
     sequence_length: int = 300,
     dtype: torch.dtype = torch.bfloat16,
 ) -> MemoryEstimate:
-    """Estimate the memory of a training step of BLoB with flipout, AdamW and one answer token.
+    """Estimate the memory of a training step of BLoB with flipout, AdamW and an answer a text.
 
     The step is run on the ``meta`` device, whose tensors have shapes and no content, and every
     tensor's storage is counted from when it is made to when it is dropped.  Attention is taken to
@@ -78,9 +86,10 @@ def estimate_memory(
     Parameters
     ----------
     config
-        Configuration of a causal LM, or where it is: a ``config.json``, a folder or a Hub name.
+        Configuration of a causal LM or an encoder, or where it is: a ``config.json``, a folder or a
+        Hub name.  An encoder gets a head of as many classes as its configuration says.
     target_modules
-        Layers that get an adapter.
+        Layers that get an adapter; None takes PEFT's own for the architecture.
     rank
         LoRA rank.
     batch_size, sequence_length
@@ -114,9 +123,9 @@ def estimate_memory(
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     known = config if isinstance(config, PretrainedConfig) else _config(config)
-    lora = LoraConfig(task_type="CAUSAL_LM", r=rank, target_modules=list(target_modules))
+    layers = None if target_modules is None else tuple(target_modules)
     shape = (batch_size, sequence_length)
-    program = _program(known, lora, dtype)
+    program = _program(known, rank, layers, dtype)
     trained = _trained(program)
     posterior = sum(parameter.nbytes for parameter in trained)
     base = [p for p in program[0].parameters() if not p.requires_grad]
@@ -129,7 +138,7 @@ def estimate_memory(
         posterior=posterior + sum(m.nbytes for m in program[1].M.parameters()),
         optimizer=2 * posterior,
         activations=_peak(*program, shape),
-        checkpointed=_peak(*_program(known, lora, dtype), shape, checkpointing=True),
+        checkpointed=_peak(*_program(known, rank, layers, dtype), shape, checkpointing=True),
     )
 
 
@@ -137,25 +146,33 @@ def _config(name: str) -> PretrainedConfig:
     return cast(PretrainedConfig, AutoConfig.from_pretrained(name, trust_remote_code=False))
 
 
+Program = tuple[LabelTokenClassifier | SequenceClassifier, LowRankGaussianGuide]
+
+
 def _program(
-    config: PretrainedConfig, lora: LoraConfig, dtype: torch.dtype
-) -> tuple[LabelTokenClassifier, LowRankGaussianGuide]:
+    config: PretrainedConfig, rank: int, target_modules: tuple[str, ...] | None, dtype: torch.dtype
+) -> Program:
     AttentionInterface.register(_ATTENTION, _fused_attention)
+    kind = AutoModelForSequenceClassification if has_encoder(config) else AutoModelForCausalLM
     with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(
+        network = kind.from_config(
             config, dtype=dtype, attn_implementation=_ATTENTION, trust_remote_code=False
         )
-        net = get_peft_model(network, lora)
-        model = LabelTokenClassifier(net, label_token_ids=[0, 1], num_data=1)
+        net = get_peft_model(network, lora_config(network, rank, 2 * rank, target_modules))
+        model: LabelTokenClassifier | SequenceClassifier
+        if has_head(network):
+            model = SequenceClassifier(net, num_data=1)
+        else:
+            model = LabelTokenClassifier(net, label_token_ids=[0, 1], num_data=1)
         return model.train(), LowRankGaussianGuide(model)
 
 
-def _trained(program: tuple[LabelTokenClassifier, LowRankGaussianGuide]) -> list[torch.Tensor]:
+def _trained(program: Program) -> list[torch.Tensor]:
     return [p for part in program for p in part.parameters() if p.requires_grad]
 
 
 def _peak(
-    model: LabelTokenClassifier,
+    model: LabelTokenClassifier | SequenceClassifier,
     guide: LowRankGaussianGuide,
     shape: tuple[int, int],
     *,

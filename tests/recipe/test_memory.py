@@ -6,11 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DebertaV2Config,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    RobertaConfig,
+)
 from typer.testing import CliRunner
 
 from blob_pyro.cli import app
-from blob_pyro.training.memory import _HeldBytes, estimate_memory
+from blob_pyro.recipe.memory import _HeldBytes, estimate_memory
 
 SIZES: dict[str, Any] = {
     "vocab_size": 100,
@@ -74,6 +83,31 @@ def test_another_architecture(tmp_path: Path) -> None:
     for where in (config, str(tmp_path), str(tmp_path / "config.json")):
         found = estimate_memory(where, ["c_attn"], rank=2)
         assert found.trained_parameters == 2 * (2 * 2 * 32 + 2 * 96)
+
+
+@pytest.mark.parametrize(
+    ("config", "layers", "whole"),
+    [
+        (BertConfig, ["query", "value"], None),
+        (RobertaConfig, ["query", "value"], None),
+        (DebertaV2Config, ["query_proj", "value_proj"], ["pooler"]),
+    ],
+)
+def test_an_encoder_has_a_head_and_pefts_layers(
+    config: Any, layers: list[str], whole: list[str] | None
+) -> None:
+    sizes = {name: size for name, size in SIZES.items() if name != "num_key_value_heads"}
+    encoder = config(**sizes, num_labels=5)
+    found = estimate_memory(encoder, rank=4, dtype=torch.float32)
+    lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=layers, modules_to_save=whole)
+    real = get_peft_model(AutoModelForSequenceClassification.from_config(encoder), lora)
+    frozen = [p.numel() for p in real.parameters() if not p.requires_grad]
+    trained = [p.numel() for p in real.parameters() if p.requires_grad]
+    assert found.base_parameters == sum(frozen)
+    # Beside a mean, each weight of lora_A has a scale: three layers, two adapters of 4 x 32.
+    assert found.trained_parameters == sum(trained) + 3 * 2 * 4 * 32
+    longer = estimate_memory(encoder, rank=4, dtype=torch.float32, sequence_length=400)
+    assert longer.activations > found.activations > found.checkpointed
 
 
 def test_nothing_is_allocated() -> None:
