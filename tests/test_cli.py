@@ -117,7 +117,7 @@ def test_a_method_is_trained_by_its_name(tmp_path: Path, tickets: str, base_fold
         (["--set", "members"], "--set members has no '='; give it as NAME=VALUE"),
         (
             ["--set", "options.rate=1"],
-            "options of method 'blob': 'rate' is no setting",
+            "options of method 'blob': rate is unknown",
         ),
         (["--method", "BLoB"], "method='BLoB' is unknown; use one of"),
         (["--set", "start=mle"], "the method 'blob' is trained from the base model"),
@@ -461,7 +461,7 @@ def test_demo_writes_what_it_promises(tmp_path: Path, base_folder: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["predict", "absent", "text"], "posterior_config.json cannot be read"),
+        (["predict", "absent", "text"], "posterior_config.json is missing"),
         (["train", "--data", "absent.csv", "--output-dir", "x"], "absent.csv: cannot be read"),
         (["train", "--num-steps", "0", "--output-dir", "x"], "Invalid value for '--num-steps'"),
         (["train", "--save-every", "0", "--output-dir", "x"], "value for '--save-every'"),
