@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import softmax
+from scipy.special import entr, softmax
 
-from blob_pyro.diagnostics.arrays import FloatArray, IntArray, Values, check_logits
+from blob_pyro.diagnostics.predictive import FloatArray, IntArray, Values, check_logits
 from blob_pyro.diagnostics.uncertainty import expected_entropy, max_probability, mutual_information
 
 # Joint labellings of a batch, C^b: each candidate's entropy is a sum over all of them.
@@ -103,8 +103,7 @@ def _joint_entropies(joint: FloatArray, probs: FloatArray) -> FloatArray:
     entropies = np.empty(num_examples)
     for example in range(num_examples):  # one at a time, since C^b numbers each are many
         mixed = joint.T @ probs[:, example] / num_draws
-        logs = np.log(mixed, out=np.zeros_like(mixed), where=mixed > 0)  # 0 log 0 = 0
-        entropies[example] = -np.sum(mixed * logs)
+        entropies[example] = entr(mixed).sum()
     return entropies
 
 
@@ -112,14 +111,12 @@ def _check_batch_size(batch_size: int, num_examples: int, num_classes: int) -> N
     if not isinstance(batch_size, int) or not 1 <= batch_size <= num_examples:
         raise ValueError(
             f"batch_size is {batch_size!r}; wanted an int from 1 to {num_examples}, the number of "
-            "examples in the logits. Choose fewer, or predict more examples."
+            "examples"
         )
     if num_classes**batch_size > MOST_LABELLINGS:
-        largest = int(np.log(MOST_LABELLINGS) / np.log(num_classes) + 1e-9)
         raise ValueError(
-            f"batch_size is {batch_size} with {num_classes} classes, that is "
-            f"{num_classes**batch_size} joint labellings; wanted at most {MOST_LABELLINGS}. "
-            f"Choose {largest} at a time, or take the highest scores of bald."
+            f"batch_size is {batch_size} with {num_classes} classes, that is more than "
+            f"{MOST_LABELLINGS} joint labellings; choose fewer, or take the highest scores of bald"
         )
 
 

@@ -1,4 +1,4 @@
-"""Confidence in bins against observed accuracy, with binomial intervals."""
+"""Confidence against observed accuracy: in bins, and among the answers that are surest."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from blob_pyro.diagnostics.arrays import FloatArray, IntArray, Values, check_labels
-from blob_pyro.diagnostics.predictive import log_probs
+from blob_pyro.diagnostics.predictive import FloatArray, IntArray, Values, log_probs_and_labels
 
 Z_95 = 1.959963984540054  # the 97.5 % quantile of the standard normal
 
@@ -44,25 +43,28 @@ class ReliabilityCurve(NamedTuple):
     counts: IntArray
 
 
-def binnable_probs(logits: Values) -> FloatArray:
-    """Posterior predictive probabilities, just below 1 where they would be 1.
+def binnable_probs(logits: Values, labels: Values) -> tuple[FloatArray, IntArray]:
+    """Posterior predictive probabilities, just below 1 where they would be 1, and the labels.
 
     Parameters
     ----------
     logits
         K x N x C, float.
+    labels
+        N, integer.
 
     Returns
     -------
-    numpy.ndarray
-        N x C, float64, from 0 to ``1 - 2**-24``.
+    tuple of numpy.ndarray
+        N x C, float64, from 0 to ``1 - 2**-24``; and N, int64.
 
     Examples
     --------
-    >>> float(binnable_probs([[[0.0, 1000.0]]]).max())
+    >>> float(binnable_probs([[[0.0, 1000.0]]], [1])[0].max())
     0.9999999403953552
     """
-    return np.asarray(np.minimum(np.exp(log_probs(logits)), MAX_CONFIDENCE), dtype=np.float64)
+    log_p, label = log_probs_and_labels(logits, labels)
+    return np.asarray(np.minimum(np.exp(log_p), MAX_CONFIDENCE), dtype=np.float64), label
 
 
 def check_num_bins(num_bins: int) -> None:
@@ -73,10 +75,7 @@ def check_num_bins(num_bins: int) -> None:
     >>> check_num_bins(15)
     """
     if not isinstance(num_bins, int) or num_bins < 1:
-        raise ValueError(
-            f"num_bins is {num_bins!r}; wanted a Python int of at least 1. Leave it out for the "
-            "default."
-        )
+        raise ValueError(f"num_bins is {num_bins!r}; wanted a Python int of at least 1")
 
 
 def wilson_interval(
@@ -151,19 +150,94 @@ def reliability_curve(logits: Values, labels: Values, *, num_bins: int = 15) -> 
     import torch  # the bin edges must be torchmetrics' own, to the last float32 bit
 
     check_num_bins(num_bins)
-    probs = binnable_probs(logits)
-    right = probs.argmax(axis=1) == check_labels(
-        labels, num_examples=probs.shape[0], num_classes=probs.shape[1]
-    )
+    probs, label = binnable_probs(logits, labels)
+    right = probs.argmax(axis=1) == label
     confidence = probs.max(axis=1)
     edges = torch.linspace(0, 1, num_bins + 1, dtype=torch.float32, device="cpu")
     bins = torch.bucketize(torch.from_numpy(confidence).float(), edges, right=True).numpy() - 1
 
     counts = np.bincount(bins, minlength=num_bins)
     used = counts > 0
+    total, hits = (
+        np.bincount(bins, each, minlength=num_bins)[used] for each in (confidence, right)
+    )
     columns = np.full((4, num_bins), np.nan)
-    columns[0, used] = np.bincount(bins, confidence, minlength=num_bins)[used] / counts[used]
-    hits = np.bincount(bins, right, minlength=num_bins)[used]
-    columns[1, used] = hits / counts[used]
-    columns[2, used], columns[3, used] = wilson_interval(hits, counts[used])
-    return ReliabilityCurve(columns[0], columns[1], columns[2], columns[3], counts)
+    columns[:, used] = (
+        total / counts[used],
+        hits / counts[used],
+        *wilson_interval(hits, counts[used]),
+    )
+    mean_confidence, accuracy, lower, upper = columns
+    return ReliabilityCurve(mean_confidence, accuracy, lower, upper, counts)
+
+
+class RiskCoverage(NamedTuple):
+    """One row for each threshold of the confidence, the surest answers first.
+
+    Parameters
+    ----------
+    coverage
+        T, float64, from above 0 to 1: share of the examples that are answered.
+    risk
+        T, float64, from 0 to 1: share of wrong answers among them.
+    lower, upper
+        T, float64: 95 % Wilson interval of the risk.
+    area
+        Mean risk over examples, each at its own threshold (AURC); lower is better.
+
+    Examples
+    --------
+    >>> risk_coverage([[[0.0, 3.0], [0.0, 1.0]]], [1, 0]).risk
+    array([0. , 0.5])
+    """
+
+    coverage: FloatArray
+    risk: FloatArray
+    lower: FloatArray
+    upper: FloatArray
+    area: float
+
+
+def risk_coverage(logits: Values, labels: Values) -> RiskCoverage:
+    """Compute the error rate among the answers above each confidence.
+
+    Examples of one confidence are answered together, so their order does not matter.
+
+    Parameters
+    ----------
+    logits
+        K x N x C, float: K posterior draws, N examples, C classes.
+    labels
+        N, integer, from 0 to C - 1.
+
+    Returns
+    -------
+    RiskCoverage
+        One row for each of the T different confidences.
+
+    Raises
+    ------
+    ValueError
+        If logits or labels are not valid.
+
+    Examples
+    --------
+    >>> curve = risk_coverage([[[0.0, 3.0], [0.0, 2.0], [0.0, 1.0]]], [1, 1, 0])
+    >>> curve.coverage.round(2), round(curve.area, 3)
+    (array([0.33, 0.67, 1.  ]), 0.111)
+
+    References
+    ----------
+    Geifman, El-Yaniv: "Selective classification for deep neural networks", NeurIPS 2017.
+    """
+    log_p, label = log_probs_and_labels(logits, labels)
+    confidence = log_p.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    errors = np.cumsum((log_p.argmax(axis=1) != label)[order])
+    last = np.flatnonzero(np.diff(confidence[order], append=-np.inf))  # of each confidence
+    answered = last + 1
+    risk = errors[last] / answered
+    lower, upper = wilson_interval(errors[last], answered)
+    coverage = answered / len(label)
+    area = float(np.sum(np.diff(coverage, prepend=0.0) * risk))
+    return RiskCoverage(coverage, risk, lower, upper, area)

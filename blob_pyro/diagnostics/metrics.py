@@ -7,9 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import bootstrap
 
-from blob_pyro.diagnostics.arrays import FloatArray, IntArray, Values, check_labels, check_logits
-from blob_pyro.diagnostics.calibration import binnable_probs, check_num_bins
-from blob_pyro.diagnostics.predictive import log_probs
+from blob_pyro.diagnostics.calibration import binnable_probs
+from blob_pyro.diagnostics.predictive import Values, log_probs_and_labels
 
 Metric = Callable[[Values, Values], float]
 
@@ -65,33 +64,19 @@ def bootstrap_interval(
     ----------
     Efron, Tibshirani: "An Introduction to the Bootstrap", 1993, chapter 13.
     """
-    array = check_logits(logits)
-    _, num_examples, num_classes = array.shape
-    label = check_labels(labels, num_examples=num_examples, num_classes=num_classes)
-    if num_examples < 2:
-        raise ValueError("a bootstrap needs at least two examples; there is 1")
     # The draws are averaged once; a resample then costs one draw only.
-    averaged = log_probs(array)[None]
-
-    def of(index: np.ndarray) -> float:
-        return metric(averaged[:, index], label[index])
-
+    averaged, label = log_probs_and_labels(logits, labels)
     result = bootstrap(
-        (np.arange(num_examples),),
-        of,
+        (np.arange(len(label)),),
+        lambda index: metric(averaged[None, index], label[index]),
         vectorized=False,
         method="percentile",
         confidence_level=confidence_level,
         n_resamples=num_resamples,
         rng=np.random.default_rng(seed),
     )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
-
-
-def _log_probs_and_labels(logits: Values, labels: Values) -> tuple[FloatArray, IntArray]:
-    log_p = log_probs(logits)
-    num_examples, num_classes = log_p.shape
-    return log_p, check_labels(labels, num_examples=num_examples, num_classes=num_classes)
+    low, high = result.confidence_interval
+    return float(low), float(high)
 
 
 def accuracy(logits: Values, labels: Values) -> float:
@@ -121,7 +106,7 @@ def accuracy(logits: Values, labels: Values) -> float:
     >>> accuracy([[[2.0, 0.0], [1.0, 0.0]]], [0, 1])
     0.5
     """
-    log_p, label = _log_probs_and_labels(logits, labels)
+    log_p, label = log_probs_and_labels(logits, labels)
     return float(np.mean(log_p.argmax(axis=1) == label))
 
 
@@ -166,18 +151,9 @@ def expected_calibration_error(logits: Values, labels: Values, num_bins: int = 1
     import torch
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    check_num_bins(num_bins)
     # Clipped below 1, since torchmetrics takes anything above 1 for logits (softmax once more).
-    probs = binnable_probs(logits)
-    num_examples, num_classes = probs.shape
-    label = check_labels(labels, num_examples=num_examples, num_classes=num_classes)
-    error = multiclass_calibration_error(
-        torch.from_numpy(probs),
-        torch.from_numpy(label),
-        num_classes=num_classes,
-        n_bins=num_bins,
-        norm="l1",
-    )
+    probs, label = map(torch.from_numpy, binnable_probs(logits, labels))
+    error = multiclass_calibration_error(probs, label, probs.shape[1], n_bins=num_bins, norm="l1")
     return float(error)
 
 
@@ -208,7 +184,7 @@ def negative_log_likelihood(logits: Values, labels: Values) -> float:
     >>> round(negative_log_likelihood([[[0.0, 0.0]]], [0]), 4)  # log 2
     0.6931
     """
-    log_p, label = _log_probs_and_labels(logits, labels)
+    log_p, label = log_probs_and_labels(logits, labels)
     return float(-np.mean(log_p[np.arange(len(label)), label]))
 
 
@@ -243,12 +219,12 @@ def brier_score(logits: Values, labels: Values) -> float:
     >>> round(brier_score([[[0.0, 0.0]]], [0]), 4)
     0.5
     """
-    log_p, label = _log_probs_and_labels(logits, labels)
+    log_p, label = log_probs_and_labels(logits, labels)
     one_hot = np.eye(log_p.shape[1])[label]
     return float(np.mean(np.sum((np.exp(log_p) - one_hot) ** 2, axis=1)))
 
 
-METRICS: dict[str, Callable[[Values, Values], float]] = {
+METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
     "ece": expected_calibration_error,
     "nll": negative_log_likelihood,

@@ -6,8 +6,13 @@ import numpy as np
 from scipy.special import entr, log_softmax
 from scipy.stats import mannwhitneyu
 
-from blob_pyro.diagnostics.arrays import FloatArray, Values, as_numpy, check_logits
-from blob_pyro.diagnostics.predictive import log_probs
+from blob_pyro.diagnostics.predictive import (
+    FloatArray,
+    Values,
+    as_numpy,
+    check_logits,
+    log_probs,
+)
 
 
 def predictive_entropy(logits: Values) -> FloatArray:
@@ -170,14 +175,9 @@ def auroc(in_scores: Values, out_scores: Values) -> float:
 
 def _check_scores(name: str, scores: Values) -> FloatArray:
     array = as_numpy(scores).astype(np.float64)
-    if array.ndim != 1 or array.size == 0:
+    if array.ndim != 1 or array.size == 0 or np.isnan(array).any():
         raise ValueError(
-            f"{name} has shape {array.shape}; wanted one dimension of at least one example. "
-            "Pass one score an example, such as predictive_entropy(logits)."
-        )
-    if np.isnan(array).any():
-        raise ValueError(
-            f"{name} holds {int(np.isnan(array).sum())} NaN; wanted none. Look for NaN in the "
-            "logits that the scores come from."
+            f"{name} has shape {array.shape} and {np.isnan(array).sum()} NaN; wanted one number an "
+            "example, such as predictive_entropy(logits)"
         )
     return array

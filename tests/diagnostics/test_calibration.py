@@ -3,7 +3,11 @@ from math import log
 import numpy as np
 import pytest
 
-from blob_pyro.diagnostics import expected_calibration_error, reliability_curve
+from blob_pyro.diagnostics import (
+    expected_calibration_error,
+    reliability_curve,
+    risk_coverage,
+)
 from blob_pyro.diagnostics.calibration import Z_95, binnable_probs, wilson_interval
 
 
@@ -40,7 +44,7 @@ def test_curve_adds_up_to_the_calibration_error(num_bins: int) -> None:
 def test_curve_equals_a_loop_over_bins() -> None:
     logits, labels = random_task()
     curve = reliability_curve(logits, labels, num_bins=7)
-    probs = binnable_probs(logits)
+    probs = binnable_probs(logits, labels)[0]
     confidence, right = probs.max(axis=1), probs.argmax(axis=1) == labels
     assert curve.counts.sum() == 400
     for j in range(7):
@@ -65,3 +69,25 @@ def test_edge_belongs_to_the_upper_bin_and_one_to_the_last() -> None:
 def test_bad_number_of_bins_is_refused(num_bins: int) -> None:
     with pytest.raises(ValueError, match=r"num_bins is .*; wanted a Python int of at least 1"):
         reliability_curve(*random_task(), num_bins=num_bins)
+
+
+def test_risk_against_counting() -> None:
+    logits, labels = random_task(60)
+    probs = (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)).mean(0)
+    wrong = probs.argmax(1) != labels
+    curve = risk_coverage(logits, labels)
+    assert len(curve.risk) == 60
+    for coverage, risk, threshold in zip(
+        curve.coverage, curve.risk, np.sort(probs.max(1))[::-1], strict=True
+    ):
+        answered = probs.max(1) >= threshold
+        np.testing.assert_allclose(coverage, answered.mean())
+        np.testing.assert_allclose(risk, wrong[answered].mean())
+    np.testing.assert_allclose(curve.area, curve.risk.mean())
+
+
+def test_order_among_the_equally_sure_does_not_matter() -> None:
+    logits = np.array([[[1.0, 0.0]] * 4])
+    for labels in ([0, 0, 1, 1], [1, 1, 0, 0]):
+        curve = risk_coverage(logits, labels)
+        np.testing.assert_allclose([*curve.coverage, *curve.risk, curve.area], [1.0, 0.5, 0.5])

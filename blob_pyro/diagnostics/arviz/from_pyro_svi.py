@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from blob_pyro.diagnostics.arviz.chains import Fit
 from blob_pyro.diagnostics.arviz.groups import (
     SAMPLE_DIMS,
     Dims,
+    Fit,
+    Fits,
+    Sizes,
     constant_group,
     latent_group,
     observed_groups,
+    predicted,
     replicated_group,
     sample_stats,
     stack_layers,
-    stacked_log_probs,
 )
 from blob_pyro.diagnostics.arviz.version import to_arviz
 from blob_pyro.diagnostics.loss_curve import Records
 
-if TYPE_CHECKING:
-    import xarray
-
 
 def from_pyro_svi(
-    predictive: Fit | Sequence[Fit],
+    predictive: Fits,
     *,
-    posterior: Fit | Sequence[Fit] | None = None,
+    posterior: Fits | None = None,
     prior: Fit | None = None,
     prior_predictive: Fit | None = None,
-    predictions: Fit | Sequence[Fit] | None = None,
-    log_prior: Fit | Sequence[Fit] | None = None,
-    log_q: Fit | Sequence[Fit] | None = None,
+    predictions: Fits | None = None,
+    log_prior: Fits | None = None,
+    log_q: Fits | None = None,
     records: Records | Sequence[Records] | None = None,
     constant_data: Fit | None = None,
     predictions_constant_data: Fit | None = None,
@@ -119,67 +116,42 @@ def from_pyro_svi(
     ----------
     The InferenceData schema: https://python.arviz.org/en/latest/schema/schema.html
     """
-    fits, log_p = stacked_log_probs("predictive", predictive)
+    arrays, log_p = predicted("predictive", predictive)
     sizes = dict(zip((*SAMPLE_DIMS, "example", "class"), log_p.shape, strict=True))
     sample_shape = {dim: sizes[dim] for dim in SAMPLE_DIMS}
-    replicated = replicated_group(log_p, example_dim="example", seed=seed)
+    replicated = replicated_group(log_p, "example", seed)
     groups = {"posterior": replicated[["probs"]], "posterior_predictive": replicated}
-    groups |= observed_groups(fits, log_p.shape)
+    groups |= observed_groups(arrays, log_p.shape)
+    dims = dims or {}
     for name, draws in {"posterior": posterior, "prior": prior, "log_prior": log_prior}.items():
         if draws is not None:
-            group = latent_group(name, draws, dims or {}, {} if name == "prior" else sample_shape)
+            group = latent_group(name, draws, dims, {} if name == "prior" else sample_shape)
             groups[name] = stack_layers(group) if by_layer else group
     if log_q is not None or records is not None:
         groups["sample_stats"] = sample_stats(log_q, records, sample_shape)
-    if prior_predictive is not None:
-        wanted = {dim: sizes[dim] for dim in ("example", "class")}
-        groups["prior_predictive"] = _predicted("prior_predictive", prior_predictive, wanted, seed)
-    if predictions is not None:
-        wanted = {**sample_shape, "class": sizes["class"]}
-        groups["predictions"] = _predicted("predictions", predictions, wanted, seed)
+    for name, other, dim, alike in (
+        ("prior_predictive", prior_predictive, "example", ("example", "class")),
+        ("predictions", predictions, "new_example", (*SAMPLE_DIMS, "class")),
+    ):
+        if other is not None:
+            groups[name] = replicated_group(predicted(name, other)[1], dim, seed)
+            _check_sizes(name, groups[name].sizes, {each: sizes[each] for each in alike})
     if constant_data is not None:
-        groups["constant_data"] = constant_group(
-            constant_data, "example", sizes["example"], dims or {}
-        )
+        groups["constant_data"] = constant_group(constant_data, "example", sizes["example"], dims)
     if predictions_constant_data is not None:
-        new = _num_new_examples(groups.get("predictions"))
+        if predictions is None:
+            raise ValueError("predictions_constant_data is given without predictions; wanted both")
+        num_new = groups["predictions"].sizes["new_example"]
         groups["predictions_constant_data"] = constant_group(
-            predictions_constant_data, "new_example", new, dims or {}
+            predictions_constant_data, "new_example", num_new, dims
         )
-    named = {"class": _class_coord(class_names, num_classes=sizes["class"]), **(coords or {})}
-    return to_arviz(groups, named, attrs or {})
+    named = {} if class_names is None else {"class": list(class_names)}
+    return to_arviz(groups, {**named, **(coords or {})}, attrs or {})
 
 
-def _predicted(
-    name: str, predictive: Fit | Sequence[Fit], wanted: Mapping[str, int], seed: int
-) -> xarray.Dataset:
-    log_p = stacked_log_probs(name, predictive)[1]
-    dim = "new_example" if name == "predictions" else "example"
-    group = replicated_group(log_p, example_dim=dim, seed=seed)
-    found = {wanted_dim: group.sizes[wanted_dim] for wanted_dim in wanted}
-    if found != dict(wanted):
+def _check_sizes(name: str, found: Mapping[Any, int], wanted: Sizes) -> None:
+    if any(found[dim] != size for dim, size in wanted.items()):
         raise ValueError(
-            f"{name} has logits of the sizes {found}; wanted those of predictive, {dict(wanted)}. "
-            "Predict with the same draws, classes and, from the prior, examples."
+            f"{name} has logits of the sizes {dict(found)}; wanted those of predictive, "
+            f"{dict(wanted)}. Predict with the same draws, classes and, from the prior, examples."
         )
-    return group
-
-
-def _num_new_examples(predictions: xarray.Dataset | None) -> int:
-    if predictions is None:
-        raise ValueError(
-            "predictions_constant_data is given without predictions; wanted both. Pass the logits "
-            "of these examples as predictions={'logits': ...}."
-        )
-    return predictions.sizes["new_example"]
-
-
-def _class_coord(class_names: Sequence[str] | None, *, num_classes: int) -> Sequence[str] | Any:
-    if class_names is None:
-        return np.arange(num_classes)
-    if len(class_names) != num_classes:
-        raise ValueError(
-            f"class_names has {len(class_names)} names; wanted {num_classes}, one for each class "
-            "of the logits. Name them in the order of the logits' last dimension."
-        )
-    return list(class_names)

@@ -1,7 +1,8 @@
-"""Predictions of examples as ArviZ groups."""
+"""The groups of an ArviZ object, each an ``xarray.Dataset``."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -9,24 +10,111 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
 
-from blob_pyro.diagnostics.arrays import FloatArray, as_numpy, check_labels, check_logits
-from blob_pyro.diagnostics.arviz.chains import Fit, as_fits, check_shape, stack
 from blob_pyro.diagnostics.layer_path import layer_path
 from blob_pyro.diagnostics.loss_curve import TERMS, Records, loss_curve
+from blob_pyro.diagnostics.predictive import (
+    FloatArray,
+    Values,
+    as_numpy,
+    check_labels,
+    check_logits,
+)
 
 if TYPE_CHECKING:
     import xarray
 
-
+Fit: TypeAlias = Mapping[str, Values]
+Fits: TypeAlias = Fit | Sequence[Fit]
+Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
+Sizes: TypeAlias = Mapping[str, int]
 Dims: TypeAlias = Mapping[str, Sequence[str]]
 SAMPLE_DIMS = ("chain", "draw")
 # What the two dimensions of a matrix are, by the end of its site's name.
 MATRIX_DIMS = {".lora_A.weight": ("rank", "in_feature"), ".lora_B.weight": ("out_feature", "rank")}
 
 
-def latent_group(
-    name: str, draws: Fit | Sequence[Fit], dims: Dims, sample_shape: Mapping[str, int]
-) -> xarray.Dataset:
+def stacked(name: str, fits: Fits, sizes: Sizes) -> Arrays:
+    """Stack the variables of independent fits along a new first dimension, ``chain``.
+
+    Parameters
+    ----------
+    name
+        What the fits are called in an error.
+    fits
+        A mapping from names to arrays, or a sequence of such mappings, one a chain, with the same
+        names and shapes.
+    sizes
+        Lengths of the leading dimensions of the result by name, from ``chain`` on; empty where any
+        will do.
+
+    Returns
+    -------
+    dict
+        Name to array: chain x the shape in each fit, dtype kept.
+
+    Raises
+    ------
+    ValueError
+        If there is no fit, or the fits differ in names or shapes.
+
+    Examples
+    --------
+    >>> stacked("posterior", [{"scale": [0.1, 0.2]}, {"scale": [0.3, 0.4]}], {})["scale"].shape
+    (2, 2)
+    """
+    chains = [fits] if isinstance(fits, Mapping) else list(fits)
+    if not chains:
+        raise ValueError(f"{name} holds no fit; wanted one mapping, or a sequence of one a chain")
+    arrays = {}
+    for chain, fit in enumerate(chains):
+        if set(fit) != set(chains[0]):
+            raise ValueError(
+                f"{name} of chain {chain} has the names {sorted(fit)}; wanted those of chain 0, "
+                f"{sorted(chains[0])}"
+            )
+    for variable in chains[0]:
+        parts = [as_numpy(fit[variable]) for fit in chains]
+        shapes = [part.shape for part in parts]
+        if len({*shapes}) > 1:
+            raise ValueError(
+                f"{variable!r} has the shapes {shapes} in the chains of {name}; wanted one shape: "
+                "the same draws, examples and layers of each fit"
+            )
+        arrays[variable] = np.stack(parts)
+        check_shape(variable, arrays[variable], sizes)
+    return arrays
+
+
+def check_shape(name: str, array: npt.NDArray[Any], wanted: Sizes) -> None:
+    """Refuse an array whose leading dimensions are not those wanted.
+
+    Parameters
+    ----------
+    name
+        What the array is called in the error.
+    array
+        Any dtype.
+    wanted
+        Length of each leading dimension by the name of the dimension, in order.
+
+    Raises
+    ------
+    ValueError
+        If a dimension is missing or has another length.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> check_shape("ids", np.zeros((3, 2)), {"example": 3})
+    """
+    if array.shape[: len(wanted)] != tuple(wanted.values()):
+        dims = ", ".join(f"{dim}={size}" for dim, size in wanted.items())
+        raise ValueError(
+            f"{name!r} has shape {array.shape}; wanted it to start with ({dims}), as the logits do"
+        )
+
+
+def latent_group(name: str, draws: Fits, dims: Dims, sample_shape: Sizes) -> xarray.Dataset:
     """Make a group of the draws of chosen sites, one variable a site.
 
     A matrix of a site that is named ``....lora_A.weight`` gets the dimensions ``rank`` and
@@ -63,32 +151,24 @@ def latent_group(
     """
     import xarray
 
-    fits = as_fits(name, draws)
-    arrays = {site: stack(site, fits) for site in fits[0]}
-    for site, array in arrays.items():
-        check_shape(site, array, sample_shape)
-    wanted = {site: _dims(site, array, dims) for site, array in arrays.items()}
-    lengths: dict[str, set[int]] = {}
-    for site, array in arrays.items():
-        for dim, length in zip(wanted[site], array.shape[2:], strict=True):
-            lengths.setdefault(dim, set()).add(length)
+    arrays = stacked(name, draws, sample_shape)
+    named = {
+        site: [*zip(_dims(site, array.ndim - 2, dims), array.shape[2:], strict=True)]
+        for site, array in arrays.items()
+    }
+    lengths = Counter(dim for dim, _ in {pair for pairs in named.values() for pair in pairs})
     variables = {}
-    for site, array in arrays.items():
-        named = [
-            f"{dim}_{length}" if len(lengths[dim]) > 1 else dim
-            for dim, length in zip(wanted[site], array.shape[2:], strict=True)
-        ]
-        variables[site] = ((*SAMPLE_DIMS, *named), array)
+    for site, pairs in named.items():
+        unique = [f"{dim}_{length}" if lengths[dim] > 1 else dim for dim, length in pairs]
+        variables[site] = ((*SAMPLE_DIMS, *unique), arrays[site])
     return xarray.Dataset(variables)
 
 
-def _dims(site: str, array: npt.NDArray[Any], dims: Dims) -> Sequence[str]:
-    if site in dims:
-        return dims[site]
+def _dims(site: str, num_dims: int, dims: Dims) -> Sequence[str]:
     for suffix, matrix_dims in MATRIX_DIMS.items():
-        if site.endswith(suffix) and array.ndim == 4:
+        if site not in dims and site.endswith(suffix) and num_dims == 2:
             return matrix_dims
-    return [f"{site}_dim_{axis}" for axis in range(array.ndim - 2)]
+    return dims.get(site, [f"{site}_dim_{axis}" for axis in range(num_dims)])
 
 
 def stack_layers(group: xarray.Dataset) -> xarray.Dataset:
@@ -133,26 +213,20 @@ def stack_layers(group: xarray.Dataset) -> xarray.Dataset:
         dim = "layer" if one else f"layer_of_{module}"
         coords[dim] = sorted(layers)
         parts = [layers[layer] for layer in sorted(layers)]
-        _check_shapes(module, parts)
+        shapes = sorted({part.shape[2:] for part in parts})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"the layers of {module!r} have weights of the shapes {shapes}; wanted one shape. "
+                "Choose sites of one shape, or leave by_layer out."
+            )
         values = np.stack([part.values for part in parts], axis=2)
         stacked[module] = ((*SAMPLE_DIMS, dim, *parts[0].dims[2:]), values)
     kept = {site: v for site, v in group.data_vars.items() if layer_path(str(site))[1] is None}
     return xarray.Dataset({**kept, **stacked}, coords)
 
 
-def _check_shapes(module: str, parts: Sequence[xarray.DataArray]) -> None:
-    shapes = sorted({part.shape[2:] for part in parts})
-    if len(shapes) > 1:
-        raise ValueError(
-            f"the layers of {module!r} have weights of the shapes {shapes}; wanted one shape, to "
-            "stack them. Choose sites of one shape, or leave by_layer out."
-        )
-
-
 def sample_stats(
-    log_q: Fit | Sequence[Fit] | None,
-    records: Records | Sequence[Records] | None,
-    sample_shape: Mapping[str, int],
+    log_q: Fits | None, records: Records | Sequence[Records] | None, sample_shape: Sizes
 ) -> xarray.Dataset:
     """Make the group of the guide's log density and of the curve of the loss.
 
@@ -187,31 +261,19 @@ def sample_stats(
     variables: dict[str, Any] = {}
     coords: dict[str, Any] = {}
     if log_q is not None:
-        fits = as_fits("log_q", log_q)
-        sites = list(fits[0])
-        density = stack("log_q", [{"log_q": _by_site(fit, sites)} for fit in fits])
-        check_shape("log_q", density, sample_shape)
-        variables["log_q"] = ((*SAMPLE_DIMS, "site"), density)
-        coords["site"] = sites
+        density = stacked("log_q", log_q, sample_shape)
+        variables["log_q"] = ((*SAMPLE_DIMS, "site"), np.stack([*density.values()], axis=-1))
+        coords["site"] = list(density)
     if records is not None:
-        curves = [loss_curve(each) for each in _by_chain(records)]
-        steps = stack("step", curves)
-        check_shape("records", steps, {"chain": sample_shape["chain"]})
-        variables |= {term: (("chain", "step"), stack(term, curves)) for term in TERMS}
-        coords["step"] = steps[0].astype(int)
+        one = not records or hasattr(records[0], "step")
+        chains = cast("Sequence[Records]", [records] if one else records)
+        curves = stacked("records", [*map(loss_curve, chains)], {"chain": sample_shape["chain"]})
+        variables |= {term: (("chain", "step"), curves[term]) for term in TERMS}
+        coords["step"] = curves["step"][0].astype(int)
     return xarray.Dataset(variables, coords)
 
 
-def _by_site(log_q: Fit, sites: Sequence[str]) -> npt.NDArray[Any]:
-    return np.stack([as_numpy(log_q[site]) for site in sites], axis=-1)
-
-
-def _by_chain(records: Records | Sequence[Records]) -> Sequence[Records]:
-    one = not records or hasattr(records[0], "step")
-    return cast("Sequence[Records]", [records] if one else records)
-
-
-def stacked_log_probs(name: str, predictive: Fit | Sequence[Fit]) -> tuple[list[Fit], FloatArray]:
+def predicted(name: str, predictive: Fits) -> tuple[Arrays, FloatArray]:
     """Check predictions and give their class log-probabilities.
 
     Parameters
@@ -223,8 +285,8 @@ def stacked_log_probs(name: str, predictive: Fit | Sequence[Fit]) -> tuple[list[
 
     Returns
     -------
-    fits, log_probs
-        One mapping a chain; and chain x K x N x C, float64, nats.
+    arrays, log_probs
+        All that is in ``predictive``, chain first; and chain x K x N x C, float64, nats.
 
     Raises
     ------
@@ -233,20 +295,19 @@ def stacked_log_probs(name: str, predictive: Fit | Sequence[Fit]) -> tuple[list[
 
     Examples
     --------
-    >>> stacked_log_probs("predictive", {"logits": [[[0.0, 0.0]]]})[1].round(3)
+    >>> predicted("predictive", {"logits": [[[0.0, 0.0]]]})[1].round(3)
     array([[[[-0.693, -0.693]]]])
     """
-    fits = as_fits(name, predictive)
-    if "logits" not in fits[0]:
+    arrays = stacked(name, predictive, {})
+    if "logits" not in arrays:
         raise ValueError(
-            f"{name} has the names {sorted(fits[0])}; wanted 'logits'. Pass what "
+            f"{name} has the names {sorted(arrays)}; wanted 'logits'. Pass what "
             "blob_pyro.infer.posterior_predictive returns."
         )
-    logits = stack("logits", fits)
-    return fits, log_softmax(np.stack([check_logits(chain) for chain in logits]), axis=-1)
+    return arrays, log_softmax(np.stack([*map(check_logits, arrays["logits"])]), axis=-1)
 
 
-def replicated_group(log_p: FloatArray, *, example_dim: str, seed: int) -> xarray.Dataset:
+def replicated_group(log_p: FloatArray, example_dim: str, seed: int) -> xarray.Dataset:
     """Make a group of class probabilities, and of one categorical draw from each.
 
     Parameters
@@ -268,7 +329,7 @@ def replicated_group(log_p: FloatArray, *, example_dim: str, seed: int) -> xarra
     >>> import numpy as np
     >>> with np.errstate(divide="ignore"):
     ...     log_p = np.log([[[[0.0, 1.0]]]])
-    >>> replicated_group(log_p, example_dim="example", seed=0)["labels"].values
+    >>> replicated_group(log_p, "example", seed=0)["labels"].values
     array([[[1]]])
     """
     import xarray
@@ -280,13 +341,13 @@ def replicated_group(log_p: FloatArray, *, example_dim: str, seed: int) -> xarra
     return xarray.Dataset({"labels": (dims, labels), "probs": ((*dims, "class"), np.exp(log_p))})
 
 
-def observed_groups(fits: Sequence[Fit], shape: Sequence[int]) -> dict[str, xarray.Dataset]:
+def observed_groups(arrays: Arrays, shape: Sequence[int]) -> dict[str, xarray.Dataset]:
     """Make the groups of labels and of their log-likelihoods, where there are any.
 
     Parameters
     ----------
-    fits
-        One mapping a chain.
+    arrays
+        From :func:`predicted`.
     shape
         Numbers of chains, draws, examples and classes of the logits.
 
@@ -302,30 +363,29 @@ def observed_groups(fits: Sequence[Fit], shape: Sequence[int]) -> dict[str, xarr
 
     Examples
     --------
-    >>> observed_groups([{"labels": [0, 1]}], (1, 30, 2, 2))["observed_data"]["labels"].values
+    >>> import numpy as np
+    >>> arrays = {"labels": np.array([[0, 1]])}
+    >>> observed_groups(arrays, (1, 30, 2, 2))["observed_data"]["labels"].values
     array([0, 1])
     """
     import xarray
 
-    num_chains, num_draws, num_examples, num_classes = shape
     groups: dict[str, xarray.Dataset] = {}
-    if "log_likelihood" in fits[0]:
-        log_lik = stack("log_likelihood", fits)
-        wanted = {"chain": num_chains, "draw": num_draws, "example": num_examples}
-        check_shape("log_likelihood", log_lik, wanted)
-        dims = (*SAMPLE_DIMS, "example")
+    if "log_likelihood" in arrays:
+        dims, log_lik = (*SAMPLE_DIMS, "example"), arrays["log_likelihood"]
+        check_shape("log_likelihood", log_lik, dict(zip(dims, shape, strict=False)))
         groups["log_likelihood"] = xarray.Dataset({"labels": (dims, log_lik)})
-    if "labels" in fits[0]:
-        stacked = stack("labels", fits)
-        differs = np.flatnonzero((stacked != stacked[0]).any(axis=0))
+    if "labels" in arrays:
+        labels = arrays["labels"]
+        differs = np.flatnonzero((labels != labels[0]).any(axis=0))
         if len(differs):
             raise ValueError(
-                f"labels of example {differs[0]} are {stacked[:, differs[0]].tolist()} in the "
+                f"labels of example {differs[0]} are {labels[:, differs[0]].tolist()} in the "
                 "chains; wanted one label. Predict the same examples in the same order (a loader "
                 "without shuffling) with each fit."
             )
-        labels = check_labels(stacked[0], num_examples=num_examples, num_classes=num_classes)
-        groups["observed_data"] = xarray.Dataset({"labels": ("example", labels)})
+        checked = check_labels(labels[0], num_examples=shape[2], num_classes=shape[3])
+        groups["observed_data"] = xarray.Dataset({"labels": ("example", checked)})
     return groups
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from blob_pyro.diagnostics.arrays import Values, as_numpy
 from blob_pyro.diagnostics.arviz.version import is_arviz_1
+from blob_pyro.diagnostics.predictive import Values, as_numpy
 
 # A fifth of the draws are the tail, and a generalised Pareto distribution is fitted to five.
 FEWEST_DRAWS = 25
@@ -54,10 +54,7 @@ def loo(data: Any) -> Any:
     import arviz
 
     if not hasattr(data, "log_likelihood"):
-        raise ValueError(
-            "the data have no log_likelihood; wanted that of labelled examples. Predict them with "
-            "their labels, and pass all that posterior_predictive returns to from_pyro_svi."
-        )
+        raise ValueError("the data have no log_likelihood; predict labelled examples")
     sizes = data.log_likelihood["labels"].sizes
     _check_num_draws(sizes["chain"] * sizes["draw"])
     return arviz.loo(data, pointwise=True, var_name="labels", reff=1.0)
@@ -101,9 +98,8 @@ def pareto_k(log_weights: Values) -> float:
     ratios = as_numpy(log_weights).astype(np.float64)
     if ratios.ndim != 1 or not np.isfinite(ratios).all():
         raise ValueError(
-            f"log_weights have the shape {ratios.shape} and {int((~np.isfinite(ratios)).sum())} "
-            "values that are not finite; wanted one finite number a draw. Pass what "
-            "blob_pyro.infer.importance_log_weights returns."
+            f"log_weights have the shape {ratios.shape} and {(~np.isfinite(ratios)).sum()} values "
+            "that are not finite; wanted one finite number a draw"
         )
     _check_num_draws(len(ratios))
     if is_arviz_1():

@@ -78,12 +78,12 @@ def to_arviz(
 def _finished(group: xarray.Dataset, coords: Mapping[str, Any]) -> xarray.Dataset:
     for name in map(str, group.data_vars):
         if "/" in name:
-            raise ValueError(
-                f"the name {name!r} contains '/'; wanted none, since netCDF and DataTree read it "
-                "as a path. Rename it, for example with dots."
-            )
-    sizes = {str(dim): size for dim, size in group.sizes.items() if dim not in group.coords}
-    numbered = {dim: coords.get(dim, np.arange(size)) for dim, size in sizes.items()}
+            raise ValueError(f"the name {name!r} contains '/', a path to netCDF; use dots")
+    numbered = {
+        dim: coords.get(str(dim), np.arange(size))
+        for dim, size in group.sizes.items()
+        if dim not in group.coords
+    }
     if set(SAMPLE_DIMS) <= set(group.sizes):
         group = group.assign_attrs(sample_dims=[*SAMPLE_DIMS])  # where ArviZ 1.x looks for them
     return group.assign_coords(numbered)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,6 +53,15 @@ class Series(NamedTuple):
     linestyle: str | tuple[int, tuple[float, ...]]
     hatch: str
 
+    @property
+    def line(self) -> dict[str, Any]:
+        """Keywords of a line with markers."""
+        return {"color": self.color, "marker": self.marker, "linestyle": self.linestyle}
+
+    def area(self, alpha: float) -> dict[str, Any]:
+        """Keywords of a hatched area, the fill of which is pale."""
+        return {"facecolor": (self.color, alpha), "edgecolor": self.color, "hatch": self.hatch}
+
 
 # Neighbours differ in lightness too, so that two or three series stay apart in grey.
 SERIES = (
@@ -99,19 +108,26 @@ def plot_style() -> Iterator[None]:
         yield
 
 
-def axes_or_new(ax: Axes | None) -> Axes:
-    """Give the axes that a caller passed, or those of a new figure.
+@contextmanager
+def styled_axes(ax: Axes | None) -> Iterator[Axes]:
+    """Draw in this style, in the axes that a caller passed or in those of a new figure.
 
     Examples
     --------
     >>> import matplotlib
     >>> matplotlib.use("agg")
-    >>> ax = axes_or_new(None)
-    >>> axes_or_new(ax) is ax
+    >>> with styled_axes(None) as ax, styled_axes(ax) as same:
+    ...     same is ax
     True
     """
-    if ax is not None:
-        return ax
     import matplotlib.pyplot as plt
 
-    return plt.subplots(layout="constrained")[1]
+    with plot_style():
+        yield plt.subplots(layout="constrained")[1] if ax is None else ax
+
+
+def name_ticks(ax: Axes, names: Sequence[str]) -> None:
+    """Write names under the places 0, 1, ..., aslant where they are long."""
+    long = sum(map(len, names)) > 40
+    aslant: Any = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if long else {}
+    ax.set_xticks(range(len(names)), names, **aslant)

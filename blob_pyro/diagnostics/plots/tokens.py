@@ -7,7 +7,7 @@ from html import escape
 
 from rich.text import Text
 
-from blob_pyro.diagnostics.arrays import Values, as_numpy
+from blob_pyro.diagnostics.predictive import Values, as_numpy
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>

@@ -283,14 +283,14 @@ def test_what_the_examples_have_may_be_called_labels() -> None:
     [
         ({"logits": None}, {}, r"predictive has the names .*; wanted 'logits'. Pass what"),
         ({"log_likelihood": np.zeros((K, 3))}, {}, r"\(1, 30, 3\); .*draw=30, example=12\)"),
-        ({"labels": np.arange(5)}, {}, r"labels have shape \(5,\); wanted \(12,\)"),
+        ({"labels": np.arange(5)}, {}, r"labels have shape \(5,\) .*wanted \(12,\)"),
         ({}, {"posterior": {SITE: np.zeros((4, 2))}}, r"start with \(chain=1, draw=30\)"),
         ({}, {"constant_data": {"id": ["a"]}}, r"'id' has shape \(1,\).*\(example=12\)"),
-        ({}, {"class_names": ["A", "B"]}, "class_names has 2 names; wanted 3, one for each"),
-        ({}, {"posterior": {"a/b": np.zeros(K)}}, "the name 'a/b' contains '/'; wanted none"),
+        ({}, {"class_names": ["A", "B"]}, "conflicting sizes for dimension 'class'"),
+        ({}, {"posterior": {"a/b": np.zeros(K)}}, "the name 'a/b' contains '/'"),
         ({}, {"constant_data": {"a/b": np.zeros(N)}}, "the name 'a/b' contains '/'"),
         ({}, {"log_prior": {SITE: np.zeros(4)}}, r"start with \(chain=1, draw=30\)"),
-        ({}, {"log_q": {SITE: np.zeros(4)}}, r"'log_q' has shape .* \(chain=1, draw=30\)"),
+        ({}, {"log_q": {SITE: np.zeros(4)}}, r"has shape .* \(chain=1, draw=30\)"),
         (
             {},
             {"prior_predictive": {"probs": np.zeros(3)}},
@@ -299,7 +299,7 @@ def test_what_the_examples_have_may_be_called_labels() -> None:
         (
             {},
             {"prior_predictive": {"logits": np.zeros((9, 5, C))}},
-            r"prior_predictive has logits of the sizes \{'example': 5, 'class': 3\}; wanted",
+            r"prior_predictive has logits of the sizes \{.*'example': 5, .* wanted those of",
         ),
         (
             {},
@@ -311,8 +311,8 @@ def test_what_the_examples_have_may_be_called_labels() -> None:
             {"predictions_constant_data": {"id": ["a"]}},
             "is given without predictions; wanted bo",
         ),
-        ({}, {"records": []}, "there are no records of steps; wanted at least one"),
-        ({}, {"records": [records(3)] * 2}, r"'records' has shape \(2, 3\); .* \(chain=1\)"),
+        ({}, {"records": []}, "there are no records of steps"),
+        ({}, {"records": [records(3)] * 2}, r"'step' has shape \(2, 3\); .* \(chain=1\)"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -331,5 +331,7 @@ def test_chains_must_hold_the_same_examples_in_the_same_order() -> None:
 
 
 def test_chains_must_have_the_same_draws() -> None:
-    with pytest.raises(ValueError, match=r"'logits' of chain 1 has shape \(7, 12, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"'logits' has the shapes \[\(30, 12, 3\), \(7, 12, 3\)\]"
+    ):
         from_pyro_svi([fit(0), fit(1, num_draws=7)])

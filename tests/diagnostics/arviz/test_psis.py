@@ -63,11 +63,6 @@ def test_few_draws_are_refused() -> None:
         pareto_k(np.zeros(24))
 
 
-def test_examples_without_labels_are_refused() -> None:
-    with pytest.raises(ValueError, match="the data have no log_likelihood; wanted that of label"):
-        loo(from_pyro_svi({"logits": fit()["logits"]}))
-
-
 @pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
 def test_k_is_the_shape_of_a_pareto_tail(shape: float) -> None:
     rng = np.random.default_rng(0)

@@ -1,6 +1,5 @@
 import matplotlib.pyplot as plt
 import numpy as np
-import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.patches import StepPatch
@@ -8,7 +7,9 @@ from matplotlib.patches import StepPatch
 from blob_pyro.diagnostics import (
     expected_calibration_error,
     plot_reliability,
+    plot_risk_coverage,
     reliability_curve,
+    risk_coverage,
     summarize,
 )
 from blob_pyro.diagnostics.plots.style import series
@@ -114,7 +115,16 @@ def test_certain_and_right_draws_without_warning() -> None:
     assert legend_texts(ax) == ["ECE 0.000"]
 
 
-def test_bad_input_is_refused_before_a_figure_opens() -> None:
-    with pytest.raises(ValueError, match="num_bins is 0; wanted"):
-        plot_reliability(*random_task(), num_bins=0)
-    assert not plt.get_fignums()
+def test_risks_of_methods_share_axes_and_differ() -> None:
+    ax = plt.subplots()[1]
+    for index in range(2):
+        assert plot_risk_coverage(*random_task(index), label=f"m{index}", ax=ax) is ax
+    areas = [risk_coverage(*random_task(index)).area for index in range(2)]
+    assert legend_texts(ax) == [f"m{index} (AURC {area:.3f})" for index, area in enumerate(areas)]
+    for index, line in enumerate(ax.lines):
+        np.testing.assert_allclose(line.get_ydata(), risk_coverage(*random_task(index)).risk)
+        assert to_hex(line.get_color()).upper() == series(index).color
+        assert line.get_marker() == series(index).marker
+    assert len(ax.collections) == 2
+    assert ax.get_xlabel() == "coverage (share of examples answered)"
+    assert ax.get_ylabel() == "risk (share of errors)"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from blob_pyro.diagnostics.arviz.groups import latent_group, stack_layers
+from blob_pyro.diagnostics.arviz.groups import check_shape, latent_group, stack_layers, stacked
 from blob_pyro.diagnostics.layer_path import layer_path
 
 
@@ -94,3 +94,38 @@ def test_layers_of_other_shapes_are_not_stacked() -> None:
 )
 def test_paths(name: str, path: tuple[str, int | None]) -> None:
     assert layer_path(name) == path
+
+
+def test_one_fit_is_one_chain() -> None:
+    fit = {"a": np.zeros(3)}
+    assert stacked("posterior", fit, {})["a"].shape == (1, 3)
+    assert stacked("posterior", (fit, fit), {})["a"].shape == (2, 3)
+
+
+def test_chains_come_first() -> None:
+    fits = [{"a": np.full((2, 5), chain)} for chain in range(3)]
+    array = stacked("posterior", fits, {})["a"]
+    assert array.shape == (3, 2, 5)
+    np.testing.assert_array_equal(array[:, 0, 0], [0, 1, 2])
+
+
+def test_differing_names_are_refused() -> None:
+    message = r"posterior of chain 1 has the names \['b'\]; wanted those of chain 0, \['a'\]"
+    with pytest.raises(ValueError, match=message):
+        stacked("posterior", [{"a": [0.0]}, {"b": [0.0]}], {})
+
+
+def test_differing_shapes_are_refused() -> None:
+    message = r"'a' has the shapes \[\(2,\), \(3,\)\] in the chains of posterior"
+    with pytest.raises(ValueError, match=message):
+        stacked("posterior", [{"a": np.zeros(2)}, {"a": np.zeros(3)}], {})
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 4), (3, 2)])
+def test_wrong_leading_dimensions_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"'a' has shape .*start with \(chain=2, draw=3\)"):
+        check_shape("a", np.zeros(shape), {"chain": 2, "draw": 3})
+
+
+def test_right_leading_dimensions_pass() -> None:
+    check_shape("a", np.zeros((2, 3, 9)), {"chain": 2, "draw": 3})
