@@ -86,7 +86,6 @@ def run_cell(
         **_evaluated(cell, config, (model, guide), tokenizer, folder, data_dir),
         "settings": settings,
     }
-    _write_card(cell, config, results, folder)
     write_results(path, results)
     return results
 
@@ -96,14 +95,6 @@ def _save(cell: Cell, config: BenchmarkConfig, program: Program, folder: Path) -
     scoring = recipe.scoring_of(model.network.get_base_model())
     record = task_record(find_task(cell.task), scoring)
     save_posterior(cell.posterior(folder), *program, task=record, method=recipe.method)
-
-
-def _write_card(cell: Cell, config: BenchmarkConfig, results: Results, folder: Path) -> None:
-    """Put the metrics with the most draws on the posterior's card."""
-    if results["metrics"]:
-        metrics = results["metrics"][str(max(config.methods[cell.method].num_samples))]
-        data = f"{cell.task}, {config.split}"
-        write_metrics(cell.posterior(folder), metrics[cell.task], data=data)
 
 
 def _fitted(
@@ -161,6 +152,10 @@ def _evaluated(
             evaluation.save(folder / "draws" / f"{cell}-{name}-draws{num_samples}.npz")
         key = str(num_samples)
         results["metrics"][key] = _metrics(evaluations)
+        if num_samples == max(counts):
+            own = evaluations[cell.task]
+            data = f"{cell.task}, {config.split}"
+            write_metrics(cell.posterior(folder), own.metrics(), len(own.labels), data)
         results["predict_seconds"][key] = cost.seconds * _share(program[1], num_samples, made)
         results["predict_bytes"][key] = cost.peak_bytes
     return results

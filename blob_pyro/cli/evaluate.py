@@ -97,7 +97,7 @@ def evaluate(
         evaluation.save(folder / f"{name}-draws{num_samples}-seed{seed}.npz")
     name, first = next(iter(evaluations.items()))
     if output_dir is None and first.is_labelled:
-        write_metrics(posterior, first.metrics(), data=name)
+        write_metrics(posterior, first.metrics(), len(first.labels), name)
     say(f"wrote {folder}")
 
 

@@ -247,7 +247,7 @@ def _report(posterior: Posterior, name: str, tested: Predictions, folder: Path) 
     from blob_pyro.diagnostics import fit_advice
     from blob_pyro.files.card import write_metrics
 
-    write_metrics(folder, tested.metrics())
+    write_metrics(folder, tested.metrics(), len(tested.labels))
     print_predictions({name: tested})
     steps = [record.step for record in posterior.records]
     # There is advice by the steps of one fit only.

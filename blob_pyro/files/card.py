@@ -21,13 +21,14 @@ from blob_pyro.version import __version__
 CARD_FILE = "README.md"
 _TAGS = ["bayesian", "blob_pyro", "calibration", "lora", "uncertainty"]
 _SIGNATURE = "<!-- Written by blob_pyro; changed text is kept. sha256 of the text above: {} -->\n"
+_NUM_EXAMPLES = "num_examples"
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
 
 def model_card(
     config: PosteriorConfig,
     metrics: Mapping[str, float] | None = None,
-    *,
+    num_examples: int = 0,
     data: str | None = None,
 ) -> str:
     """Describe a posterior: what it is, how good it is, and how to load it.
@@ -38,6 +39,8 @@ def model_card(
         The content of its ``posterior_config.json``.
     metrics
         Name to value on test examples, NLL in nats; None leaves them out.
+    num_examples
+        How many examples they were measured on.
     data
         Name of what they were measured on; None for the task of ``config``.
 
@@ -58,7 +61,10 @@ def model_card(
     task = f" on {config.task['name']}" if config.task.get("name") else ""
     title = f"{base}{task}: a posterior over its adapter"
     kind = "text-generation" if config.model.name == "CausalLM" else "text-classification"
-    results = [EvalResult(kind, data, data, name, value) for name, value in (metrics or {}).items()]
+    results = [
+        EvalResult(kind, data, data, name, value, dataset_args={_NUM_EXAMPLES: num_examples})
+        for name, value in (metrics or {}).items()
+    ]
     card_data = ModelCardData(
         base_model=name if is_on_hub(name) else None,
         library_name="peft",
@@ -77,6 +83,7 @@ def model_card(
         on_hub=is_on_hub(name),
         classes=", ".join(map(str, classes)) if isinstance(classes, list) else "",
         metrics=metrics,
+        num_examples=num_examples,
         data=data,
         plain=_plain,
     )
@@ -104,44 +111,53 @@ def is_users_card(path: Path) -> bool:
     return signature != _SIGNATURE.format(hashlib.sha256(above).hexdigest()).encode()
 
 
-def write_card(
-    folder: Path,
-    config: PosteriorConfig,
-    metrics: Mapping[str, float] | None = None,
-    *,
-    data: str | None = None,
-) -> None:
-    """Write the card of a posterior into its folder, unless a user's is there.
-
-    Parameters
-    ----------
-    folder
-        The posterior's folder.
-    config, metrics, data
-        See :func:`model_card`.
-    """
+def write_card(folder: Path, text: str) -> None:
+    """Write the card of a posterior into its folder, unless a user's is there."""
     path = folder / CARD_FILE
     if not is_users_card(path):
         with atomic_file(path) as file:
-            file.write(model_card(config, metrics, data=data).encode())
+            file.write(text.encode())
 
 
-def write_metrics(folder: Path, metrics: Mapping[str, float], *, data: str | None = None) -> None:
-    """Put metrics on the card of a posterior that was saved without, unless the card is a user's.
+def write_metrics(
+    folder: Path, metrics: Mapping[str, float], num_examples: int, data: str | None = None
+) -> None:
+    """Put metrics on the card of a saved posterior, unless the card is a user's.
 
     Parameters
     ----------
     folder
         The posterior's folder.
-    metrics, data
+    metrics, num_examples, data
         See :func:`model_card`.
 
     Raises
     ------
     ValueError
         If the folder holds no whole posterior.
+
+    Warns
+    -----
+    UserWarning
+        If the card has metrics of more examples, which stay.
     """
-    write_card(folder, read_posterior_config(folder), metrics, data=data)
+    path = folder / CARD_FILE
+    known = 0 if is_users_card(path) else _measured_examples(path)
+    if known > num_examples:
+        warnings.warn(
+            f"{path} keeps its metrics of {known} examples, which say more than those of "
+            f"{num_examples}",
+            stacklevel=2,
+        )
+        return
+    write_card(folder, model_card(read_posterior_config(folder), metrics, num_examples, data))
+
+
+def _measured_examples(path: Path) -> int:
+    """Read off a card of ours on how many examples its metrics were measured."""
+    card = ModelCard(path.read_text(encoding="utf-8")) if path.exists() else None
+    results = (card and card.data.eval_results) or []
+    return max(((result.dataset_args or {}).get(_NUM_EXAMPLES, 0) for result in results), default=0)
 
 
 def is_on_hub(name: str | None) -> bool:

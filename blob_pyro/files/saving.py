@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from blob_pyro.files.adapter import base_name, write_adapter, write_tensors
 from blob_pyro.files.atomic import atomic_folder, check_writable
-from blob_pyro.files.card import CARD_FILE, is_users_card, write_card
+from blob_pyro.files.card import CARD_FILE, is_users_card, model_card, write_card
 from blob_pyro.files.config import (
     CONFIG_FILE,
     FORMAT_VERSION,
@@ -39,7 +39,6 @@ def save_posterior(
     *,
     task: Mapping[str, Any] | None = None,
     method: str | None = None,
-    metrics: Mapping[str, float] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
     """Write a fitted posterior as a folder that is also a PEFT adapter.
@@ -59,8 +58,6 @@ def save_posterior(
         Anything JSON-able to keep with it, such as class names and prompt.
     method
         How it was fitted, such as a name of :data:`blob_pyro.recipe.METHODS`.
-    metrics
-        Name to value on test examples, for the model card.
     tokenizer
         Tokenizer of the texts that it was fitted to, by which :func:`blob_pyro.load` refuses
         another one.
@@ -83,7 +80,7 @@ def save_posterior(
     with atomic_folder(folder, replaces=(*HASHED_FILES, CONFIG_FILE, *card)) as draft:
         config = _write(draft, model, guide, dict(task or {}), method, tokenizer)
         if card:
-            write_card(draft, config, metrics)
+            write_card(draft, model_card(config))
 
 
 def check_output(folder: str | Path, *, overwrite: bool = False) -> None:

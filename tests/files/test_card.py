@@ -25,7 +25,8 @@ def program(classifier: Any) -> Any:
 
 def test_a_card_says_what_the_posterior_is(tmp_path: Path, program: Any) -> None:
     folder = tmp_path / "p"
-    save_posterior(folder, *program, task=TASK, method="bbb", metrics=METRICS)
+    save_posterior(folder, *program, task=TASK, method="bbb")
+    write_metrics(folder, METRICS, 40)
     card = ModelCard.load(folder / "README.md", repo_type="model")
     assert (card.data.base_model, card.data.library_name) == ("somebody/tiny-llama", "peft")
     assert {"bayesian", "lora"} <= set(card.data.tags)
@@ -38,7 +39,7 @@ def test_a_card_says_what_the_posterior_is(tmp_path: Path, program: Any) -> None
         "`LowRankGaussianGuide`, over `A`",
         "| prior | NormalPrior(scale=0.2) |",
         "tickets (a\\|b, c, \\<b\\>)",
-        "| measured on | tickets |",
+        "| measured on | tickets, 40 examples |",
         "| nll | 0.5000 |",
         "blob_pyro.load_posterior(folder)",
         'AutoModelForCausalLM.from_pretrained("somebody/tiny-llama")',
@@ -63,7 +64,8 @@ def test_a_local_base_model_is_no_model_of_the_hub(tmp_path: Path, program: Any)
 
 def test_our_card_is_replaced_and_a_users_stays(tmp_path: Path, program: Any) -> None:
     folder, card = tmp_path / "p", tmp_path / "p" / "README.md"
-    save_posterior(folder, *program, metrics=METRICS)
+    save_posterior(folder, *program)
+    write_metrics(folder, METRICS, 40)
     assert not is_users_card(card)
     save_posterior(folder, *program)
     assert "0.7500" not in card.read_text()
@@ -71,22 +73,36 @@ def test_our_card_is_replaced_and_a_users_stays(tmp_path: Path, program: Any) ->
     for users in (card.read_text().replace("## Use", "## How to use"), "# Mine\n", ""):
         card.write_text(users)
         assert is_users_card(card)
-        save_posterior(folder, *program, metrics=METRICS)
+        save_posterior(folder, *program)
+        write_metrics(folder, METRICS, 40)
         assert card.read_text() == users
     card.unlink()
-    save_posterior(folder, *program, metrics=METRICS)
+    write_metrics(folder, METRICS, 40)
     assert "0.7500" in card.read_text()
+
+
+def test_metrics_of_fewer_examples_replace_none_of_more(tmp_path: Path, program: Any) -> None:
+    folder, card = tmp_path / "p", tmp_path / "p" / "README.md"
+    save_posterior(folder, *program, task=TASK)
+    write_metrics(folder, METRICS, 40)
+    before = card.read_text()
+    with pytest.warns(UserWarning, match="keeps its metrics of 40 examples, which .* those of 9"):
+        write_metrics(folder, {"accuracy": 1.0}, 9, "easy ones")
+    assert card.read_text() == before
+    write_metrics(folder, {"accuracy": 0.6}, 40)
+    assert "0.6000" in card.read_text()
 
 
 def test_metrics_on_other_data_name_them(tmp_path: Path, program: Any) -> None:
     folder = tmp_path / "p"
-    save_posterior(folder, *program, task=TASK, metrics={"accuracy": 0.1})
-    write_metrics(folder, METRICS, data="old|tickets")
+    save_posterior(folder, *program, task=TASK)
+    write_metrics(folder, {"accuracy": 0.1}, 40)
+    write_metrics(folder, METRICS, 50, "old|tickets")
     card = ModelCard.load(folder / "README.md", repo_type="model")
     (first, second) = card.data.eval_results
     assert {first.dataset_name, second.dataset_name} == {"old|tickets"}
     assert first.metric_value == METRICS["accuracy"]
-    assert "| measured on | old\\|tickets |" in card.text
+    assert "| measured on | old\\|tickets, 50 examples |" in card.text
 
 
 def test_a_card_is_no_part_of_what_is_loaded(tmp_path: Path, program: Any) -> None:
