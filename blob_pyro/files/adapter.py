@@ -41,11 +41,11 @@ class _LoraRecord(BaseModel):
     model_config = {**Settings.model_config, "extra": "allow"}
 
     peft_type: Literal["LORA"]
-    task_type: str | None = None
+    task_type: Literal["CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM"] | None = None
     base_model_name_or_path: str | None = None
     revision: str | None = None
     r: _Rank = 8
-    lora_alpha: int | _Positive = 8
+    lora_alpha: int | float = Field(8, gt=0)
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lora_bias: bool = False
     use_rslora: bool = False

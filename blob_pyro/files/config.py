@@ -131,7 +131,7 @@ class PosteriorConfig(Record):
     guide: Made
     model: ModelRecord
     base_model: BaseRecord
-    adapter: dict[Literal["float32"], bool]
+    adapter: Annotated[dict[Literal["float32"], bool], Field(min_length=1)]
     pooling: Literal["head", "mean"] = "head"
     task: dict[str, JsonValue]
     method: str | None = None

@@ -72,11 +72,11 @@ def sampled_values(network: nn.Module, saved: Sequence[str] = ()) -> str:
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Digest a tokenizer: vocabulary, merges, rules and special tokens."""
+    """Digest a tokenizer: vocabulary, merges, rules, special tokens and longest text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     state = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
     state = {name: value for name, value in state.items() if name not in _PER_CALL}
-    return _digest_of([state, tokenizer.special_tokens_map])
+    return _digest_of([state, tokenizer.special_tokens_map, tokenizer.model_max_length])
 
 
 def files_state(name: str) -> str | None:

