@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -94,7 +95,9 @@ def evaluate(
     print_predictions(evaluations)
     folder = output_dir or posterior / "evaluations"
     for name, evaluation in evaluations.items():
-        evaluation.save(folder / f"{name}-draws{num_samples}-seed{seed}.npz")
+        # A name from a posterior could be a path to anywhere.
+        file = re.sub(r"[^\w .+-]", "_", name)
+        evaluation.save(folder / f"{file}-draws{num_samples}-seed{seed}.npz")
     name, first = next(iter(evaluations.items()))
     if output_dir is None and first.is_labelled:
         write_metrics(posterior, first.metrics(), len(first.labels), name)

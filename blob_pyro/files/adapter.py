@@ -27,10 +27,10 @@ ADAPTER_FILE = "adapter_model.safetensors"
 # PEFT takes names for regular expressions: these have none that could match for ever.
 _Name = Annotated[str, Field(pattern=r"^[\w.\\^$-]+$")]
 _Positive = Annotated[float, Field(gt=0)]
-_Rank = Annotated[int, Field(ge=1)]
 # What the tensors tell, and what decides nothing once they are there.
 _NOT_READ = {
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    "rank_pattern",
     *("init_lora_weights", "inference_mode", "auto_mapping", "peft_version"),
 }
 
@@ -44,14 +44,13 @@ class _LoraRecord(BaseModel):
     task_type: Literal["CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM"] | None = None
     base_model_name_or_path: str | None = None
     revision: str | None = None
-    r: _Rank = 8
+    r: Annotated[int, Field(ge=1)] = 8
     lora_alpha: int | float = Field(8, gt=0)
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lora_bias: bool = False
     use_rslora: bool = False
     fan_in_fan_out: bool = False
     ensure_weight_tying: bool = False
-    rank_pattern: dict[_Name, _Rank] = {}
     alpha_pattern: dict[_Name, _Positive] = {}
     modules_to_save: list[_Name] | None = None
 
@@ -85,9 +84,15 @@ def write_adapter(folder: Path, model: BayesianLora, weights: Mapping[str, torch
     peft_config = cast(LoraConfig, copy.copy(model.network.peft_config[model.adapter]))
     peft_config.inference_mode = True
     peft_config.base_model_name_or_path = base_name(model)
+    layers = _adapted_layers(model)
     if pooling_of(model.network.get_base_model()) == "mean":
         # Whole names, which no network that pools otherwise has: PEFT then refuses the adapter.
-        peft_config.target_modules = _adapted_layers(model)
+        peft_config.target_modules = [*layers]
+    if peft_config.alpha_pattern:
+        # Whole names here too, since nobody should match a pattern from a file.
+        peft_config.alpha_pattern = {
+            name: layer.lora_alpha[model.adapter] for name, layer in layers.items()
+        }
     for name, value in vars(peft_config).items():
         # PEFT would write a set in an order that changes from process to process.
         if isinstance(value, set):
@@ -102,12 +107,12 @@ def base_name(model: BayesianLora) -> str | None:
     return str(Path(name).absolute()) if name and Path(name).is_dir() else name
 
 
-def _adapted_layers(model: BayesianLora) -> list[str]:
-    return [
-        name
+def _adapted_layers(model: BayesianLora) -> dict[str, LoraLayer]:
+    return {
+        name: module
         for name, module in model.network.get_base_model().named_modules()
         if isinstance(module, LoraLayer) and model.adapter in module.r
-    ]
+    }
 
 
 def _adapter_tensors(
@@ -173,19 +178,23 @@ def read_lora_config(folder: Path, tensors: Mapping[str, torch.Tensor]) -> LoraC
     folder
         The adapter's folder.
     tensors
-        The adapter's tensors, whose names say which layers it has: no pattern is matched.
+        The adapter's tensors: they say which layers it has and of which rank, so that no pattern
+        is matched.
     """
     path = folder / ADAPTER_CONFIG
     content = read_json(path)
-    matrices = {name: t for name, t in tensors.items() if ".lora_A." in name and t.dim() == 2}
-    layers = {name.removeprefix("base_model.model.").partition(".lora_A.")[0] for name in matrices}
+    ranks = {
+        name.removeprefix("base_model.model.").partition(".lora_A.")[0]: len(tensor)
+        for name, tensor in tensors.items()
+        if ".lora_A." in name and tensor.dim() == 2
+    }
     with reading(path):
         record = _LoraRecord.model_validate(content)
-        highest = max((len(tensor) for tensor in matrices.values()), default=0)
-        if max(record.r, *record.rank_pattern.values(), 0) > highest:
-            raise ValueError(f"r is {record.r}, and the highest rank in {ADAPTER_FILE} {highest}")
+        if record.r > max(ranks.values(), default=0):
+            raise ValueError(f"r is {record.r}, more than any rank in {ADAPTER_FILE}")
         settings = record.model_dump(exclude={"peft_type", *(record.model_extra or ())})
-        return LoraConfig(**settings, target_modules=sorted(layers))
+        others = {name: rank for name, rank in ranks.items() if rank != record.r}
+        return LoraConfig(**settings, target_modules=sorted(ranks), rank_pattern=others)
 
 
 def load_adapter(

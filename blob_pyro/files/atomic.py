@@ -9,7 +9,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -54,27 +54,29 @@ def atomic_folder(folder: str | Path, replaces: Sequence[str] = ()) -> Iterator[
     """
     folder = Path(os.path.realpath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    recover(folder)
-    draft = _beside(folder)
-    draft.mkdir()
-    try:
-        with _claimed(draft):
-            yield draft
+    with _new_draft(folder) as draft:
+        yield draft
+        with _locked(folder.parent):
             _put(draft, folder, replaces)
-    finally:
-        # After an exchange, this is the old folder.
-        shutil.rmtree(draft, ignore_errors=True)
+            # After an exchange, this is the old folder.
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def recover(folder: Path) -> None:
     """Put right what a process left that was killed while it replaced a folder."""
+    if folder.parent.is_dir():
+        with _locked(folder.parent):
+            _recover(folder)
+
+
+def _recover(folder: Path) -> None:
     for left in folder.parent.glob(f".{folder.name}-old-*"):
         if not folder.exists():
             os.rename(left, folder)
         else:
             shutil.rmtree(left, ignore_errors=True)
     for draft in folder.parent.glob(f".{folder.name}-draft-*"):
-        with suppress(OSError), _claimed(draft):
+        with suppress(OSError), _locked(draft, wait=False):
             shutil.rmtree(draft, ignore_errors=True)
 
 
@@ -98,10 +100,8 @@ def check_writable(folder: str | Path) -> None:
     try:
         absent = [above for above in target.parents if not above.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = _beside(target)
         try:
-            draft.mkdir()
-            with _claimed(draft):
+            with _new_draft(target) as draft:
                 with (draft / "file").open("xb") as file:
                     file.write(b"content")
                     file.flush()
@@ -109,7 +109,6 @@ def check_writable(folder: str | Path) -> None:
                 if target.is_dir():
                     _try_to_move(target, draft)
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
             for above in absent:
                 with suppress(OSError):
                     above.rmdir()
@@ -140,14 +139,29 @@ def _beside(path: Path, kind: str = "draft") -> Path:
 
 
 @contextmanager
-def _claimed(draft: Path) -> Iterator[None]:
-    """Hold a draft, so that nobody takes it for a dead process's; an ``OSError`` if it is held."""
+def _new_draft(folder: Path) -> Iterator[Path]:
+    """Make a draft beside a folder, locked, so that nobody takes it for a dead process's."""
+    with ExitStack() as held:
+        with _locked(folder.parent):
+            _recover(folder)
+            draft = _beside(folder)
+            draft.mkdir()
+            held.enter_context(_locked(draft))
+        try:
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Lock a folder against this module in other processes; an ``OSError`` if it may not wait."""
     if sys.platform == "win32":
         yield
         return
-    descriptor = os.open(draft, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(descriptor)

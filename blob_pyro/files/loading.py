@@ -77,10 +77,9 @@ def load_posterior(
     folder = Path(folder)
     config = read_posterior_config(folder)
     tensors = read_tensors(folder / ADAPTER_FILE)
-    _check_head(folder, config, tensors, has_base=base_model is not None)
     files = None
     if base_model is None:
-        base_model, files = _base_network(folder, config)
+        base_model, files = _base_network(folder, config, tensors)
     _check_base(folder, config.base_model, base_model, adapter, files)
     prior = config.model.prior.make(folder, prior)
     net = load_adapter(folder, base_model, tensors, adapter, float32=config.adapter["float32"])
@@ -98,30 +97,24 @@ def posterior_task(folder: str | Path) -> dict[str, Any]:
     return read_posterior_config(Path(folder)).task
 
 
-def _check_head(
-    folder: Path, config: PosteriorConfig, tensors: Mapping[str, torch.Tensor], *, has_base: bool
-) -> None:
-    """Refuse another number of classes than the head's, before a head of that size is made."""
-    heads = {len(tensor) for name, tensor in tensors.items() if ".lora_" not in name}
-    if has_base and not heads:
-        return  # The head is the base model's own.
-    if config.model.name == "SequenceClassifier" and config.model.num_classes not in heads:
-        raise ValueError(
-            f"{folder / CONFIG_FILE}: num_classes is {config.model.num_classes}, and "
-            f"{ADAPTER_FILE} has no head of as many; restore the folder from a copy, or pass the "
-            "network as base_model"
-        )
-
-
-def _base_network(folder: Path, config: PosteriorConfig) -> tuple[nn.Module, str | None]:
+def _base_network(
+    folder: Path, config: PosteriorConfig, tensors: Mapping[str, torch.Tensor]
+) -> tuple[nn.Module, str | None]:
+    """Load the base model, and give the state of its files."""
     name, dtype = config.base_model.name, getattr(torch, config.base_model.dtype)
     if name is None:
         raise ValueError(f"{folder} does not name its base model; pass it as base_model")
-    # Their state is from before they are read: what is written meanwhile is not in the network.
+    # From before they are read: what is written meanwhile is not in the network.
     files = files_state(name)
     if config.model.name != "SequenceClassifier":
         return load_causal_lm(name, dtype), files
     classes = cast(int, config.model.num_classes)
+    # Before a head of any size is made.
+    if classes not in {len(tensor) for key, tensor in tensors.items() if ".lora_" not in key}:
+        raise ValueError(
+            f"{folder / CONFIG_FILE}: num_classes is {classes}, and {ADAPTER_FILE} has no head of "
+            "as many; restore the folder from a copy, or pass the network as base_model"
+        )
     return load_sequence_classifier(name, classes, dtype, pooling=config.pooling), files
 
 

@@ -13,6 +13,7 @@ _ALLOWED: dict[str, tuple[Any, ...]] = {
     "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica"),
     "bias": ("none",),
     "trainable_token_indices": (None,),
+    "layer_replication": (None,),
 }
 
 

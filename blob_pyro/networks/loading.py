@@ -16,7 +16,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -130,7 +129,7 @@ def is_encoder(name: str) -> bool:
         return has_encoder(AutoConfig.from_pretrained(source, **options))
 
 
-def has_encoder(config: PretrainedConfig) -> bool:
+def has_encoder(config: PreTrainedConfig) -> bool:
     """Tell of a model's configuration what :func:`is_encoder` tells of its name."""
     architecture = (config.architectures or [""])[0]
     if architecture.endswith("ForSequenceClassification"):

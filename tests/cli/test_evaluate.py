@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,23 @@ def test_a_task_of_known_classes_is_measured(posterior: str, invoke: Callable[..
     result = invoke("evaluate", posterior, "--task", "helpdesk", "--num-samples", "0")
     assert result.exit_code == 0, result.output
     assert "accuracy" in result.stdout
+
+
+def test_the_name_of_a_task_is_no_path(
+    posterior: str, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    path = Path(posterior) / "posterior_config.json"
+    config = json.loads(path.read_text())
+    source = {"path": "nyu-mll/glue", "config": "cola", "splits": {"test": "train"}}
+    config["task"] |= {"name": "../../evil/x", "source": {**source, "text": "{sentence}"}}
+    path.write_text(json.dumps(config))
+    before = {path.name for path in tmp_path.iterdir()}
+    recorded = Path(__file__).parents[1] / "tasks" / "recorded"
+    result = invoke("evaluate", posterior, "--data-dir", str(recorded), "--num-samples", "1")
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in tmp_path.iterdir()} == before
+    (written,) = (Path(posterior) / "evaluations").iterdir()
+    assert written.name == ".._.._evil_x-draws1-seed0.npz"
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def edit_tensors(folder: Path, what: str) -> None:
         ("rho's shape", r"has shape \(1, 16\) but the means .lora_A. in it needs \(2, 16\)"),
         (
             "rank",
-            r"has shape \(3, 16\) but a LlamaForCausalLM with that adapter needs",
+            r"lora_B.weight. has shape \(16, 2\) but a LlamaForCausalLM with that adapter needs",
         ),
         ("a layer more", r"have different sites \('base_model.model.model.layers.7"),
     ],

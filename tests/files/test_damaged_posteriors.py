@@ -307,6 +307,7 @@ HARMLESS = (
     "init_lora",
     "method",
     "fan_in",
+    "rank_pattern",
     "pooling",
     "task_type",
 )
