@@ -69,8 +69,8 @@ def _check_own_weights(model: BayesianLora) -> None:
         for parameter in site.layer.get_base_layer().parameters(recurse=False):
             if len(shared := users[id(parameter)]) > 1:
                 raise ValueError(
-                    f"the layers {sorted(shared)} share one weight (tied embeddings, or "
-                    "layer_replication), so that merging into one would change the others; load "
+                    f"the layers {sorted(shared)} share one weight (tied "
+                    "embeddings), so that merging into one would change the others; load "
                     "the saved posterior as an adapter"
                 )
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 
-# Settings of LoraConfig that leave the base weights as they are.
+# Settings of LoraConfig that leave the base model as it is.
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica"),
     "bias": ("none",),
@@ -31,8 +31,8 @@ def check_saveable(net: PeftModel, adapter: str) -> None:
     for name, allowed in _ALLOWED.items():
         if (value := getattr(config, name, allowed[0])) not in allowed:
             raise ValueError(
-                f"LoraConfig({name}={value!r}) changes weights of the base model, by which a saved "
-                f"posterior knows that model again; use one of {list(allowed)}"
+                f"LoraConfig({name}={value!r}) changes the base model, by whose weights a saved "
+                f"posterior knows it again; use one of {list(allowed)}"
             )
     layers = {n: m for n, m in net.named_modules() if isinstance(m, LoraLayer) and adapter in m.r}
     for name, layer in layers.items():
