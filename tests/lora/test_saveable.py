@@ -101,7 +101,7 @@ def test_what_changes_the_base_weights_is_refused(options: dict[str, Any]) -> No
     for base, config in ((llama, CAUSAL), (bert, HEAD)):
         net = get_peft_model(base(), LoraConfig(**config, **options))
         with pytest.raises(
-            ValueError, match=f"LoraConfig.{next(iter(options))}=.* changes weights"
+            ValueError, match=f"LoraConfig.{next(iter(options))}=.* changes the base"
         ):
             model_of(net)
 
