@@ -101,7 +101,7 @@ def _axis(x: torch.Tensor) -> int | None:
 
 
 def _shows_texts(rows: torch.Tensor) -> bool:
-    if rows.shape[0] % len(_LENGTHS):
+    if rows.shape[0] % len(_LENGTHS) or not len(rows):
         return False
     first, *others, last = rows.reshape(len(_LENGTHS), -1).float()
     # Rounding may differ between the rows of a batch, in half precision much.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -20,8 +21,9 @@ from blob_pyro.models.text_trials import check_causal
 from blob_pyro.models.windows import shortest_window
 
 Normalize = Literal["mean", "sum"]
+_FINE_TOLERANCE = 1e-4
 # Packed logits must equal those of one row an option to this, relative to their size.
-_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
+_TOLERANCE = {torch.float64: _FINE_TOLERANCE, torch.float32: _FINE_TOLERANCE}
 _COARSE_TOLERANCE = 0.02
 # Tokens of a made-up prompt: more than a window that no configuration names is likely to have.
 _LONG = 40
@@ -204,10 +206,16 @@ class OptionLikelihood(Classifier):
             alone = self._scores(rows, 1, rows.attention_mask).reshape(-1, 3)
             try:
                 together = self._scores(packed, 3, packed.visibility())
+                changed = (packed.input_ids + (packed.owners() == 1)) % size
+                other = replace(packed, input_ids=changed)
+                beside = self._scores(other, 3, packed.visibility())
             except Exception:  # Whatever a network does not take in a packed row.
                 return False
         tolerance = _TOLERANCE.get(self.network.dtype, _COARSE_TOLERANCE)
-        return torch.allclose(together, alone, rtol=tolerance, atol=tolerance)
+        # Another first option leaves the others as they are, with the same rounding.
+        return torch.allclose(together, alone, rtol=tolerance, atol=tolerance) and torch.allclose(
+            beside[:, 1:], together[:, 1:], rtol=_FINE_TOLERANCE, atol=_FINE_TOLERANCE
+        )
 
 
 def _token_log_probs(logits: torch.Tensor, packed: PackedOptions) -> torch.Tensor:

@@ -5,10 +5,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from pyro import poutine
 from torch import nn
+from transformers import SwitchTransformersConfig, SwitchTransformersEncoderModel
 
 from blob_pyro.guides import PointEstimateGuide
 from blob_pyro.models import BayesianLora, SequenceClassifier
 from blob_pyro.models.example_axes import _axis
+from blob_pyro.networks import MeanPoolingForSequenceClassification
 from blob_pyro.posthoc import laplace, linearised_logits
 from blob_pyro.poutine import flipout
 from tests.models.architectures import peft
@@ -60,6 +62,17 @@ def test_laplace_refuses_rows_that_all_texts_share_by_the_layers_name() -> None:
         laplace(classifier(SHARED_ROWS), [labelled], progress=False)
 
 
+def test_experts_that_get_a_choice_of_the_tokens_are_refused_by_the_layers_name() -> None:
+    config = SwitchTransformersConfig(
+        vocab_size=60, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, num_experts=4,
+        num_sparse_encoder_layers=1,
+    )  # fmt: skip
+    network = MeanPoolingForSequenceClassification(SwitchTransformersEncoderModel(config), 3)
+    net = get_peft_model(network, LoraConfig(task_type="SEQ_CLS", target_modules=["wi", "wo"]))
+    with pytest.raises(ValueError, match=r"layer 'base_.*experts.expert_\d.w.*target_modules"):
+        SequenceClassifier(net, num_data=8).example_axes()
+
+
 def test_the_trial_leaves_nothing_behind() -> None:
     model = classifier(f"{SHARED_ROWS}, value_proj").train()
     model.network.get_base_model().classifier.eval()  # a module that the user froze
@@ -86,6 +99,7 @@ def test_only_one_order_of_axes_shows_the_texts() -> None:
     assert _axis(texts.flatten(0, 1)) == 0
     assert _axis(texts.transpose(0, 1).flatten(0, 1)) is None  # tokens in turn
     assert _axis(texts[:1]) is None
+    assert _axis(texts.flatten(0, 1)[:0]) is None
     routed = torch.cat([text[: k + 1] for k, text in enumerate(texts)])  # 15 rows
     assert _axis(routed) is None
     assert _axis(torch.ones(5, 7, 4)) is None

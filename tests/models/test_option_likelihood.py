@@ -17,7 +17,7 @@ from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.lora import unbayesianize
 from blob_pyro.models import OptionLikelihood
 from blob_pyro.poutine import flipout
-from tests.models.architectures import batch_of
+from tests.models.architectures import batch_of, peft
 
 Question = tuple[list[int], list[list[int]]]
 C = 5
@@ -291,3 +291,11 @@ def test_a_question_without_a_prompt_is_refused(program: Any) -> None:
     batch = batch_of([[5, 6, 7, 8], [7, 8]], "left")
     with pytest.raises(ValueError, match="row 1 has no prompt, so nothing predicts the first tok"):
         model(**batch, option_ids=torch.tensor([[1, 2], [1, 2]]))
+
+
+@pytest.mark.filterwarnings("ignore:.*does not keep packed options apart")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_precision_does_not_decide_who_packs(dtype: torch.dtype) -> None:
+    # A recurrent network, whose options change each other by less than bfloat16 rounds.
+    for name, packs in (("RecurrentGemmaForCausalLM", False), ("Qwen2MoeForCausalLM", True)):
+        assert OptionLikelihood(peft(name).to(dtype), 3, num_data=2).packs == packs
