@@ -155,9 +155,9 @@ def write_metrics(
 
 def _measured_examples(path: Path) -> int:
     """Read off a card of ours on how many examples its metrics were measured."""
-    card = ModelCard(path.read_text(encoding="utf-8")) if path.exists() else None
-    results = (card and card.data.eval_results) or []
-    return max(((result.dataset_args or {}).get(_NUM_EXAMPLES, 0) for result in results), default=0)
+    if not path.exists():
+        return 0
+    results = ModelCard(path.read_text(encoding="utf-8")).data.to_dict().get("model-index", [])
 
 
 def is_on_hub(name: str | None) -> bool:

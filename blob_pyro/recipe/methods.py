@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from blob_pyro.recipe.method import Method
-from blob_pyro.recipe.options import (
+from blob_pyro.recipe.method import (
     EnsembleOptions,
     IVONOptions,
     LaplaceOptions,
+    Method,
     SWAGOptions,
     TemperatureOptions,
     TFBOptions,

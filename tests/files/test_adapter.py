@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,20 @@ def test_tensors_come_back_whatever_their_layout(tmp_path: Path) -> None:
     tensor = torch.arange(6.0, requires_grad=True).reshape(2, 3).T
     write_tensors(tmp_path / "t.safetensors", {"x": tensor})
     assert torch.equal(read_tensors(tmp_path / "t.safetensors")["x"], tensor)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of files")
+def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
+    import resource
+
+    kind = resource.RLIMIT_FSIZE
+    before = resource.getrlimit(kind)
+    resource.setrlimit(kind, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"t.safetensors cannot be written .*File too large"):
+            write_tensors(tmp_path / "t.safetensors", {"x": torch.zeros(1000)})
+    finally:
+        resource.setrlimit(kind, before)
 
 
 def test_a_bad_file_is_named(tmp_path: Path) -> None:
