@@ -157,7 +157,9 @@ def _measured_examples(path: Path) -> int:
     """Read off a card of ours on how many examples its metrics were measured."""
     if not path.exists():
         return 0
-    results = ModelCard(path.read_text(encoding="utf-8")).data.to_dict().get("model-index", [])
+    card = ModelCard(path.read_text(encoding="utf-8"))
+    results = getattr(card.data, "eval_results", None) or []
+    return max(((result.dataset_args or {}).get(_NUM_EXAMPLES, 0) for result in results), default=0)
 
 
 def is_on_hub(name: str | None) -> bool:
