@@ -283,7 +283,9 @@ class Run:
                 recipe.elbo(len(self.data), method.objective, examples_per_step),
                 self.data,
                 collator_for(self.task, self.tokenizer, recipe.scoring_of(self.base_model)),
-                recipe.training.changed(flipout=recipe.training.flipout and method.flipout),
+                recipe.training.changed(
+                    flipout=recipe.training.flipout and method.flipout and _can_flip(model)
+                ),
                 validation=None if recipe.training.validate_every is None else validation,
                 checkpoints=self.checkpoints,
                 accelerator=self.accelerator,
@@ -311,3 +313,13 @@ class Run:
         )
         model.set_temperature(recipe.logit_temperature)
         return model
+
+
+def _can_flip(model: Classifier) -> bool:
+    """Tell whether texts may get weights of their own; warn if not, since training is noisier."""
+    try:
+        model.example_axes()
+    except ValueError as error:
+        warnings.warn(f"trained without flipout, which reduces noise: {error}", stacklevel=2)
+        return False
+    return True

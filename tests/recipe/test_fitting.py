@@ -13,6 +13,7 @@ from blob_pyro.networks import load_causal_lm, load_tokenizer
 from blob_pyro.recipe import Recipe, posterior_from_fits, run_recipe
 from blob_pyro.tasks import TextClassificationTask, collator_for
 from blob_pyro.training import CheckpointConfig, StepRecord, TrainingConfig
+from tests.models.architectures import base
 
 TASK = TextClassificationTask(
     "t",
@@ -137,3 +138,16 @@ def test_steps_of_the_start_that_no_checkpoint_holds_are_told(
     checkpoints = CheckpointConfig(tmp_path, 1)
     with pytest.warns(UserWarning, match="hold the fit that 'swag' starts from, not the steps"):
         run_recipe(recipe, network, tokenizer, TASK, DATA, checkpoints=checkpoints)
+
+
+def test_rows_that_all_texts_share_are_trained_without_flipout_and_it_is_said(
+    tokenizer: Any,
+) -> None:
+    def fitted(**options: Any) -> Any:
+        training = TrainingConfig(num_steps=2, batch_size=2, **options)
+        network = base("DebertaV2ForSequenceClassification")
+        return run_recipe(Recipe(rank=2, training=training), network, tokenizer, TASK, DATA)[2]
+
+    with pytest.warns(UserWarning, match=r"trained without flipout.*query_proj.*target_modules"):
+        records = fitted()
+    assert [record.loss for record in records] == [r.loss for r in fitted(flipout=False)]
