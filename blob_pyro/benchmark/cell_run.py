@@ -53,7 +53,7 @@ def run_cell(
     folder
         Results: ``cells/*.json``, the draws in ``draws/*.npz`` and the fits in ``posteriors/``.
     data_dir
-        See :meth:`blob_pyro.tasks.MultipleChoiceTask.load`.
+        See :meth:`blob_pyro.tasks.DataTask.load`.
     on_step
         See :func:`blob_pyro.training.fit`.
 

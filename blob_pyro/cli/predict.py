@@ -13,8 +13,7 @@ import typer
 from blob_pyro.cli.options import NumSamples, PosteriorFolder, Seed
 from blob_pyro.cli.terminal import print_json, print_table
 from blob_pyro.tasks import TextClassificationTask
-from blob_pyro.tasks.csv_rows import is_like_header, is_like_row
-from blob_pyro.tasks.source import json_row
+from blob_pyro.tasks.text_files import is_like_header, is_like_row, json_row
 
 if TYPE_CHECKING:
     from blob_pyro.recipe import Posterior

@@ -19,7 +19,7 @@ from blob_pyro.recipe.methods import find_method
 from blob_pyro.recipe.network import lora_config, make_likelihood
 from blob_pyro.recipe.recipe import Recipe
 from blob_pyro.tasks import Task, TextClassificationTask, collator_for
-from blob_pyro.tasks.split_checks import warn_of_shared_examples, warn_of_untrained_classes
+from blob_pyro.tasks.task_data import warn_of_shared_examples, warn_of_untrained_classes
 from blob_pyro.training import CheckpointConfig, StepRecord, fit
 
 Program = tuple[Classifier, LoraGuide]

@@ -5,21 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from importlib import resources
+from typing import Any
 
 from blob_pyro.tasks.text_classification import TextClassificationTask
-
-CLASS_NAMES = (
-    "login",
-    "hardware",
-    "network",
-    "software",
-    "email",
-    "printing",
-    "access",
-    "phone",
-    "meeting",
-    "security",
-)
 
 
 def helpdesk() -> TextClassificationTask:
@@ -37,7 +25,7 @@ def helpdesk() -> TextClassificationTask:
     >>> {split: len(data) for split, data in task.splits.items()}
     {'train': 250, 'validation': 100, 'test': 200, 'out_of_scope': 100}
     """
-    return _read("helpdesk", CLASS_NAMES, prompt="{text}\n\nThe problem is about")
+    return _read("helpdesk", prompt="{text}\n\nThe problem is about")
 
 
 def reviews() -> TextClassificationTask:
@@ -54,7 +42,7 @@ def reviews() -> TextClassificationTask:
     >>> reviews().class_names
     ('negative', 'positive')
     """
-    return _read("reviews", ("negative", "positive"), prompt="{text}\n\nThis review is")
+    return _read("reviews", prompt="{text}\n\nThis review is")
 
 
 def helpdesk_out_of_scope() -> TextClassificationTask:
@@ -65,20 +53,21 @@ def helpdesk_out_of_scope() -> TextClassificationTask:
     >>> set(helpdesk_out_of_scope().splits["test"]["label"])
     {-1}
     """
-    task = helpdesk()
-    splits = {"test": task.splits["out_of_scope"]}
-    return replace(task, name="helpdesk_out_of_scope", splits=splits)
+    splits = {"test": helpdesk().splits["out_of_scope"]}
+    return replace(helpdesk(), name="helpdesk_out_of_scope", splits=splits)
 
 
-def _read(name: str, class_names: tuple[str, ...], prompt: str) -> TextClassificationTask:
+def _read(name: str, prompt: str) -> TextClassificationTask:
     from datasets import Dataset
 
     source = resources.files("blob_pyro.tasks") / "data" / f"{name}.jsonl"
     rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
-    splits = {}
-    for split in dict.fromkeys(row["split"] for row in rows):
-        chosen = [row for row in rows if row["split"] == split]
-        # What belongs to no class has the label -1.
-        labels = [-1 if r["label"] is None else class_names.index(r["label"]) for r in chosen]
-        splits[split] = Dataset.from_dict({"text": [r["text"] for r in chosen], "label": labels})
-    return TextClassificationTask(name, splits, class_names, prompt)
+    class_names = tuple(dict.fromkeys(row["label"] for row in rows if row["label"] is not None))
+    # What belongs to no class has the label -1.
+    numbers = {name: number for number, name in enumerate(class_names)} | {None: -1}
+    splits: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        example = {"text": row["text"], "label": numbers[row["label"]]}
+        splits.setdefault(row["split"], []).append(example)
+    data = {split: Dataset.from_list(examples) for split, examples in splits.items()}
+    return TextClassificationTask(name, data, class_names, prompt)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from blob_pyro.tasks.built_in import helpdesk, helpdesk_out_of_scope, reviews
-from blob_pyro.tasks.glue import TEXT_TASKS
-from blob_pyro.tasks.multiple_choice import MultipleChoiceTask
-from blob_pyro.tasks.question import Question, listed
-from blob_pyro.tasks.source import ANSWERED, SPLITS, Row, Source
+from blob_pyro.tasks.class_names import listed
+from blob_pyro.tasks.multiple_choice import MultipleChoiceTask, Question
+from blob_pyro.tasks.source import ANSWERED, SPLITS, Row, Source, TextSource
+from blob_pyro.tasks.text_classification import TextClassificationTask
 
 if TYPE_CHECKING:
     from blob_pyro.tasks.collators import Task
@@ -26,55 +29,48 @@ def _lettered(question: str, options: Sequence[str]) -> str:
     return f"Question: {question.strip()}\n{listed(options)}\nAnswer:"
 
 
+def _question(name: str, asked: str, texts: Sequence[str], label: int) -> Question:
+    options = tuple(text.strip() for text in texts)
+    return Question(name, _prompt(asked), options, _lettered(asked, options), label)
+
+
 def _with_choices(row: Row, stem: str = "question") -> Question:
     """Read ARC's, OpenBookQA's and CommonsenseQA's layout: texts, labels and a key."""
     choices: Mapping[str, Any] = row["choices"]
-    key, labels = row["answerKey"], list(choices["label"])
+    key, labels, texts = row["answerKey"], list(choices["label"]), choices["text"]
     if key not in labels:
         raise ValueError(f"has the answer {key!r}, which is none of the options {labels}")
-    options = tuple(text.strip() for text in choices["text"])
-    if len(options) != len(labels):
-        raise ValueError(f"has {len(options)} options but {len(labels)} labels")
-    asked = row[stem]
-    return Question(
-        row["id"], _prompt(asked), options, _lettered(asked, options), labels.index(key)
-    )
+    if len(texts) != len(labels):
+        raise ValueError(f"has {len(texts)} options but {len(labels)} labels")
+    return _question(row["id"], row[stem], texts, labels.index(key))
 
 
 def _mmlu(row: Row) -> Question:
     # No ids in this data set; the question is its own.
-    name = row.get("id", row["question"])
-    options = tuple(text.strip() for text in row["choices"])
     asked = row["question"]
-    return Question(name, _prompt(asked), options, _lettered(asked, options), row["answer"])
+    return _question(row.get("id", asked), asked, row["choices"], row["answer"])
 
 
 def _winogrande(row: Row) -> Question:
-    before, gap, after = row["sentence"].partition("_")
+    sentence, gap_fillers = row["sentence"], (row["option1"], row["option2"])
+    before, gap, after = sentence.partition("_")
     if not gap:
         raise ValueError("has no gap '_' in its sentence")
     if row["answer"] not in ("1", "2"):
         raise ValueError(f"has the answer {row['answer']!r}, which is neither '1' nor '2'")
-    options = (f"{row['option1']}{after}", f"{row['option2']}{after}")
-    prompt = before.strip() or "Sentence:"
-    lettered = _lettered(
-        f"which one fills the gap? {row['sentence']}", (row["option1"], row["option2"])
-    )
-    name = row.get("qID", row["sentence"])
-    return Question(name, prompt, options, lettered, int(row["answer"]) - 1)
+    options = tuple(f"{filler}{after}" for filler in gap_fillers)
+    lettered = _lettered(f"which one fills the gap? {sentence}", gap_fillers)
+    prompt, label = before.strip() or "Sentence:", int(row["answer"]) - 1
+    return Question(row.get("qID", sentence), prompt, options, lettered, label)
 
 
 def _boolq(row: Row) -> Question:
     if not isinstance(row["answer"], bool):
         raise TypeError(f"has the answer {row['answer']!r}, which is neither true nor false")
-    asked = f"{row['question'].strip()}?"
-    return Question(
-        row.get("id", row["question"]),
-        _prompt(asked, row["passage"]),
-        ("no", "yes"),
-        _prompt(f"true or false: {asked}", row["passage"]),
-        int(row["answer"]),
-    )
+    asked, passage = f"{row['question'].strip()}?", row["passage"]
+    prompt, lettered = _prompt(asked, passage), _prompt(f"true or false: {asked}", passage)
+    name = row.get("id", row["question"])
+    return Question(name, prompt, ("no", "yes"), lettered, int(row["answer"]))
 
 
 def mmlu(subject: str) -> MultipleChoiceTask:
@@ -86,16 +82,6 @@ def mmlu(subject: str) -> MultipleChoiceTask:
     """
     splits = {"validation": "validation", "test": "test"}
     return MultipleChoiceTask(f"mmlu_{subject}", Source("cais/mmlu", subject, splits), 4, _mmlu)
-
-
-def _arc(name: str, config: str) -> MultipleChoiceTask:
-    return MultipleChoiceTask(name, Source("allenai/ai2_arc", config, SPLITS), 5, _with_choices)
-
-
-def _winogrande_of_size(size: str) -> MultipleChoiceTask:
-    config = f"winogrande_{size}"
-    source = Source("allenai/winogrande", config, ANSWERED)
-    return MultipleChoiceTask(config, source, 2, _winogrande)
 
 
 def find_task(name: str) -> Task:
@@ -144,26 +130,31 @@ _BUILT_IN = {
     "reviews": reviews,
 }
 
+_openbookqa = partial(_with_choices, stem="question_stem")
+_QUESTIONS: Any = (
+    ("openbookqa", "allenai/openbookqa", "main", SPLITS, 4, _openbookqa),
+    ("ai2_arc_easy", "allenai/ai2_arc", "ARC-Easy", SPLITS, 5, _with_choices),
+    ("ai2_arc_challenge", "allenai/ai2_arc", "ARC-Challenge", SPLITS, 5, _with_choices),
+    ("commonsense_qa", "tau/commonsense_qa", "default", ANSWERED, 5, _with_choices),
+    ("winogrande_s", "allenai/winogrande", "winogrande_s", ANSWERED, 2, _winogrande),
+    ("winogrande_m", "allenai/winogrande", "winogrande_m", ANSWERED, 2, _winogrande),
+    ("boolq", "google/boolq", "default", ANSWERED, 2, _boolq, ("false", "true")),
+)
 TASKS: dict[str, MultipleChoiceTask] = {
-    task.name: task
-    for task in (
-        MultipleChoiceTask(
-            "openbookqa",
-            Source("allenai/openbookqa", "main", SPLITS),
-            4,
-            partial(_with_choices, stem="question_stem"),
-        ),
-        _arc("ai2_arc_easy", "ARC-Easy"),
-        _arc("ai2_arc_challenge", "ARC-Challenge"),
-        MultipleChoiceTask(
-            "commonsense_qa", Source("tau/commonsense_qa", "default", ANSWERED), 5, _with_choices
-        ),
-        _winogrande_of_size("s"),
-        _winogrande_of_size("m"),
-        MultipleChoiceTask(
-            "boolq", Source("google/boolq", "default", ANSWERED), 2, _boolq, ("false", "true")
-        ),
-        mmlu("college_chemistry"),
-        mmlu("college_physics"),
-    )
+    name: MultipleChoiceTask(name, Source(path, config, splits), *rest)
+    for name, path, config, splits, *rest in _QUESTIONS
+} | {task.name: task for task in (mmlu("college_chemistry"), mmlu("college_physics"))}
+
+
+def _text_task(name: str, entry: Mapping[str, Any]) -> TextClassificationTask:
+    pair = entry.get("text_pair")
+    source = TextSource(entry["path"], entry["config"], ANSWERED, entry["text"], pair)
+    classes, words = tuple(entry["class_names"]), tuple(entry.get("words", ()))
+    return TextClassificationTask(name, {}, classes, entry["prompt"], words, source)
+
+
+_TEXTS = resources.files("blob_pyro.tasks") / "data" / "text_tasks.yaml"
+TEXT_TASKS: dict[str, TextClassificationTask] = {
+    name: _text_task(name, entry)
+    for name, entry in yaml.safe_load(_TEXTS.read_text(encoding="utf-8")).items()
 }

@@ -1,8 +1,9 @@
-"""Names of classes: their order, and whether any two could be meant for one."""
+"""Names of classes: their order, their letters, and whether any two could be meant for one."""
 
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
@@ -35,6 +36,50 @@ def class_values(names: Sequence[str]) -> npt.NDArray[Any]:
     import numpy as np
 
     return np.asarray([int(name) for name in names] if _are_numbers(names) else list(names))
+
+
+def letters(num_options: int) -> tuple[str, ...]:
+    """Give the letters of a number of options.
+
+    Parameters
+    ----------
+    num_options
+        From 2 to 26.
+
+    Returns
+    -------
+    tuple of str
+        ``"A"``, ``"B"``, ...
+
+    Raises
+    ------
+    ValueError
+        If there are more options than letters.
+
+    Examples
+    --------
+    >>> letters(3)
+    ('A', 'B', 'C')
+    """
+    if num_options > len(string.ascii_uppercase):
+        raise ValueError(
+            f"{num_options} options are more than the 26 letters; use a network with a "
+            "classification head, which needs no name for a class"
+        )
+    return tuple(string.ascii_uppercase[:num_options])
+
+
+def listed(options: Sequence[str]) -> str:
+    r"""List options, one a line behind its letter.
+
+    Examples
+    --------
+    >>> print(listed(["login", "printing"]))
+    A. login
+    B. printing
+    """
+    named = zip(letters(len(options)), options, strict=True)
+    return "\n".join(f"{letter}. {option}" for letter, option in named)
 
 
 def warn_of_lookalikes(names: Iterable[str]) -> None:

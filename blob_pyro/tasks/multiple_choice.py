@@ -2,22 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blob_pyro.tasks.labels import check_labels
-from blob_pyro.tasks.question import Question, letters
+from typing_extensions import override
+
+from blob_pyro.tasks.class_names import letters
 from blob_pyro.tasks.source import Row, Source
-from blob_pyro.tasks.task_data import TaskData, read_examples, unique_ids
+from blob_pyro.tasks.task_data import DataTask, check_labels
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
 @dataclass(frozen=True)
-class MultipleChoiceTask:
+class Question:
+    r"""A prompt, the options that may follow it, and which one is right.
+
+    Parameters
+    ----------
+    id
+        Name of the question, from its data set.
+    prompt
+        Text before the options, without a space at its end.
+    options
+        Texts that may follow the prompt after a space; two or more.
+    lettered
+        The same question for a model that answers by letter (or by one of the task's words): the
+        options are listed in it.
+    label
+        Index of the right option.
+
+    Raises
+    ------
+    ValueError
+        If a text is empty, there are fewer than two options, or no option has the label's index.
+
+    Examples
+    --------
+    >>> lettered = "Question: Is ice cold?\nA. yes\nB. no\nAnswer:"
+    >>> Question("1", "Question: Is ice cold?\nAnswer:", ("yes", "no"), lettered, 0).options[0]
+    'yes'
+    """
+
+    id: str
+    prompt: str
+    options: tuple[str, ...]
+    lettered: str
+    label: int
+
+    def __post_init__(self) -> None:
+        if len(self.options) < 2:
+            raise ValueError(f"has {len(self.options)} options; a choice needs at least two")
+        if not all(text.strip() for text in (self.prompt, *self.options)):
+            raise ValueError(f"has an empty text among {[self.prompt, *self.options]}")
+        if not 0 <= self.label < len(self.options):
+            raise ValueError(f"has the label {self.label} but {len(self.options)} options")
+
+
+@dataclass(frozen=True)
+class MultipleChoiceTask(DataTask):
     """A data set of questions with options.
 
     Parameters
@@ -34,7 +79,7 @@ class MultipleChoiceTask:
     words
         Words that answer ``Question.lettered`` in place of letters, one an option.
     splits
-        Data sets by split, read from the source already, with the columns of :meth:`load`.
+        Data sets by split, read from the source already, with the columns of :class:`Question`.
 
     Examples
     --------
@@ -59,64 +104,6 @@ class MultipleChoiceTask:
         """Raise a ``ValueError`` unless every question has a label that is one of its options."""
         check_labels(data)
 
-    def has_validation(self, data_dir: str | Path | None = None) -> bool:
-        """Tell whether there is a validation split beside the one that is tested on."""
-        return self.source.has_validation(data_dir)
-
-    def load(
-        self,
-        split: str,
-        *,
-        data_dir: str | Path | None = None,
-        limit: int | None = None,
-        seed: int = 0,
-        skip_bad_rows: bool = False,
-    ) -> TaskData:
-        """Read the questions of a split.
-
-        Parameters
-        ----------
-        split
-            ``"train"``, ``"validation"`` or ``"test"``.
-        data_dir
-            Folder of local data, see :meth:`Source.rows`; None reads the Hub.
-        limit
-            Take this many questions at random; None takes all, in their order.
-        seed
-            Seed of that choice.
-        skip_bad_rows
-            Leave out rows that are no question, and count them.
-
-        Returns
-        -------
-        TaskData
-            Columns ``id``, ``prompt``, ``options`` (list of strings), ``lettered`` and ``label``.
-            Equal ids get ``#2``, ``#3`` ... appended.
-
-        Raises
-        ------
-        ValueError
-            If the task has no such split, a file is absent, a row is bad (with file, line and
-            reason), or there are fewer questions than ``limit``.
-        """
-        if split in self.splits:
-            examples = TaskData.in_memory(self.splits[split])
-        else:
-            rows = self.source.rows(split, data_dir)
-            questions, num_bad = read_examples(rows, self.parse, skip_bad_rows)
-            examples = TaskData(_table(questions), len(questions) + num_bad, num_bad)
-        return examples.sample(limit, seed, f"{self.name}, {split}")
-
-
-def _table(questions: Sequence[Question]) -> Dataset:
-    from datasets import Dataset
-
-    return Dataset.from_dict(
-        {
-            "id": unique_ids([question.id for question in questions]),
-            "prompt": [question.prompt for question in questions],
-            "options": [list(question.options) for question in questions],
-            "lettered": [question.lettered for question in questions],
-            "label": [question.label for question in questions],
-        }
-    )
+    @override
+    def _example(self, row: Row) -> Question:
+        return self.parse(row)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,8 +13,12 @@ import pandas
 from datasets import ClassLabel, Dataset, DatasetDict
 
 from blob_pyro.tasks.class_names import class_order
-from blob_pyro.tasks.table import read_table
+from blob_pyro.tasks.task_data import read_examples, warn_of_shared_examples
 from blob_pyro.tasks.text_classification import TextClassificationTask
+from blob_pyro.tasks.text_files import csv_rows, is_like_row, json_lines
+
+# Line, names of the columns, and the cells, which may be more or fewer.
+_Row = tuple[int, Sequence[str], Sequence[Any]]
 
 
 def text_task(
@@ -60,6 +65,7 @@ def text_task(
         if labels is not None:
             raise ValueError(f"labels were given beside the file {data}; name its label_column")
         return read_table(data, text_column, label_column, test_fraction=0, class_names=class_names)
+    known: list[str] | None = None
     if isinstance(data, Dataset | pandas.DataFrame):
         columns = data.column_names if isinstance(data, Dataset) else list(data.columns)
         for column in (text_column, label_column):
@@ -69,16 +75,20 @@ def text_task(
                     "text_column and label_column"
                 )
         feature = data.features[label_column] if isinstance(data, Dataset) else None
-        if isinstance(feature, ClassLabel):
-            return _numbered_task(data[text_column], data[label_column], tuple(feature.names))
+        known = feature.names if isinstance(feature, ClassLabel) else None
         data, labels = list(data[text_column]), list(data[label_column])
     if labels is None:
         raise ValueError("the texts have no labels; pass labels=[...], one for each text")
     if len(data) != len(labels):
         raise ValueError(f"there are {len(data)} texts and {len(labels)} labels; give one each")
-    named = [_class_name(label, row) for row, label in enumerate(labels)]
-    names = class_order(named) if class_names is None else tuple(class_names)
-    return _numbered_task(data, _numbers(named, names), names)
+    places = [f"row {row}" for row in range(len(labels))]
+    if known is None:
+        named = [_class_name(*pair) for pair in zip(places, labels, strict=True)]
+    else:
+        named = [known[cast(int, n)] if n in range(len(known)) else cast(Any, n) for n in labels]
+    rows = {"id": [str(row) for row in range(len(labels))], "text": texts_of(data)}
+    names, examples = _numbered(rows, places, named, known or class_names)
+    return TextClassificationTask("texts", DatasetDict(train=examples), names)
 
 
 def texts_of(data: Any, text_column: str = "text") -> list[str]:
@@ -93,38 +103,163 @@ def texts_of(data: Any, text_column: str = "text") -> list[str]:
         raise ValueError(f"data is the one text {data!r}; give a list of texts")
     if isinstance(data, Dataset | pandas.DataFrame):
         data = data[text_column]
-    return [_text(text, row) for row, text in enumerate(data)]
+    for row, text in enumerate(data):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"row {row}: the text is {text!r}; give a text that is not empty")
+    return [str(text) for text in data]
 
 
-def _numbers(labels: Sequence[str], names: Sequence[str]) -> list[int]:
-    for row, label in enumerate(labels):
-        if label not in names:
-            raise ValueError(f"row {row}: the label {label!r} is none of the classes {[*names]}")
-    return [names.index(label) for label in labels]
-
-
-def _numbered_task(
-    texts: Sequence[Any], labels: Sequence[Any], names: tuple[str, ...]
-) -> TextClassificationTask:
-    for row, label in enumerate(labels):
-        if label is None or not 0 <= label < len(names):
-            raise ValueError(f"row {row}: the label is {label!r}; give one of {list(names)}")
-    rows = {
-        "id": [str(row) for row in range(len(labels))],
-        "text": [_text(text, row) for row, text in enumerate(texts)],
-        "label": list(labels),
-    }
-    return TextClassificationTask("texts", DatasetDict(train=Dataset.from_dict(rows)), names)
-
-
-def _text(text: Any, row: int) -> str:
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"row {row}: the text is {text!r}; give a text that is not empty")
-    return str(text)
-
-
-def _class_name(label: Any, row: int) -> str:
+def _class_name(place: str, label: Any) -> str:
     whole = isinstance(label, numbers.Integral) and not isinstance(label, bool | np.bool_)
     if not whole and not (isinstance(label, str) and label.strip()):
-        raise ValueError(f"row {row}: the label is {label!r}; give a class name or a whole number")
-    return str(int(cast(Any, label))) if whole else str(label).strip()
+        raise ValueError(f"{place}: the label is {label!r}; give a class name or a whole number")
+    return str(label).strip()
+
+
+def _numbered(
+    rows: dict[str, list[str]],
+    places: Sequence[str],
+    labels: Sequence[str],
+    class_names: Sequence[str] | None,
+) -> tuple[tuple[str, ...], Dataset]:
+    """Give the classes, and the rows with the number of each one's class."""
+    names = class_order(labels) if class_names is None else tuple(class_names)
+    for place, label in zip(places, labels, strict=True):
+        if label not in names:
+            raise ValueError(f"{place}: the label {label!r} is none of the classes {[*names]}")
+    return names, Dataset.from_dict({**rows, "label": [names.index(label) for label in labels]})
+
+
+def read_table(
+    path: str | Path,
+    text_column: str = "text",
+    label_column: str = "label",
+    *,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    skip_bad_rows: bool = False,
+    class_names: Sequence[str] | None = None,
+) -> TextClassificationTask:
+    r"""Read labelled texts from a file and set a part aside for testing.
+
+    Parameters
+    ----------
+    path
+        ``.csv`` (with a header; commas, semicolons or tabs) or ``.jsonl`` / ``.json`` (one object a
+        line), UTF-8.
+    text_column, label_column
+        Names of the columns; labels are strings or whole numbers.
+    test_fraction
+        Share of the rows that becomes the split ``test``, in [0, 1).
+    seed
+        Seed of that choice.
+    skip_bad_rows
+        Leave out rows without a text or a label; the task's ``num_bad`` counts them.
+    class_names
+        All classes in their order, some of which the file may lack; None takes those that it has.
+
+    Returns
+    -------
+    TextClassificationTask
+        Splits ``train`` and, unless ``test_fraction`` is 0, ``test``, with the columns ``id`` (the
+        line), ``text`` and ``label``.  Classes in the order of
+        :func:`blob_pyro.tasks.class_order`.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read as such a table, with the file, line and reason.
+
+    Warns
+    -----
+    UserWarning
+        If a quoted text seems to hold further rows, two classes look alike, or a text is in both
+        splits.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "tickets.csv"
+    >>> _ = path.write_text("text,label\nno toner,printing\nlocked out,login\n")
+    >>> read_table(path, test_fraction=0).class_names
+    ('login', 'printing')
+    """
+    path, columns = Path(path), (text_column, label_column)
+    if not 0 <= test_fraction < 1:
+        raise ValueError(f"test_fraction={test_fraction} must be at least 0 and below 1")
+    if text_column == label_column:
+        raise ValueError(f"{path}: {text_column!r} cannot be the text column and the label column")
+    rows = ((f"{path}, line {row[0]}", row) for row in _rows(path, columns))
+    found, num_bad = read_examples(rows, lambda row: _example(row, columns), skip_bad_rows)
+    if not found:
+        but = f" but {num_bad} bad ones (without --skip-bad-rows the first says why)"
+        raise ValueError(f"{path}: the file has no rows{but if num_bad else ''}")
+    lines, texts, labels = map(list, zip(*found, strict=True))
+    places = [f"{path}, line {line}" for line in lines]
+    names, data = _numbered({"id": lines, "text": texts}, places, labels, class_names)
+    for place, text in zip(places, texts, strict=True):
+        if any(is_like_row(part, names) for part in text.splitlines()[:-1]):
+            warnings.warn(
+                f"{place}: the text that begins here seems to hold further rows; is a quote not "
+                "closed?",
+                stacklevel=2,
+            )
+    splits = _split(path, data, test_fraction, seed)
+    return TextClassificationTask(path.stem, splits, names, num_bad=num_bad)
+
+
+def _rows(path: Path, columns: tuple[str, str]) -> Iterator[_Row]:
+    suffix = path.suffix.lower()
+    if suffix in (".jsonl", ".json"):
+        yield from ((line, [*row], [*row.values()]) for line, row in json_lines(path))
+    elif suffix == ".csv":
+        names, rows = csv_rows(path, columns)
+        # The header is that of all rows: skipping one mends nothing. An empty file has none.
+        for column in columns if names else ():
+            _check_column(f"{path}: ", names, column)
+            if names.count(column) > 1:
+                raise ValueError(f"{path}: the column {column!r} stands twice in the header")
+        yield from ((line, names, cells) for line, cells in rows)
+    else:
+        raise ValueError(f"{path}: the ending {suffix!r} is unknown; give a .csv or .jsonl file")
+
+
+def _example(row: _Row, columns: tuple[str, str]) -> tuple[str, str, str]:
+    """Give line, text and label."""
+    line, names, cells = row
+    if len(cells) != len(names):
+        raise ValueError(
+            f"has {len(cells)} cells, but the header has {len(names)}; put quotes around a text "
+            "that holds a delimiter"
+        )
+    text, label = (_cell(names, cells, column) for column in columns)
+    return str(line), text, label
+
+
+def _cell(names: Sequence[str], cells: Sequence[Any], column: str) -> str:
+    _check_column("", names, column)
+    value = cells[names.index(column)]
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        raise ValueError(f"column {column!r} is {value!r}; a text or whole number is needed")
+    return str(value).strip()
+
+
+def _check_column(place: str, names: Sequence[str], column: str) -> None:
+    if column not in names:
+        raise ValueError(
+            f"{place}has no column {column!r} but {[*names]}; name the columns with --text-column "
+            "and --label-column"
+        )
+
+
+def _split(path: Path, data: Dataset, test_fraction: float, seed: int) -> DatasetDict:
+    if test_fraction == 0:
+        return DatasetDict(train=data)
+    if not 1 <= round(test_fraction * len(data)) < len(data):
+        raise ValueError(
+            f"{path}: {len(data)} rows cannot be divided with test_fraction={test_fraction}; give "
+            "more rows, or test_fraction=0"
+        )
+    splits = data.train_test_split(test_size=round(test_fraction * len(data)), seed=seed)
+    warn_of_shared_examples(splits["train"], splits["test"], f"{path}: test")
+    return splits

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blob_pyro.tasks.text_file import read_text
+from blob_pyro.tasks.text_files import json_lines
 
 Row = Mapping[str, Any]
 
@@ -99,59 +97,93 @@ class Source:
         return self.splits[split]
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read one JSON object a line, blank lines left out.
+@dataclass(frozen=True)
+class LabelledText:
+    """One text, or a pair of texts, and its class.
 
     Parameters
     ----------
-    path
-        UTF-8 text, with or without a byte-order mark.
-
-    Yields
-    ------
-    line, row
-        Number of the line, from 1, and the object.
-
-    Raises
-    ------
-    ValueError
-        If the file is not UTF-8 text, or a line is not a JSON object, with file, line and reason.
+    id
+        Name of the example, from its data set.
+    text
+        The text, or the first one of the pair.
+    text_pair
+        The second one; None for a single text.
+    label
+        Index of the class.
     """
-    for line, text in enumerate(io.StringIO(read_text(path), newline=None), start=1):
-        if text.strip():
-            yield line, json_row(str(path), line, text)
+
+    id: str
+    text: str
+    text_pair: str | None
+    label: int
 
 
-def json_row(place: str, line: int, text: str) -> dict[str, Any]:
-    """Read one line that shall be a JSON object, or raise a ``ValueError`` that says where it is.
+@dataclass(frozen=True)
+class TextSource(Source):
+    """Where labelled texts come from.
+
+    Parameters
+    ----------
+    path, config, splits
+        See :class:`Source`.
+    text, text_pair
+        How a row becomes the text(s): columns in braces.  ``text_pair=None`` for single texts.
 
     Examples
     --------
-    >>> json_row("a.jsonl", 1, '{"text": "no toner"}')
-    {'text': 'no toner'}
+    >>> source = TextSource("nyu-mll/glue", "cola", ANSWERED, text="{sentence}")
+    >>> source.parse({"sentence": "Cats purr.", "label": 1, "idx": 7}, num_classes=2)
+    LabelledText(id='7', text='Cats purr.', text_pair=None, label=1)
     """
-    try:
-        row = json.loads(text, object_pairs_hook=_without_repeats)
-        # JSON can name halves of characters, which no UTF-8 file can hold.
-        json.dumps(row, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{place}, line {line}: is not JSON ({error.msg}); give one object a line, and no list "
-            "around them"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place}, line {line}: holds what cannot be read ({error})") from error
-    if not isinstance(row, dict):
-        raise ValueError(
-            f"{place}, line {line}: is not a JSON object; give one a line, and no list around them"
-        )
-    return row
+
+    text: str = "{text}"
+    text_pair: str | None = None
+
+    def parse(self, row: Row, num_classes: int) -> LabelledText:
+        """Make the example of a row.
+
+        Parameters
+        ----------
+        row
+            The data set's columns, ``label`` among them and, if it has it, ``idx``.
+        num_classes
+            How many classes there are.
+
+        Returns
+        -------
+        LabelledText
+            Without ``idx`` its text is its id.
+
+        Raises
+        ------
+        KeyError
+            If a column is absent.
+        ValueError
+            If a text is empty or the label is no class.
+        """
+        text = self._filled(self.text, row)
+        pair = None if self.text_pair is None else self._filled(self.text_pair, row)
+        label = row["label"]
+        if type(label) is not int or not 0 <= label < num_classes:
+            raise ValueError(
+                f"has the label {label!r}; a whole number from 0 to {num_classes - 1} is needed"
+            )
+        return LabelledText(str(row.get("idx", text)), text, pair, label)
+
+    @staticmethod
+    def _filled(template: str, row: Row) -> str:
+        text = template.format_map(_OnlyTexts(row)).strip()
+        if not text:
+            raise ValueError(f"has an empty text where {template!r} is needed")
+        return text
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {repeated!r} stands twice in one object; leave one out")
-    return entries
+class _OnlyTexts(dict[str, str]):
+    """Columns that a template may name: None or a number is no text."""
+
+    def __getitem__(self, column: str) -> str:
+        value = super().__getitem__(column)
+        if not isinstance(value, str):
+            raise TypeError(f"has {value!r} in the column {column!r}, where a text is needed")
+        return value

@@ -1,15 +1,21 @@
-"""The examples that were read of a split, and how many rows were none."""
+"""What all tasks share: reading the examples of a split, and checking them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self, TypeVar
+import warnings
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from blob_pyro.tasks.source import Row, Source
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Row = TypeVar("Row")
+_Row = TypeVar("_Row")
 Example = TypeVar("Example")
 
 
@@ -81,8 +87,87 @@ class TaskData:
         return replace(self, data=self.data.shuffle(seed=seed).select(range(limit)))
 
 
+class DataTask(ABC):
+    """A task whose examples are in memory, by split, or read from a source."""
+
+    name: str
+    splits: Mapping[str, Dataset]
+    source: Source | None
+
+    @abstractmethod
+    def _example(self, row: Row) -> Any:
+        """Make the example of a row of the source, a dataclass."""
+
+    def has_validation(self, data_dir: str | Path | None = None) -> bool:
+        """Tell whether there is a validation split beside the one that is tested on."""
+        if self.source is None:
+            return "validation" in self.splits
+        return self.source.has_validation(data_dir)
+
+    def load(
+        self,
+        split: str,
+        *,
+        data_dir: str | Path | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+        skip_bad_rows: bool = False,
+    ) -> TaskData:
+        """Read the examples of a split.
+
+        Parameters
+        ----------
+        split
+            One of ``splits``, or of the source.
+        data_dir
+            Folder of local data, see :meth:`Source.rows`; None reads the Hub.
+        limit
+            Take this many examples at random; None takes all, in their order.
+        seed
+            Seed of that choice.
+        skip_bad_rows
+            Leave out rows of the source that are no example, and count them.
+
+        Returns
+        -------
+        TaskData
+            Columns ``id``, ``label`` and those of a :class:`Question` or of a
+            :class:`LabelledText`. Equal ids get ``#2``, ``#3`` ... appended.
+
+        Raises
+        ------
+        ValueError
+            If the task has no such split, a file is absent, a row is bad (with file, line and
+            reason), or there are fewer examples than ``limit``.
+        """
+        if split in self.splits:
+            examples = TaskData.in_memory(self.splits[split])
+        elif self.source is None:
+            raise ValueError(f"{self.name} has no split {split!r} but {sorted(self.splits)}")
+        else:
+            rows = self.source.rows(split, data_dir)
+            found, num_bad = read_examples(rows, self._example, skip_bad_rows)
+            if not found:
+                raise ValueError(f"{self.name}, {split}: has no examples; {num_bad} rows are bad")
+            examples = TaskData(_table(found), len(found) + num_bad, num_bad)
+        return examples.sample(limit, seed, f"{self.name}, {split}")
+
+
+def _table(examples: Sequence[Any]) -> Dataset:
+    from datasets import Dataset
+
+    rows, seen = [asdict(example) for example in examples], Counter[str]()
+    for row in rows:
+        seen[row["id"]] += 1
+        if seen[row["id"]] > 1:
+            row["id"] += f"#{seen[row['id']]}"
+    # A text alone has no text_pair.
+    names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in names})
+
+
 def read_examples(
-    rows: Iterable[tuple[str, Row]], parse: Callable[[Row], Example], skip_bad_rows: bool
+    rows: Iterable[tuple[str, _Row]], parse: Callable[[_Row], Example], skip_bad_rows: bool
 ) -> tuple[list[Example], int]:
     """Make an example of each row, or say which row is none and why.
 
@@ -124,27 +209,105 @@ def read_examples(
     return examples, num_bad
 
 
-def unique_ids(ids: Sequence[str]) -> list[str]:
-    """Tell equal ids apart.
+def check_labels(data: Dataset, class_names: Sequence[str] | None = None) -> None:
+    """Raise a ``ValueError`` unless every example has the index of a class.
 
     Parameters
     ----------
-    ids
-        Names of examples, as their data set has them.
-
-    Returns
-    -------
-    list of str
-        The second of a name gets ``#2`` appended, the third ``#3``, and so on.
+    data
+        Examples with ``label`` and, for questions, ``options``.
+    class_names
+        Names of the classes in their order; None if each example has options of its own.
 
     Examples
     --------
-    >>> unique_ids(["a", "b", "a"])
-    ['a', 'b', 'a#2']
+    >>> from datasets import Dataset
+    >>> data = Dataset.from_dict({"text": ["no toner"], "label": [1.0]})
+    >>> check_labels(data, ["login", "printing"])
+    Traceback (most recent call last):
+    ...
+    ValueError: row 0 has the label 1.0; a whole number from 0 to 1 is needed
     """
-    seen: dict[str, int] = {}
-    unique = []
-    for name in ids:
-        seen[name] = seen.get(name, 0) + 1
-        unique.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return unique
+    if "label" not in data.column_names:
+        raise ValueError(f"the data have the columns {data.column_names}; a column label is needed")
+    if class_names is not None:
+        _check_order(data, class_names)
+        counts = [len(class_names)] * len(data)
+    else:
+        counts = [len(options) for options in data["options"]]
+    for row, (label, count) in enumerate(zip(data["label"], counts, strict=True)):
+        if type(label) is not int or not 0 <= label < count:
+            raise ValueError(
+                f"row {row} has the label {label!r}; a whole number from 0 to {count - 1} is needed"
+            )
+
+
+def _check_order(data: Dataset, class_names: Sequence[str]) -> None:
+    from datasets import ClassLabel
+
+    feature = data.features["label"]
+    if not isinstance(feature, ClassLabel):
+        return
+    indices = {name.casefold(): index for index, name in enumerate(class_names)}
+    for index, name in enumerate(feature.names):
+        if indices.get(name.casefold(), index) != index:
+            raise ValueError(
+                f"the data's label {index} is {name!r}, but the task's class {index} is "
+                f"{class_names[index] if index < len(class_names) else 'absent'!r}; give the task "
+                f"class_names={tuple(feature.names)}, in the data's order"
+            )
+
+
+def warn_of_shared_examples(train: Dataset, held_out: Dataset, what: str) -> None:
+    """Warn if held-out examples are among those of training: they measure what was learnt by heart.
+
+    Parameters
+    ----------
+    train, held_out
+        Examples; neither id nor label tells them apart.
+    what
+        Names the held-out ones, for the message.
+
+    Examples
+    --------
+    >>> from datasets import Dataset
+    >>> data = Dataset.from_dict({"text": ["no toner"], "label": [0]})
+    >>> with warnings.catch_warnings(record=True, action="always") as caught:
+    ...     warn_of_shared_examples(data, data, "test")
+    >>> print(caught[0].message)
+    test: 1 of 1 examples are in the training data too; leave out repeated examples
+    """
+    columns = sorted({*train.column_names, *held_out.column_names} - {"id", "label"})
+    if not {*columns} <= {*train.column_names} & {*held_out.column_names}:
+        return
+    known = {repr(row) for row in zip(*(train[column] for column in columns), strict=True)}
+    rows = zip(*(held_out[column] for column in columns), strict=True)
+    num_shared = sum(repr(row) in known for row in rows)
+    if num_shared:
+        warnings.warn(
+            f"{what}: {num_shared} of {len(held_out)} examples are in the training data too; leave "
+            "out repeated examples",
+            stacklevel=3,
+        )
+
+
+def warn_of_untrained_classes(train: Dataset, class_names: Sequence[str]) -> None:
+    """Warn if a class has no example to train on.
+
+    Examples
+    --------
+    >>> from datasets import Dataset
+    >>> data = Dataset.from_dict({"text": ["no toner"], "label": [1]})
+    >>> with warnings.catch_warnings(record=True, action="always") as caught:
+    ...     warn_of_untrained_classes(data, ["login", "printing"])
+    >>> print(caught[0].message)
+    no example to train on has the classes ['login']; give more examples, or hold out fewer
+    """
+    labels = set(train["label"])
+    absent = [name for index, name in enumerate(class_names) if index not in labels]
+    if absent:
+        warnings.warn(
+            f"no example to train on has the classes {absent}; give more examples, or hold out "
+            "fewer",
+            stacklevel=3,
+        )

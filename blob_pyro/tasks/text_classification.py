@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blob_pyro.tasks.class_names import warn_of_lookalikes
-from blob_pyro.tasks.labels import check_labels
-from blob_pyro.tasks.question import letters, listed
-from blob_pyro.tasks.task_data import TaskData, read_examples, unique_ids
-from blob_pyro.tasks.text_source import LabelledText, TextSource
+from typing_extensions import override
+
+from blob_pyro.tasks.class_names import letters, listed, warn_of_lookalikes
+from blob_pyro.tasks.source import LabelledText, Row, TextSource
+from blob_pyro.tasks.task_data import DataTask, check_labels
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
 @dataclass(frozen=True)
-class TextClassificationTask:
+class TextClassificationTask(DataTask):
     r"""Texts (or pairs of texts), labels and the names of the classes.
 
     Parameters
@@ -64,13 +63,11 @@ class TextClassificationTask:
     num_bad: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.class_names) < 2:
+        if not 2 <= len(self.class_names) == len({*self.class_names}):
             raise ValueError(
                 f"task {self.name!r} has the classes {list(self.class_names)}; classification "
                 "needs at least two different labels"
             )
-        if len(set(self.class_names)) < len(self.class_names):
-            raise ValueError(f"task {self.name!r} names a class twice: {list(self.class_names)}")
         warn_of_lookalikes(self.class_names)
         if self.words and len(self.words) != len(self.class_names):
             raise ValueError(
@@ -121,79 +118,12 @@ class TextClassificationTask:
         """Raise a ``ValueError`` unless every example has a label that is one of the classes."""
         check_labels(data, self.class_names)
 
-    def has_validation(self, data_dir: str | Path | None = None) -> bool:
-        """Tell whether there is a validation split beside the one that is tested on."""
-        if self.source is None:
-            return "validation" in self.splits
-        return self.source.has_validation(data_dir)
-
-    def load(
-        self,
-        split: str,
-        *,
-        data_dir: str | Path | None = None,
-        limit: int | None = None,
-        seed: int = 0,
-        skip_bad_rows: bool = False,
-    ) -> TaskData:
-        """Read the examples of a split.
-
-        Parameters
-        ----------
-        split
-            One of ``splits``, or of the source.
-        data_dir
-            Folder of local data, see :meth:`Source.rows`; None reads the Hub.
-        limit
-            Take this many examples at random; None takes all, in their order.
-        seed
-            Seed of that choice.
-        skip_bad_rows
-            Leave out rows of the source that are no example, and count them.
-
-        Returns
-        -------
-        TaskData
-            Columns ``id``, ``text``, ``label`` and, for pairs, ``text_pair``.
-
-        Raises
-        ------
-        ValueError
-            If the task has no such split, a file is absent, a row is bad (with file, line and
-            reason), or there are fewer examples than ``limit``.
-        """
-        if split in self.splits:
-            examples = TaskData.in_memory(self.splits[split])
-        elif self.source is None:
-            raise ValueError(f"{self.name} has no split {split!r} but {sorted(self.splits)}")
-        else:
-            examples = self._read(self.source, split, data_dir, skip_bad_rows)
-        return examples.sample(limit, seed, f"{self.name}, {split}")
-
-    def _read(
-        self, source: TextSource, split: str, data_dir: str | Path | None, skip_bad_rows: bool
-    ) -> TaskData:
-        num_classes = len(self.class_names)
-        rows = source.rows(split, data_dir)
-        texts, num_bad = read_examples(
-            rows, lambda row: source.parse(row, num_classes), skip_bad_rows
-        )
-        return TaskData(_table(texts), len(texts) + num_bad, num_bad)
+    @override
+    def _example(self, row: Row) -> LabelledText:
+        assert self.source is not None
+        return self.source.parse(row, len(self.class_names))
 
 
 def _filled(prompt: str, text: str, pair: str) -> str:
     # Piece by piece, since a text may itself hold the other one's field.
     return pair.join(piece.replace("{text}", text) for piece in prompt.split("{text_pair}"))
-
-
-def _table(texts: Sequence[LabelledText]) -> Dataset:
-    from datasets import Dataset
-
-    columns = {
-        "id": unique_ids([example.id for example in texts]),
-        "text": [example.text for example in texts],
-        "label": [example.label for example in texts],
-    }
-    if any(example.text_pair is not None for example in texts):
-        columns["text_pair"] = [example.text_pair for example in texts]
-    return Dataset.from_dict(columns)

@@ -48,7 +48,7 @@ def test_a_pipe_is_answered_as_it_goes_until_a_bad_line(posterior: str) -> None:
     for early, late in zip(answers, answers[200:304], strict=False):
         assert early["probabilities"] == pytest.approx(late["probabilities"], rel=1e-4)
     assert process.returncode == 2
-    assert "blob-pyro: standard input, line 306: is not JSON" in errors
+    assert "blob-pyro: standard input, line 306: is not a JSON object" in errors
     assert "Traceback" not in errors
 
 

@@ -41,11 +41,11 @@ def test_pairs_are_read_where_the_task_has_pairs() -> None:
 @pytest.mark.parametrize(
     ("line", "task", "message"),
     [
-        (b'{"text": ', helpdesk(), "standard input, line 2: is not JSON"),
+        (b'{"text": ', helpdesk(), "standard input, line 2: is not a JSON object"),
         (b'{"body": "a"}', helpdesk(), "standard input, line 2: 'text' is None; helpdesk needs a"),
         (b'{"text": " "}', helpdesk(), "line 2: 'text' is ' '; helpdesk needs a text there"),
         (b'{"text": 3}', helpdesk(), "line 2: 'text' is 3"),
-        (b'{"text": "\\ud800"}', helpdesk(), "standard input, line 2: holds what cannot be read"),
+        (b'{"text": "\\ud800"}', helpdesk(), "standard input, line 2: is not a JSON object"),
         (b"\xff", helpdesk(), r"standard input, line 2: is not UTF-8 text \(invalid start byte"),
         (b"it rains", RTE, "line 2: 'text_pair' is None; glue_rte needs a text there"),
     ],

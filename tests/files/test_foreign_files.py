@@ -27,7 +27,7 @@ from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.models import LabelTokenClassifier
 from blob_pyro.recipe.predictions import Predictions, load_predictions
 from blob_pyro.tasks import read_table
-from blob_pyro.tasks.source import json_lines
+from blob_pyro.tasks.text_files import json_lines
 
 # PEFT warns of what it finds strange before anything breaks.
 pytestmark = pytest.mark.filterwarnings("ignore")

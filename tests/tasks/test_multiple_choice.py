@@ -84,7 +84,7 @@ def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
     folder = write(tmp_path, [row("a")])
     path = folder / "openbookqa" / "main" / "train.jsonl"
     path.write_text(path.read_text() + "\n{")
-    with pytest.raises(ValueError, match=r"train.jsonl, line 2: is not JSON"):
+    with pytest.raises(ValueError, match=r"train.jsonl, line 2: is not a JSON object"):
         TASK.load("train", data_dir=folder)
 
 

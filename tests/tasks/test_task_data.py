@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from blob_pyro.recipe import Recipe, run_recipe
 from blob_pyro.tasks import TextClassificationTask
-from blob_pyro.tasks.labels import check_labels
+from blob_pyro.tasks.task_data import check_labels
 
 NAMES = ("login", "printing", "phone")
 TEXTS = ["a", "b", "c"]

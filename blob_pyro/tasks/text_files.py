@@ -1,16 +1,102 @@
-"""A CSV file, read strictly: what cannot be told apart for sure is refused."""
+"""Files of text, JSON lines or CSV, read strictly: what may be misread is refused."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-
-from blob_pyro.tasks.text_file import read_text
+from typing import Any
 
 _DELIMITERS = ",;\t"
+
+
+def read_text(path: Path) -> str:
+    """Read a file of UTF-8 text, with or without a byte-order mark.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read, or is not such text, with file, line and reason.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> _ = path.write_bytes("no toner".encode("utf-16"))
+    >>> read_text(path).replace(str(path.parent), "...")
+    Traceback (most recent call last):
+    ...
+    ValueError: ...a.txt, line 1: is not UTF-8 text (invalid start byte); save the file as UTF-8
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        before, reason = error.object[: error.start].decode(errors="replace"), error.reason
+    else:
+        before, zero, _ = text.partition("\0")
+        if not zero:
+            return text
+        reason = "a zero byte, as in UTF-16"
+    line = len(re.findall("\r\n|\r|\n", before)) + 1
+    raise ValueError(f"{path}, line {line}: is not UTF-8 text ({reason}); save the file as UTF-8")
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read one JSON object a line, blank lines left out.
+
+    Parameters
+    ----------
+    path
+        UTF-8 text, with or without a byte-order mark.
+
+    Yields
+    ------
+    line, row
+        Number of the line, from 1, and the object.
+
+    Raises
+    ------
+    ValueError
+        If the file is not UTF-8 text, or a line is not a JSON object, with file, line and reason.
+    """
+    for line, text in enumerate(io.StringIO(read_text(path), newline=None), start=1):
+        if text.strip():
+            yield line, json_row(str(path), line, text)
+
+
+def json_row(place: str, line: int, text: str) -> dict[str, Any]:
+    """Read one line that shall be a JSON object, or raise a ``ValueError`` that says where it is.
+
+    Examples
+    --------
+    >>> json_row("a.jsonl", 1, '{"text": "no toner"}')
+    {'text': 'no toner'}
+    """
+    try:
+        row = json.loads(text, object_pairs_hook=_without_repeats)
+        # JSON can name halves of characters, which no UTF-8 file can hold.
+        json.dumps(row, ensure_ascii=False).encode()
+        if not isinstance(row, dict):
+            raise TypeError(f"a {type(row).__name__}")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{place}, line {line}: is not a JSON object ({getattr(error, 'msg', error)}); give one a "
+            "line, and no list around them"
+        ) from error
+    return row
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if repeated:
+        raise ValueError(f"the key {repeated[0]!r} stands twice in one object; leave one out")
+    return dict(pairs)
 
 
 def csv_rows(
