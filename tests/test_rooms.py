@@ -13,12 +13,13 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "blob_pyro"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Each may import those before it; tasks and diagnostics stand alone.
-STOREYS = ["poutine", "distributions", "lora", "models", "testing", "guides", "infer", "posthoc"]
+STOREYS = ["poutine", "distributions", "lora", "models", "testing", "guides", "infer"]
 ALONE = ["tasks", "diagnostics"]
 TOP = [
     "networks",
     "files",
     "training",
+    "posthoc",
     "recipe",
     "benchmark",
     "cli",

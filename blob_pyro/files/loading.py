@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from blob_pyro import models, posthoc  # noqa: F401  (posthoc makes its guides known)
+from blob_pyro import models
 from blob_pyro.files.adapter import ADAPTER_FILE, check_tensors, load_adapter, read_tensors
 from blob_pyro.files.config import (
     CONFIG_FILE,

@@ -1,7 +1,9 @@
 """Posterior approximations over LoRA weights, one a file."""
 
 from blob_pyro.guides.dropout import DropoutGuide
+from blob_pyro.guides.ensemble import EnsembleGuide
 from blob_pyro.guides.full_covariance import FullCovarianceGuide
+from blob_pyro.guides.laplace import LaplaceGuide
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.low_rank_gaussian import LowRankGaussianGuide
 from blob_pyro.guides.low_rank_plus_diagonal import LowRankPlusDiagonalGuide
@@ -10,6 +12,8 @@ from blob_pyro.guides.model_at_mean import model_at_mean
 from blob_pyro.guides.point_estimate import PointEstimateGuide
 from blob_pyro.guides.scalabl import ScalaBLGuide
 from blob_pyro.guides.site_parameters import SiteParameters
+from blob_pyro.guides.swag import SWAGGuide
+from blob_pyro.guides.tfb import TFBGuide
 
 __all__ = [
     # verbs
@@ -19,10 +23,14 @@ __all__ = [
     "SiteParameters",
     # guides
     "DropoutGuide",
+    "EnsembleGuide",
     "FullCovarianceGuide",
+    "LaplaceGuide",
     "LowRankGaussianGuide",
     "LowRankPlusDiagonalGuide",
     "MatrixNormalGuide",
     "PointEstimateGuide",
+    "SWAGGuide",
     "ScalaBLGuide",
+    "TFBGuide",
 ]

@@ -11,17 +11,16 @@ from pydantic import Field, model_validator
 from blob_pyro.settings import Settings
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from blob_pyro.guides import LoraGuide
     from blob_pyro.lora import Latent
     from blob_pyro.models import Classifier
     from blob_pyro.recipe.recipe import Recipe
     from blob_pyro.recipe.run import Program
-    from blob_pyro.training import Collator
+    from blob_pyro.training.steps import MakeSteps
 
     MakeGuide = Callable[[Classifier, Recipe], LoraGuide]
-    FromFit = Callable[[Classifier, LoraGuide, Dataset, Collator, Recipe], Program]
+    FromFit = Callable[..., Program]
+    MakeStepRule = Callable[[Recipe], MakeSteps]
     FromFits = Callable[[Iterable[Program]], Program]
 
 Objective = Literal["likelihood", "elbo", "none"]
@@ -59,15 +58,16 @@ class Method:
     starts_from
         Name of the method whose fit it starts from; None to train a guide of its own.
     from_fit
-        Function of (model, guide, data, collator, recipe), giving the model and guide that
-        predict; ``data`` are the training examples.  It may change what it gets.
+        Function of (model, guide, data, collator, recipe, **run), giving the model and guide that
+        predict; ``data`` are the training examples.  It may change what it gets.  ``run`` are
+        keywords of :func:`blob_pyro.training.fit`, for one that takes gradient steps.
     from_fits
         In the place of ``from_fit``: function of several programs of ``starts_from``, fitted with
         different seeds, which come one by one.  Their number is the option ``num_members``.
     needs_validation
         Whether ``from_fit`` takes validation examples in place of the training examples.
-    steps_after_fit
-        Whether ``from_fit`` takes gradient steps, which no checkpoint holds.
+    steps
+        Makes the step rule of :func:`blob_pyro.training.fit` from the recipe; None for its default.
     options
         The method's own settings: a class of them.
 
@@ -88,7 +88,7 @@ class Method:
     from_fit: FromFit | None = None
     from_fits: FromFits | None = None
     needs_validation: bool = False
-    steps_after_fit: bool = False
+    steps: MakeStepRule | None = None
     options: type[Settings] = Settings
 
     def chosen_options(self, given: Mapping[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blob_pyro.recipe.method import (
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from blob_pyro.recipe.recipe import Recipe
     from blob_pyro.recipe.run import Program
     from blob_pyro.training import Collator
+    from blob_pyro.training.steps import MakeSteps
 
 # Hu et al., "LoRA", ICLR 2022.
 MLE = Method("mle", objective="likelihood")
@@ -83,7 +85,7 @@ ENS = Method("ens", starts_from="mle", from_fits=_ensemble, options=EnsembleOpti
 
 
 def _laplace(
-    model: Classifier, guide: LoraGuide, data: Dataset, collator: Collator, recipe: Recipe
+    model: Classifier, guide: LoraGuide, data: Dataset, collator: Collator, recipe: Recipe, **_: Any
 ) -> Program:
     from blob_pyro.guides import model_at_mean
     from blob_pyro.posthoc import laplace
@@ -98,61 +100,61 @@ LAP = Method("lap", starts_from="map", from_fit=_laplace, options=LaplaceOptions
 
 
 def _walk(
-    model: Classifier, guide: LoraGuide, data: Dataset, collator: Collator, recipe: Recipe
+    model: Classifier,
+    guide: LoraGuide,
+    data: Dataset,
+    collator: Collator,
+    recipe: Recipe,
+    **run: Any,
 ) -> Program:
     from blob_pyro.guides import PointEstimateGuide, model_at_mean
     from blob_pyro.posthoc import swag
 
-    model = model_at_mean(model, guide)
-    batches = example_batches(model, data, collator, recipe, shuffled=True)
-    elbo = recipe.elbo(len(data), "elbo")
-    point = PointEstimateGuide(model)
-    return model, swag(model, point, elbo, batches, **dict(recipe.method_options))
+    model, options = model_at_mean(model, guide), dict(recipe.method_options)
+    config = recipe.training.changed(
+        num_steps=options.pop("num_steps"),
+        learning_rate=options.pop("learning_rate"),
+        max_grad_norm=None,
+        flipout=False,
+        validate_every=None,
+    )
+    elbo, point = recipe.elbo(len(data), "elbo"), PointEstimateGuide(model)
+    return model, swag(model, point, elbo, data, collator, config, **options, **run)
 
 
 # Onal et al., "Gaussian Stochastic Weight Averaging for Bayesian Low-Rank Adaptation of Large
 # Language Models", 2024, over A and B as there.
-SWAG = Method(
-    "swag",
-    starts_from="map",
-    from_fit=_walk,
-    steps_after_fit=True,
-    options=SWAGOptions,
-)
+SWAG = Method("swag", starts_from="map", from_fit=_walk, options=SWAGOptions)
 
 
-def _train(
-    model: Classifier, guide: LoraGuide, data: Dataset, collator: Collator, recipe: Recipe
-) -> Program:
-    from blob_pyro.posthoc import ivon
+def _narrow_gaussian(model: Classifier, recipe: Recipe) -> LoraGuide:
+    from blob_pyro.guides import LowRankGaussianGuide
 
-    fitted = ivon(
-        model,
-        example_batches(model, data, collator, recipe, shuffled=True),
-        kl_scale=recipe.elbo(len(data), "elbo").kl_scale,
-        # Its start has to be narrower than the prior.
-        init_scale=recipe.init_scale or recipe.prior_scale / 2,
-        num_steps=recipe.training.total_steps,
-        num_warmup_steps=recipe.training.num_warmup_steps,
-        point_learning_rate=recipe.training.learning_rate,
-        **dict(recipe.method_options),
-    )
-    return model, fitted
+    # Its start has to be narrower than the prior.
+    return LowRankGaussianGuide(model, recipe.init_scale or recipe.prior_scale / 2)
+
+
+def _newton(recipe: Recipe) -> MakeSteps:
+    from blob_pyro.posthoc.ivon import IVONSteps
+
+    options = dict(recipe.method_options)
+    return partial(IVONSteps, lr=options.pop("learning_rate"), **options)
 
 
 # Cong et al., "Variational Low-Rank Adaptation Using IVON", 2024, over A and B as there; it needs
 # the package ivon-opt, which is not installed with this library.
 IVON = Method(
     "ivon",
+    guide=_narrow_gaussian,
     latent=("A", "B"),
-    from_fit=_train,
-    steps_after_fit=True,
+    objective="elbo",
+    steps=_newton,
     options=IVONOptions,
 )
 
 
 def _tfb(
-    model: Classifier, guide: LoraGuide, data: Dataset, collator: Collator, recipe: Recipe
+    model: Classifier, guide: LoraGuide, data: Dataset, collator: Collator, recipe: Recipe, **_: Any
 ) -> Program:
     from blob_pyro.guides import model_at_mean
     from blob_pyro.posthoc import tfb
@@ -169,7 +171,7 @@ TFB = Method("tfb", starts_from="map", from_fit=_tfb, options=TFBOptions)
 
 
 def _calibrated(
-    model: Classifier, guide: LoraGuide, data: Dataset, collator: Collator, recipe: Recipe
+    model: Classifier, guide: LoraGuide, data: Dataset, collator: Collator, recipe: Recipe, **_: Any
 ) -> Program:
     from blob_pyro.posthoc import calibrate
 
@@ -196,12 +198,7 @@ TEMPERATURE = Method(
 
 
 def example_batches(
-    model: Classifier,
-    data: Dataset,
-    collator: Collator,
-    recipe: Recipe,
-    *,
-    shuffled: bool = False,
+    model: Classifier, data: Dataset, collator: Collator, recipe: Recipe
 ) -> DataLoader[Any]:
     """Make a loader of a data set's batches on the device of a model.
 
@@ -212,10 +209,7 @@ def example_batches(
     data, collator
         What a method's ``from_fit`` gets.
     recipe
-        Its ``training`` gives the batch size and the seed.
-    shuffled
-        Anew in each pass, the same for the same seed, as gradient steps want them; else in the
-        data's order.
+        Its ``training`` gives the batch size.
 
     Returns
     -------
@@ -233,7 +227,6 @@ def example_batches(
     return DataLoader(
         data,
         batch_size=recipe.training.batch_size,
-        shuffle=shuffled,
         collate_fn=collate,
         generator=torch.Generator().manual_seed(recipe.training.seed),
     )

@@ -116,11 +116,6 @@ class Recipe(Settings):
                 f"init_scale={self.init_scale} is wider than the prior's {self.prior_scale}. It is "
                 "the standard deviation itself, no longer its root: what was 0.3 is 0.09 now"
             )
-        if self.training.validate_every is not None and self._takes_own_steps:
-            raise ValueError(
-                f"validate_every={self.training.validate_every}: the method {self.method!r} takes "
-                "steps of its own, which nothing stops early; leave validate_every out"
-            )
         return self
 
     def changed(self, **settings: Any) -> Self:
@@ -167,12 +162,6 @@ class Recipe(Settings):
         return self.prior_scale if self.init_scale is None else self.init_scale
 
     @property
-    def _takes_own_steps(self) -> bool:
-        """Whether all its gradient steps are those of its ``from_fit``."""
-        method = find_method(self.method)
-        return method.steps_after_fit and method.starts_from is None
-
-    @property
     def needs_validation(self) -> bool:
         """Whether it needs examples that the fit has not seen, to stop by or to calibrate on."""
         return self.training.validate_every is not None or find_method(self.method).needs_validation
@@ -199,7 +188,9 @@ class Recipe(Settings):
             If they follow from the data: see :meth:`for_data`.
         """
         if starts := self.start_recipes():
-            return sum(start.num_steps for start in starts)
+            # SWAG goes on from its start by steps of its own.
+            own = getattr(self.method_options, "num_steps", 0)
+            return own + sum(start.num_steps for start in starts)
         trained = find_method(self.method).objective != "none"
         return self.training.total_steps if trained else 0
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyro
 from accelerate import Accelerator
@@ -31,6 +31,7 @@ def posterior_from_fits(
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
     data: Dataset,
+    **run: Any,
 ) -> Program:
     """Make a method's posterior from fitted programs, without the fits.
 
@@ -44,6 +45,9 @@ def posterior_from_fits(
         As in :func:`blob_pyro.recipe.run_recipe`.
     data
         Training examples, or validation examples if the method needs those.
+    run
+        ``checkpoints``, ``accelerator`` and ``on_step`` of :func:`blob_pyro.training.fit`, for a
+        method that takes gradient steps.
 
     Returns
     -------
@@ -64,7 +68,8 @@ def posterior_from_fits(
         raise ValueError(f"method {recipe.method!r} makes no posterior from a fit; call run_recipe")
     model, guide = next(programs)
     scoring = recipe.scoring_of(model.network.get_base_model())
-    return method.from_fit(model, guide, data, collator_for(task, tokenizer, scoring), recipe)
+    collator = collator_for(task, tokenizer, scoring)
+    return method.from_fit(model, guide, data, collator, recipe, **run)
 
 
 def on_device(program: Program) -> Program:
@@ -122,11 +127,6 @@ def run_recipe(
     FloatingPointError
         If training diverges.
 
-    Warns
-    -----
-    UserWarning
-        If there are checkpoints and the method takes further steps that they do not hold.
-
     Examples
     --------
     >>> from datasets import DatasetDict
@@ -150,8 +150,11 @@ def run_recipe(
     """
     accelerator = accelerator or Accelerator()
     recipe = recipe.for_data(len(data), accelerator.num_processes)
-    if checkpoints is not None:
-        _check_what_is_saved(recipe)
+    if checkpoints is not None and recipe.num_steps == 0:
+        raise ValueError(
+            f"method {recipe.method!r} has no step that a checkpoint could hold, so no run can "
+            "go on from one; leave checkpoints (--save-every) out"
+        )
     if recipe.pooling not in ("auto", pooling_of(base_model)):
         raise ValueError(
             f"pooling={recipe.pooling!r}, but the network is a {type(base_model).__name__}; load "
@@ -172,21 +175,6 @@ def run_recipe(
         on_step,
     )
     return *run.fit(recipe), run.records
-
-
-def _check_what_is_saved(recipe: Recipe) -> None:
-    if recipe.num_steps == 0:
-        raise ValueError(
-            f"method {recipe.method!r} has no step that a checkpoint could hold, so no run can "
-            "go on from one; leave checkpoints (--save-every) out"
-        )
-    for each in (recipe, *recipe.start_recipes()[:1]):
-        if find_method(each.method).steps_after_fit:
-            warnings.warn(
-                f"checkpoints hold the fit that {each.method!r} starts from, not the steps that "
-                "it takes after it; a run that is stopped there takes them anew when it is resumed",
-                stacklevel=3,
-            )
 
 
 def _check_share(share: float, recipe: Recipe) -> None:
@@ -239,7 +227,10 @@ class Run:
         examples = self.data
         if method.needs_validation and isinstance(self.validation, Dataset):
             examples = self.validation
-        return posterior_from_fits(recipe, starts, self.tokenizer, self.task, examples)
+        # The steps that are taken from the starts are a run of their own.
+        saved = self.checkpoints and self.checkpoints.of_member(len(recipe.start_recipes()))
+        run = {"checkpoints": saved, "accelerator": self.accelerator, "on_step": self.on_step}
+        return posterior_from_fits(recipe, starts, self.tokenizer, self.task, examples, **run)
 
     def _with_validation(self, seed: int) -> Run:
         if len(self.data) < 2:
@@ -290,6 +281,7 @@ class Run:
                 checkpoints=self.checkpoints,
                 accelerator=self.accelerator,
                 on_step=self.on_step,
+                steps=method.steps and method.steps(recipe),
             )
         )
         return model, guide

@@ -20,7 +20,7 @@ from blob_pyro.training.checkpoints import CheckpointConfig, Checkpoints
 from blob_pyro.training.config import TrainingConfig, flush_denormals
 from blob_pyro.training.run_identity import run_identity
 from blob_pyro.training.step_record import StepRecord, record_of
-from blob_pyro.training.steps import DecoupledSteps, JointSteps, Steps
+from blob_pyro.training.steps import DecoupledSteps, JointSteps, MakeSteps, Steps
 from blob_pyro.training.training_state import TrainingState, separate_noise
 from blob_pyro.training.validation import Validation
 
@@ -37,6 +37,7 @@ def fit(
     checkpoints: CheckpointConfig | None = None,
     accelerator: Accelerator | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
+    steps: MakeSteps | None = None,
 ) -> list[StepRecord]:
     """Fit a guide and the model's point estimates to a data set, in place.
 
@@ -68,6 +69,10 @@ def fit(
         says, else one process in the weights' own precision.
     on_step
         Called with each record in the main process, for progress bars and logs.
+    steps
+        Makes the rule by which a step moves the program, a :class:`blob_pyro.training.steps.Steps`,
+        from (model, guide, elbo, config, accelerator); None for AdamW, with SGD on the KL if
+        ``config.kl_learning_rate`` is given.
 
     Returns
     -------
@@ -97,22 +102,22 @@ def fit(
         model.example_axes()
     check = _validation(model, guide, validation, collator, config)
     flush_denormals()
-    if check is not None or checkpoints is not None:
+    if check is not None or checkpoints is not None or steps is not None:
         _check_whole_state(accelerator)
     _prepare_network(model, config)
-    make_steps = JointSteps if config.kl_learning_rate is None else DecoupledSteps
-    steps: Steps = make_steps(model, guide, elbo, config, accelerator)
+    default = JointSteps if config.kl_learning_rate is None else DecoupledSteps
+    rule = (steps or default)(model, guide, elbo, config, accelerator)
     separate_noise(accelerator)
     model.train()
-    run = TrainingState(model, guide, steps, check, accelerator)
+    run = TrainingState(model, guide, rule, check, accelerator)
     saving: AbstractContextManager[Checkpoints | None] = nullcontext()
     if checkpoints is not None:
-        identity = run_identity(model, guide, elbo, data, validation, config, accelerator)
+        identity = run_identity(model, guide, elbo, data, validation, config, accelerator, rule)
         saving = Checkpoints(checkpoints, run, identity, config.total_steps, accelerator)
     with saving as saved:
         process_batches = ProcessBatches(data, collator, config, accelerator)
         for batches in process_batches.steps(len(run.records)):
-            record = _step(steps, batches, config, len(run.records))
+            record = _step(rule, batches, config, len(run.records))
             if check is not None and check.due(record.step):
                 record = replace(record, validation_nll=check.score())
             run.records.append(record)
@@ -137,8 +142,8 @@ def _check_whole_state(accelerator: Accelerator) -> None:
     kind = accelerator.distributed_type
     if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ValueError(
-            f"under {kind.value} each process holds a part of the state only, which neither "
-            "checkpoints nor validation gather; leave both out, or use data parallelism"
+            f"under {kind.value} each process holds a part of the state only, which checkpoints, "
+            "validation, SWAG and IVON do not gather; leave them out, or use data parallelism"
         )
 
 

@@ -15,6 +15,7 @@ from blob_pyro.models import BayesianLora, Classifier
 from blob_pyro.networks import base_identity
 from blob_pyro.training.config import TrainingConfig
 from blob_pyro.training.step_record import learned
+from blob_pyro.training.steps import Steps
 
 # They change memory and time, not what is computed.
 _INDIFFERENT = ("gradient_checkpointing", "compile")
@@ -28,6 +29,7 @@ def run_identity(
     validation: Dataset | None,
     config: TrainingConfig,
     accelerator: Accelerator,
+    steps: Steps,
 ) -> dict[str, str]:
     """Describe a run: the name of each thing that decides its course, and the thing in words.
 
@@ -43,6 +45,7 @@ def run_identity(
         "model": [type(model).__name__, model.num_data, model.likelihood_config()],
         "temperature": model.temperature.tolist() if isinstance(model, Classifier) else None,
         "prior": _described(model.prior),
+        "steps": [type(steps).__name__, steps.settings],
         "guide": [type(guide).__name__, guide.config()],
         "adapter": [[name, [*tensor.shape]] for name, tensor in learned(model, guide).items()],
         **{f"base model's {name}": value for name, value in base.items()},

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_linear_schedule_with_warmup
 
 from blob_pyro.guides import LoraGuide
@@ -95,17 +97,27 @@ class Steps(ABC):
         self._accelerator.step = 0
         self._zero_grad()
         values = []
-        for batch, weight in batches:
-            # A micro-batch is no step: each of them has the KL's weight of this one.
-            self._elbo.step = step
-            with self._accelerator.accumulate(self._module):
-                loss, terms = self._loss(batch)
-                self._accelerator.backward(loss * weight)
-            values.append(weight * torch.stack([terms.nll, terms.kl, terms.loss]))
+        with self._weights():
+            for batch, weight in batches:
+                # A micro-batch is no step: each of them has the KL's weight of this one.
+                self._elbo.step = step
+                with self._accelerator.accumulate(self._module):
+                    loss, terms = self._loss(batch)
+                    self._accelerator.backward(loss * weight)
+                values.append(weight * torch.stack([terms.nll, terms.kl, terms.loss]))
         self._elbo.step = step
         nll, kl, loss = self._accelerator.reduce(torch.stack(values).mean(0), "mean")
         terms = ELBOTerms(step, nll, kl, self._elbo.current_weight(), loss)
         return self._descend(terms)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint has to agree with, beside the training's settings; JSON values."""
+        return {}
+
+    def _weights(self) -> AbstractContextManager[None]:
+        """Say where the gradients of a step are taken; at the weights as they are."""
+        return nullcontext()
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -133,8 +145,13 @@ class Steps(ABC):
         return norm
 
 
+MakeSteps = Callable[
+    [BayesianLora, LoraGuide, ReweightedTrace_ELBO, TrainingConfig, Accelerator], Steps
+]
+
+
 class JointSteps(Steps):
-    """AdamW on the whole loss."""
+    """One optimiser for the whole loss; a subclass may take another than AdamW."""
 
     def __init__(
         self,
@@ -145,10 +162,16 @@ class JointSteps(Steps):
         accelerator: Accelerator,
     ) -> None:
         super().__init__(elbo, accelerator)
-        optimizer = adamw(model, guide, config)
-        self._schedule = schedule(config)(optimizer)
+        optimizer, self._schedule = self._descent(model, guide, config)
         self._max_grad_norm = config.max_grad_norm
         self._module, self._optimizer = accelerator.prepare(elbo(model, guide), optimizer)
+
+    def _descent(
+        self, model: BayesianLora, guide: LoraGuide, config: TrainingConfig
+    ) -> tuple[torch.optim.Optimizer, LRScheduler]:
+        """Make optimiser and schedule."""
+        optimizer = adamw(model, guide, config)
+        return optimizer, schedule(config)(optimizer)
 
     @property
     def lr(self) -> float:

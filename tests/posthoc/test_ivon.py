@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
 from blob_pyro.guides import LowRankGaussianGuide
+from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.lora import HierarchicalNormalPrior
 from blob_pyro.models import BayesianLora, SequenceClassifier
 from blob_pyro.posthoc import ivon
+from blob_pyro.training import CheckpointConfig, TrainingConfig
 
 SIZE = 150
-SETTINGS: dict[str, Any] = {"kl_scale": 1.0, "init_scale": 0.09, "num_steps": 2}
+
+
+def fitted(
+    model: Any, batch: Any, *, kl_scale: float = 1.0, init_scale: float = 0.09, **options: Any
+) -> LowRankGaussianGuide:
+    """Fit to one batch; ``options`` are those of ``ivon`` or the training's."""
+    names = options.keys() & {"learning_rate", "beta2", "clip_radius", "checkpoints", "on_step"}
+    newton = {name: options.pop(name) for name in names}
+    settings = {"num_steps": 2, "max_grad_norm": None, "flipout": False, **options}
+    if "point_learning_rate" in settings:
+        settings["learning_rate"] = settings["head_learning_rate"] = settings.pop(
+            "point_learning_rate"
+        )
+    return ivon(
+        model,
+        ReweightedTrace_ELBO(1, "uniform", kl_scale=kl_scale, per_datum=True),
+        Dataset.from_dict({"input_ids": [[0]]}),
+        lambda rows: batch,
+        TrainingConfig(**settings),
+        init_scale=init_scale,
+        **newton,
+    )
 
 
 class Locations(BayesianLora):
@@ -47,9 +72,9 @@ def test_it_finds_the_conjugate_posterior(kl_scale: float, prior_scale: float) -
     model = locations(prior_scale)
     y = torch.randn(SIZE).double()
     batch = {"x": torch.eye(SIZE).double(), "y": y}
-    guide = ivon(
+    guide = fitted(
         model,
-        [batch],
+        batch,
         kl_scale=kl_scale,
         init_scale=0.16,
         num_steps=500,
@@ -73,8 +98,8 @@ def test_it_finds_the_conjugate_posterior(kl_scale: float, prior_scale: float) -
 def test_it_starts_where_the_guide_does(classifier: Any, token_batch: Any) -> None:
     pytest.importorskip("ivon")
     model = classifier("bert", "SEQ_CLS")
-    settings = {**SETTINGS, "learning_rate": 0.0, "point_learning_rate": 0.0, "beta2": 1.0}
-    guide = ivon(model, [token_batch()], **settings)
+    rates = {"learning_rate": 0.0, "point_learning_rate": 1e-30, "beta2": 1.0}
+    guide = fitted(model, token_batch(), **rates)
     assert type(guide) is LowRankGaussianGuide
     for name, site in guide.sites.items():
         assert torch.equal(guide.mean()[name], site.projection.initial_weight)
@@ -87,7 +112,7 @@ def test_heads_and_B_learn_too(classifier: Any, token_batch: Any) -> None:
     model = classifier("bert", "SEQ_CLS")
     points = {n: p for n, p in model.named_parameters() if p.requires_grad}
     before = {name: value.detach().clone() for name, value in points.items()}
-    guide = ivon(model, [token_batch()], **{**SETTINGS, "num_steps": 3, "kl_scale": 0.1})
+    guide = fitted(model, token_batch(), num_steps=3, kl_scale=0.1)
     assert any("lora_B" in name for name in points)
     assert all(not torch.equal(value, before[name]) for name, value in points.items())
     assert all(
@@ -101,7 +126,7 @@ def test_without_the_package_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ivon", None)
     with pytest.raises(ImportError, match=r"package ivon-opt.*GPL.*pip install 'blob-pyro\[ivon\]"):
-        ivon(classifier("bert", "SEQ_CLS"), [token_batch()], **SETTINGS)
+        fitted(classifier("bert", "SEQ_CLS"), token_batch())
 
 
 @pytest.mark.parametrize(
@@ -115,17 +140,45 @@ def test_wrong_settings_are_named(
     options: dict[str, Any], message: str, classifier: Any, token_batch: Any
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        ivon(classifier("bert", "SEQ_CLS"), [token_batch()], **{**SETTINGS, **options})
+        fitted(classifier("bert", "SEQ_CLS"), token_batch(), **options)
 
 
-def test_no_batch_no_training(classifier: Any) -> None:
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(
+    classifier: Any, token_batch: Any, tmp_path: Path
+) -> None:
     pytest.importorskip("ivon")
-    with pytest.raises(ValueError, match="no batch to go on with"):
-        ivon(classifier("bert", "SEQ_CLS"), [], **SETTINGS)
+
+    def run(folder: Path, stop: int | None = None, resume: bool = False) -> Any:
+        def on_step(record: Any) -> None:
+            if record.step == stop:
+                raise KeyboardInterrupt
+
+        pyro.set_rng_seed(0)
+        model = classifier("bert", "SEQ_CLS")
+        checkpoints = CheckpointConfig(folder, save_every=1, resume=resume)
+        options = {"num_steps": 6, "checkpoints": checkpoints, "on_step": on_step}
+        return fitted(model, token_batch(), **options).state_dict()
+
+    through = run(tmp_path / "through")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", stop=3)
+    resumed = run(tmp_path / "stopped", resume=True)
+    assert all(torch.equal(resumed[name], value) for name, value in through.items())
+
+
+def test_a_gradient_that_is_no_number_leaves_the_means(classifier: Any, token_batch: Any) -> None:
+    pytest.importorskip("ivon")
+    model = classifier("bert", "SEQ_CLS")
+    with torch.no_grad():
+        model.network.get_base_model().bert.pooler.dense.bias.fill_(float("nan"))
+    with pytest.warns(UserWarning, match="NaN"), pytest.raises(FloatingPointError, match="nan"):
+        fitted(model, token_batch())
+    for site in model.sites.values():
+        assert torch.equal(site.projection.weight, site.projection.initial_weight)
 
 
 def test_another_prior_is_refused(peft_network: Any, token_batch: Any) -> None:
     net = peft_network("bert", "SEQ_CLS")
     model = SequenceClassifier(net, num_data=8, prior=HierarchicalNormalPrior(0.2))
     with pytest.raises(ValueError, match=r"ivon's prior is a weight decay.*take NormalPrior"):
-        ivon(model, [token_batch()], **SETTINGS)
+        fitted(model, token_batch())

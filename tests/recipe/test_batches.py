@@ -16,25 +16,17 @@ def collator(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {"numbers": torch.tensor([row["number"] for row in rows])}
 
 
-def passes(device: str = "cpu", **options: Any) -> list[list[torch.Tensor]]:
+def passes(device: str = "cpu") -> list[list[torch.Tensor]]:
     """Two passes over the data, from one loader."""
     model: Any = torch.nn.Linear(1, 1, device=device)
     settings = Recipe(training=TrainingConfig(batch_size=3, seed=5))
-    loader = example_batches(model, DATA, collator, settings, **options)
+    loader = example_batches(model, DATA, collator, settings)
     return [[batch["numbers"] for batch in loader] for _ in range(2)]
 
 
 def test_batches_come_in_the_order_of_the_data() -> None:
     for batches in passes():
         assert [batch.tolist() for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]
-
-
-def test_shuffled_batches_are_the_same_for_the_same_seed_whatever_was_drawn_before() -> None:
-    first, second = (torch.cat(batches) for batches in passes(shuffled=True))
-    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(7))
-    assert not torch.equal(first, second)
-    torch.manual_seed(1)
-    assert torch.equal(torch.cat(passes(shuffled=True)[0]), first)
 
 
 def test_the_global_random_state_is_left_alone() -> None:

@@ -98,7 +98,6 @@ def test_a_temperature_divides_logits_in_training_and_in_prediction(
 @pytest.mark.parametrize(
     "settings",
     [
-        {"method": "ivon"},
         {"method": "zero_shot"},
         {"method": "ens", "start": "zero_shot"},
     ],
@@ -112,32 +111,34 @@ def test_checkpoints_that_would_hold_nothing_are_refused(settings: Any, tmp_path
     assert not (tmp_path / "c").exists()
 
 
-def test_steps_that_no_checkpoint_holds_are_told(base_folder: str, tmp_path: Path) -> None:
+def test_steps_from_a_start_are_saved_beside_it(base_folder: str, tmp_path: Path) -> None:
     training = TrainingConfig(num_steps=2, batch_size=2)
     options = {"num_steps": 4, "collect_every": 1, "num_deviations": 2}
-    recipe = Recipe(method="swag", options=options, training=training)
+    recipe = Recipe(method="swag", rank=2, options=options, training=training)
 
-    def run(resume: bool) -> list[StepRecord]:
+    def run(resume: bool, stop: int | None = None) -> Any:
+        def on_step(record: StepRecord) -> None:
+            seen.append(record)
+            if len(seen) == stop:
+                raise KeyboardInterrupt
+
+        seen: list[StepRecord] = []
         network, tokenizer = load_causal_lm(base_folder), load_tokenizer(base_folder)
         checkpoints = CheckpointConfig(tmp_path, 1, resume=resume)
-        with pytest.warns(UserWarning, match="not the steps that it takes after it; a run that is"):
-            return run_recipe(recipe, network, tokenizer, TASK, DATA, checkpoints=checkpoints)[2]
+        _, guide, records = run_recipe(
+            recipe, network, tokenizer, TASK, DATA, checkpoints=checkpoints, on_step=on_step
+        )
+        return guide.state_dict(), records, seen
 
-    first = run(resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(resume=False, stop=5)
     assert any((tmp_path / "member-0").iterdir())
-    assert run(resume=True) == first
-
-
-@pytest.mark.filterwarnings("ignore:the temperature .* is not the best")
-def test_steps_of_the_start_that_no_checkpoint_holds_are_told(
-    base_folder: str, tmp_path: Path
-) -> None:
-    training = TrainingConfig(num_steps=1, batch_size=2)
-    recipe = Recipe(method="temperature", start="swag", rank=2, training=training)
-    network, tokenizer = load_causal_lm(base_folder), load_tokenizer(base_folder)
-    checkpoints = CheckpointConfig(tmp_path, 1)
-    with pytest.warns(UserWarning, match="hold the fit that 'swag' starts from, not the steps"):
-        run_recipe(recipe, network, tokenizer, TASK, DATA, checkpoints=checkpoints)
+    state, records, seen = run(resume=True)
+    # The third step of the walk was not saved yet.
+    assert [record.step for record in seen] == [2, 3]
+    again, same, none = run(resume=True)
+    assert (same, none) == (records, [])
+    assert all(torch.equal(again[name], value) for name, value in state.items())
 
 
 def test_rows_that_all_texts_share_are_trained_without_flipout_and_it_is_said(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from blob_pyro.infer.posterior_draws import Batch
+from blob_pyro.guides.lora_guide import Batch
 from blob_pyro.models import Classifier
 
 

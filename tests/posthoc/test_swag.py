@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,17 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
 from blob_pyro.guides import PointEstimateGuide, model_at_mean
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import BayesianLora
 from blob_pyro.posthoc import swag
+from blob_pyro.training import CheckpointConfig, TrainingConfig
 
 CHAINS, STEPS, EVERY, K, MU = 150, 120, 2, 5, 0.7
+PLAIN: dict[str, Any] = {"max_grad_norm": None, "flipout": False}
 
 
 class Locations(BayesianLora):
@@ -45,10 +47,8 @@ def locations() -> tuple[Locations, PointEstimateGuide]:
     return model, PointEstimateGuide(model)
 
 
-def noisy_data() -> Iterator[dict[str, torch.Tensor]]:
-    x = torch.eye(CHAINS).double()
-    while True:
-        yield {"x": x, "y": MU + torch.randn(CHAINS).double()}
+def noisy(rows: list[Any]) -> dict[str, torch.Tensor]:
+    return {"x": torch.eye(CHAINS).double(), "y": MU + torch.randn(CHAINS).double()}
 
 
 def path_covariance(rate: float, momentum: float) -> np.ndarray:
@@ -82,15 +82,16 @@ def test_the_posterior_is_that_of_the_path(rate: float, momentum: float, z_score
     pyro.set_rng_seed(2)
     model, guide = locations()
     elbo = ReweightedTrace_ELBO(1, kl_scale=0.0, per_datum=True)
+    # The loss is a mean over the chains.
+    config = TrainingConfig(num_steps=STEPS, learning_rate=rate * CHAINS, **PLAIN)
     posterior = swag(
         model,
         guide,
         elbo,
-        noisy_data(),
-        # The loss is a mean over the chains.
-        learning_rate=rate * CHAINS,
+        Dataset.from_dict({"input_ids": [[0]]}),
+        noisy,
+        config,
         momentum=momentum,
-        num_steps=STEPS,
         collect_every=EVERY,
         num_deviations=K,
     )
@@ -117,15 +118,22 @@ def test_the_path_is_that_of_sgd(latent: Any, classifier: Any, token_batch: Any)
     model = classifier("bert", "SEQ_CLS").double() if latent == ("A",) else both(classifier)
     guide = PointEstimateGuide(model)
     twin, twin_guide = copy.deepcopy((model, guide))
-    batches = [token_batch(seed=seed) for seed in range(3)]
+    whole = token_batch(seed=0)
+    data = Dataset.from_dict({name: value.tolist() for name, value in whole.items()})
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def collate(rows: list[Any]) -> dict[str, torch.Tensor]:
+        seen.append({name: torch.tensor([row[name] for row in rows]) for name in whole})
+        return seen[-1]
+
     elbo = ReweightedTrace_ELBO(3, "uniform", kl_scale=0.1, per_datum=True)
     posterior = swag(
         model,
         guide,
         elbo,
-        batches,
-        learning_rate=0.05,
-        num_steps=8,
+        data,
+        collate,
+        TrainingConfig(num_steps=8, batch_size=2, learning_rate=0.05, **PLAIN),
         collect_every=2,
         num_deviations=3,
     )
@@ -135,7 +143,7 @@ def test_the_path_is_that_of_sgd(latent: Any, classifier: Any, token_batch: Any)
     for step in range(8):
         sgd.zero_grad()
         twin_elbo = ReweightedTrace_ELBO(3, "uniform", kl_scale=0.1, per_datum=True)
-        twin_elbo(twin, twin_guide)(**batches[step % 3]).backward()
+        twin_elbo(twin, twin_guide)(**seen[step]).backward()
         sgd.step()
         if step % 2:
             now = {**points, **dict(twin_guide.M.items())}
@@ -157,47 +165,56 @@ def both(classifier: Any) -> Any:
     return model_at_mean(model, PointEstimateGuide(model), ("A", "B"))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_steps": 7}, r"num_steps=7 with collect_every=2 collect 3 .*take at least 8 steps"),
-        ({"collect_every": 0}, "collect_every=0 must be at least 1"),
-        ({"num_deviations": 1}, "num_deviations=1: their covariance needs 2"),
-        ({"learning_rate": -1.0}, r"learning_rate=-1.0 must be positive"),
-        ({"learning_rate": math.nan}, r"learning_rate=nan must be positive"),
-        ({"batches": []}, "no batch to go on with"),
-    ],
-)
-def test_wrong_settings_are_named(
-    options: dict[str, Any], message: str, classifier: Any, token_batch: Any
+@pytest.mark.parametrize("num_deviations", [1, 5])
+def test_a_path_too_short_is_refused_before_it_is_walked(
+    num_deviations: int, classifier: Any
 ) -> None:
     model = classifier("bert", "SEQ_CLS")
-    settings: dict[str, Any] = {
-        "batches": [token_batch()],
-        "learning_rate": 0.1,
-        "num_steps": 8,
-        "collect_every": 2,
-        "num_deviations": 4,
-        **options,
-    }
+    config = TrainingConfig(num_steps=8, **PLAIN)
+    message = f"num_deviations={num_deviations} must lie between 2 and the 4 weights that num_st"
     with pytest.raises(ValueError, match=message):
-        swag(model, PointEstimateGuide(model), ReweightedTrace_ELBO(1), **settings)
-
-
-def test_a_gradient_that_is_no_number_stops_it(classifier: Any, token_batch: Any) -> None:
-    model = classifier("bert", "SEQ_CLS")
-    guide = PointEstimateGuide(model)
-    next(guide.M.parameters()).register_hook(lambda grad: grad * math.nan)
-    before = guide.mean()
-    with pytest.raises(FloatingPointError, match="gradient's norm is nan at step 0"):
         swag(
             model,
-            guide,
+            PointEstimateGuide(model),
             ReweightedTrace_ELBO(1),
-            [token_batch()],
-            learning_rate=0.1,
-            num_steps=4,
-            collect_every=1,
-            num_deviations=2,
+            Dataset.from_dict({}),
+            noisy,
+            config,
+            collect_every=2,
+            num_deviations=num_deviations,
         )
-    assert all(torch.equal(guide.mean()[name], before[name]) for name in before)
+
+
+def test_a_walk_that_was_stopped_goes_on_bit_for_bit(
+    classifier: Any, token_batch: Any, tmp_path: Path
+) -> None:
+    whole = token_batch(seed=0)
+    data = Dataset.from_dict({name: value.tolist() for name, value in whole.items()})
+
+    def walked(folder: Path, stop: int | None = None, resume: bool = False) -> Any:
+        def on_step(record: Any) -> None:
+            if record.step == stop:
+                raise KeyboardInterrupt
+
+        pyro.set_rng_seed(0)
+        model = classifier("bert", "SEQ_CLS")
+        posterior = swag(
+            model,
+            PointEstimateGuide(model),
+            ReweightedTrace_ELBO(2, "uniform", kl_scale=0.1, per_datum=True),
+            data,
+            lambda rows: {name: torch.tensor([row[name] for row in rows]) for name in whole},
+            TrainingConfig(num_steps=9, batch_size=2, learning_rate=0.05, **PLAIN),
+            collect_every=2,
+            num_deviations=3,
+            checkpoints=CheckpointConfig(folder, save_every=1, resume=resume),
+            on_step=on_step,
+        )
+        points = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        return {**posterior.state_dict(), **points}
+
+    through = walked(tmp_path / "through")
+    with pytest.raises(KeyboardInterrupt):
+        walked(tmp_path / "stopped", stop=6)
+    resumed = walked(tmp_path / "stopped", resume=True)
+    assert all(torch.equal(resumed[name], value) for name, value in through.items())

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from blob_pyro.posthoc.laplace.fit import SecondMoment
+from blob_pyro.posthoc.laplace import SecondMoment
 
 
 def gathered(batches: list[torch.Tensor], max_rank: int) -> tuple[torch.Tensor, torch.Tensor]:

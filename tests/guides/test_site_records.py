@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 
 from blob_pyro.guides import PointEstimateGuide, model_at_mean
-from blob_pyro.posthoc.laplace.records import SiteRecords
+from blob_pyro.guides.site_records import SiteRecords
 
 
 @pytest.fixture

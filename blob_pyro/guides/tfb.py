@@ -18,9 +18,10 @@ class TFBGuide(LoraGuide):
     r"""Independent :math:`A_{ij} \sim N(M_{ij}, \sigma_q^2 / d_i^2)`, one :math:`\sigma_q` for all.
 
     :math:`d_i` is the norm of column i of :math:`B`.  Where the columns are orthogonal, as
-    :func:`blob_pyro.posthoc.tfb.fit` makes them, :math:`B A = B M + \sigma_q U E` with orthonormal
-    :math:`U` and standard normal :math:`E`: it varies by as much in every direction that the
-    adapter reaches.  A column of zeros reaches none, and its row of :math:`A` has no spread.
+    :func:`blob_pyro.posthoc.to_singular_basis` makes them, :math:`B A = B M + \sigma_q U E` with
+    orthonormal :math:`U` and standard normal :math:`E`: it varies by as much in every direction
+    that the adapter reaches.  A column of zeros reaches none, and its row of :math:`A` has no
+    spread.
 
     Parameters
     ----------

@@ -21,24 +21,6 @@ from blob_pyro.models import BayesianLora
 _JOINT_SITE = "all_weights"
 
 
-def check_num_deviations(num_deviations: int) -> None:
-    """Check the rank of a :class:`SWAGGuide`, or raise a ``ValueError``.
-
-    Parameters
-    ----------
-    num_deviations
-        That of the guide.
-
-    Examples
-    --------
-    >>> check_num_deviations(20)
-    """
-    if num_deviations < 2:
-        raise ValueError(
-            f"num_deviations={num_deviations}: their covariance needs 2 or more; the paper takes 20"
-        )
-
-
 class SWAGGuide(LoraGuide):
     r"""A Gaussian over all sites at once, :math:`N(M, F F^\top + diag(S^2))`.
 
@@ -84,7 +66,8 @@ class SWAGGuide(LoraGuide):
 
     def __init__(self, model: BayesianLora, num_deviations: int = 20) -> None:
         super().__init__(model)
-        check_num_deviations(num_deviations)
+        if num_deviations < 2:
+            raise ValueError(f"num_deviations={num_deviations}: their covariance needs 2 or more")
         self.num_deviations = num_deviations
         zeros = {name: torch.zeros_like(mean) for name, mean in self.M.items()}
         self.S = SiteParameters(zeros)

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 import torch
 from scipy.optimize import brentq
 
+from blob_pyro.guides.laplace import LaplaceGuide, LaplacePredictive
+from blob_pyro.guides.lora_guide import Batch
+from blob_pyro.guides.site_records import SiteRecords
 from blob_pyro.infer.data_pass import evaluation_mode, log_likelihood, on_device
-from blob_pyro.infer.posterior_draws import Batch
 from blob_pyro.infer.progress import tracked
 from blob_pyro.models import Classifier
-from blob_pyro.posthoc.laplace.guide import LaplaceGuide, LaplacePredictive
-from blob_pyro.posthoc.laplace.records import SiteRecords
 
 
 class SecondMoment:

@@ -13,30 +13,10 @@ from typing_extensions import override
 from blob_pyro.distributions import KroneckerPrecisionNormal
 from blob_pyro.guides.lora_guide import Batch, Draw, LoraGuide
 from blob_pyro.guides.site_parameters import SiteParameters
+from blob_pyro.guides.site_records import SiteRecords
 from blob_pyro.models import BayesianLora, Classifier
-from blob_pyro.posthoc.laplace.linearised import LinearisedModel
 
 LaplacePredictive = Literal["linearised", "probit", "network"]
-
-
-def check_laplace(max_rank: int, predictive: str) -> None:
-    """Check the settings of a :class:`LaplaceGuide`, or raise a ``ValueError``.
-
-    Parameters
-    ----------
-    max_rank, predictive
-        Those of the guide.
-
-    Examples
-    --------
-    >>> check_laplace(max_rank=10, predictive="probit")
-    """
-    if max_rank < 1:
-        raise ValueError(f"max_rank={max_rank}: keep at least one eigenpair of each factor")
-    if predictive not in get_args(LaplacePredictive):
-        raise ValueError(
-            f"predictive={predictive!r} is unknown; use one of {[*get_args(LaplacePredictive)]}"
-        )
 
 
 class LaplaceGuide(LoraGuide):
@@ -90,7 +70,8 @@ class LaplaceGuide(LoraGuide):
     References
     ----------
     Yang et al., "Bayesian Low-rank Adaptation for Large Language Models" (Laplace-LoRA), ICLR 2024,
-    arXiv 2308.13111.
+    arXiv 2308.13111; Immer, Korzepa and Bauer, "Improving predictions of Bayesian neural nets via
+    local linearization", AISTATS 2021.
     """
 
     independent_entries: ClassVar[bool] = False
@@ -104,10 +85,13 @@ class LaplaceGuide(LoraGuide):
         predictive: LaplacePredictive = "linearised",
     ) -> None:
         super().__init__(model)
-        check_laplace(max_rank, predictive)
         if not 0 < prior_precision < math.inf:
+            raise ValueError(f"prior_precision={prior_precision} must be positive and finite")
+        if max_rank < 1:
+            raise ValueError(f"max_rank={max_rank}: keep at least one eigenpair of each factor")
+        if predictive not in get_args(LaplacePredictive):
             raise ValueError(
-                f"prior_precision={prior_precision} must be positive and finite, as 1 / 0.2 ** 2 is"
+                f"predictive={predictive!r} is unknown; use one of {get_args(LaplacePredictive)}"
             )
         self.prior_precision = prior_precision
         self.max_rank = max_rank
@@ -125,24 +109,21 @@ class LaplaceGuide(LoraGuide):
     ) -> Callable[[Batch], torch.Tensor] | None:
         if self.predictive == "network":
             return None
-        linearised = LinearisedModel(model, self)
         if self.predictive == "probit":
-            return lambda batch: linearised.probit_logits(batch)[None]
-        return partial(linearised.moved_logits, linearised.deviations(draws))
+            return partial(_probit_logits, model, self)
+        mean = self.mean()
+        deviations = {n: torch.stack([draw[n] - mean[n] for draw in draws]) for n in mean}
+        return partial(_moved_logits, model, mean, deviations)
 
     def _no_curvature(self, side: int) -> tuple[SiteParameters, SiteParameters]:
         axes = {
-            name: torch.eye(mean.shape[side], dtype=mean.dtype, device=mean.device)[
-                :, : self.max_rank
-            ]
+            name: torch.eye(mean.shape[side]).to(mean)[:, : self.max_rank]
             for name, mean in self.M.items()
         }
         values = {name: basis.new_zeros(basis.shape[1]) for name, basis in axes.items()}
         # Computed, not learned.
-        return (
-            SiteParameters(axes).requires_grad_(False),
-            SiteParameters(values).requires_grad_(False),
-        )
+        basis, eigenvalues = SiteParameters(axes), SiteParameters(values)
+        return basis.requires_grad_(False), eigenvalues.requires_grad_(False)
 
     @override
     def site_posterior(self, name: str) -> KroneckerPrecisionNormal:
@@ -192,3 +173,79 @@ class LaplaceGuide(LoraGuide):
             "max_rank": self.max_rank,
             "predictive": self.predictive,
         }
+
+
+def linearised_logits(
+    model: Classifier, guide: LaplaceGuide, batch: Batch
+) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""Give the normal distribution of each example's logits under the linearised model.
+
+    Parameters
+    ----------
+    model, guide
+        The program, its guide from :func:`blob_pyro.posthoc.laplace`; without dropout,
+        ``model.eval()``.
+    batch
+        Keywords for the model, B examples, on its device.
+
+    Returns
+    -------
+    mean, covariance
+        ``B x C`` and :math:`J \Sigma J^\top`, ``B x C x C``.
+
+    Examples
+    --------
+    >>> from blob_pyro.models import SequenceClassifier
+    >>> from blob_pyro.testing import tiny_network
+    >>> net = tiny_network("bert", "SEQ_CLS")
+    >>> model = SequenceClassifier(net, num_data=2).eval()
+    >>> mean, covariance = linearised_logits(
+    ...     model, LaplaceGuide(model), {"input_ids": torch.tensor([[5, 6], [7, 8]])})
+    >>> covariance.shape
+    torch.Size([2, 3, 3])
+
+    References
+    ----------
+    Yang et al., "Bayesian Low-rank Adaptation for Large Language Models" (Laplace-LoRA), ICLR 2024.
+    """
+    logits, jacobians = _linearised(model, guide.mean(), batch)
+    covariance = torch.zeros_like(logits).diag_embed()
+    with torch.no_grad():
+        for name, jacobian in jacobians.items():
+            root = guide.site_posterior(name).scaled(jacobian).flatten(2)
+            covariance = covariance + torch.einsum("cbi,dbi->bcd", root, root)
+    return logits, covariance
+
+
+def _probit_logits(model: Classifier, guide: LaplaceGuide, batch: Batch) -> torch.Tensor:
+    r"""Give :math:`f / \sqrt{1 + \pi v / 8}` for variances v of the logits, ``1 x B x C``.
+
+    Its softmax approximates the mean of the softmax, in closed form.
+    """
+    logits, covariance = linearised_logits(model, guide, batch)
+    return (logits / (1 + math.pi / 8 * covariance.diagonal(dim1=-2, dim2=-1)).sqrt())[None]
+
+
+def _moved_logits(model: Classifier, mean: Draw, deviations: Draw, batch: Batch) -> torch.Tensor:
+    r"""Give :math:`f_M(x) + J(x) (\theta - M)` under K deviations from the mean, ``K x B x C``."""
+    logits, jacobians = _linearised(model, mean, batch)
+    moves = [
+        torch.einsum("cbij,kij->kbc", jacobian, deviations[name].to(jacobian))
+        for name, jacobian in jacobians.items()
+    ]
+    return logits + torch.stack(moves).sum(0)
+
+
+def _linearised(model: Classifier, mean: Draw, batch: Batch) -> tuple[torch.Tensor, Draw]:
+    """Give the logits at the mean, and by site their derivatives, ``C x B x r x n``.
+
+    A batch takes a backward pass for each class, whatever the number of draws.
+    """
+    records = SiteRecords(model, mean, batch)
+    logits, inputs = records.logits.detach(), records.inputs
+    one = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
+    by_class = [records.gradients(direction.expand_as(logits)) for direction in one]
+    return logits, {
+        name: torch.stack([gradients[name].mT @ given for gradients in by_class])
+        for name, given in inputs.items()
+    }

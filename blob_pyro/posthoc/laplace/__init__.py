@@ -1,1 +1,0 @@
-"""Laplace approximations."""

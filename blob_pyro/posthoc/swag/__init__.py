@@ -1,1 +1,0 @@
-"""SWAG: moments of a path of steps."""
