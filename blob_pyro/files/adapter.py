@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from blob_pyro.models import BayesianLora
-from blob_pyro.networks import pooling_of, reading
+from blob_pyro.networks import pooling_of
+from blob_pyro.networks.reading import reading
 from blob_pyro.settings import Settings
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -30,8 +31,8 @@ _Positive = Annotated[float, Field(gt=0)]
 # What the tensors tell, and what decides nothing once they are there.
 _NOT_READ = {
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
-    "rank_pattern",
-    *("init_lora_weights", "inference_mode", "auto_mapping", "peft_version"),
+    *("rank_pattern", "init_lora_weights", "eva_config", "corda_config", "lora_ga_config"),
+    *("loftq_config", "inference_mode", "auto_mapping", "peft_version"),
 }
 
 
@@ -59,12 +60,8 @@ class _LoraRecord(BaseModel):
         defaults = vars(LoraConfig())
         for name, value in (self.model_extra or {}).items():
             # A number of another version of PEFT needs a switch to matter.
-            usual = (
-                type(value) in (int, float, str)
-                if name not in defaults
-                else defaults[name] == value
-            )
-            if value and name not in _NOT_READ and not usual:
+            usual = defaults.get(name, value if type(value) in (int, float, str) else None)
+            if value and value != usual and name not in _NOT_READ:
                 raise ValueError(f"{name} is {value!r:.100}, which is more than plain LoRA")
         return self
 

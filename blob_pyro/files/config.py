@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-import torch
-from pydantic import AfterValidator, BaseModel, Field, JsonValue, model_validator
+from pydantic import BaseModel, Field, JsonValue, model_validator
 
 from blob_pyro.files.adapter import ADAPTER_CONFIG, ADAPTER_FILE, read_json
 from blob_pyro.files.atomic import recover
 from blob_pyro.lora import HierarchicalNormalPrior, NormalPrior, Prior
-from blob_pyro.networks import reading
+from blob_pyro.networks.reading import reading
 from blob_pyro.settings import Settings
 
 FORMAT_VERSION = 3
@@ -22,13 +21,6 @@ POSTERIOR_FILE = "posterior.safetensors"
 HASHED_FILES = (ADAPTER_CONFIG, ADAPTER_FILE, POSTERIOR_FILE)
 
 _PRIORS: dict[str, Any] = {kind.__name__: kind for kind in (NormalPrior, HierarchicalNormalPrior)}
-
-
-def _floating(name: str) -> str:
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"{name!r} is no floating dtype of torch")
-    return name
 
 
 class Record(BaseModel):
@@ -115,13 +107,13 @@ class BaseRecord(Record):
 
     name: str | None
     saved_modules: list[Annotated[str, Field(min_length=1)]]
-    dtype: Annotated[str, AfterValidator(_floating)]
+    dtype: Literal["float32", "bfloat16", "float16", "float64"]
     shapes: str
-    weights: str | None
-    config: dict[str, JsonValue] | None
-    tokenizer: str | None
+    # Formats 1 and 2 had values, a digest of 16 numbers of each weight, in the place of these.
+    weights: str | None = None
+    config: dict[str, JsonValue] | None = None
+    tokenizer: str | None = None
     values: str | None = None
-    """16 numbers of each weight, which is all that formats 1 and 2 recorded of them."""
 
 
 class PosteriorConfig(Record):
@@ -137,20 +129,6 @@ class PosteriorConfig(Record):
     method: str | None = None
     versions: Annotated[dict[str, str], Field(min_length=1)]
     sha256: dict[str, str]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_former_formats(cls, content: Any) -> Any:
-        # What every model was before it could be otherwise, and what was not recorded.
-        absent: dict[int, dict[str, dict[str, Any]]] = {
-            1: {"model": {"latent": ["A"], "temperature": 1.0}},
-            2: {"base_model": dict.fromkeys(("weights", "config", "tokenizer"))},
-        }
-        for version in range(content["format_version"], FORMAT_VERSION):
-            for part, entries in absent[version].items():
-                if isinstance(content.get(part), dict):
-                    content = {**content, part: {**entries, **content[part]}}
-        return content
 
     @model_validator(mode="after")
     def _classes_agree(self) -> Self:
@@ -199,6 +177,9 @@ def read_posterior_config(folder: Path) -> PosteriorConfig:
             "use the version of blob_pyro that wrote it"
         )
     with reading(path):
+        if written == 1:
+            # What every model was before it could be otherwise.
+            content["model"] = {"latent": ["A"], "temperature": 1.0, **content["model"]}
         config = PosteriorConfig.model_validate(content)
     # These names and no others: a name from the file could be a path to anywhere.
     for name in HASHED_FILES:

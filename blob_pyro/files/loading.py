@@ -25,14 +25,9 @@ from blob_pyro.guides import LoraGuide
 from blob_pyro.guides.lora_guide import find_guide
 from blob_pyro.lora import Prior
 from blob_pyro.models import BayesianLora, Classifier
-from blob_pyro.networks import (
-    base_identity,
-    files_state,
-    load_causal_lm,
-    load_sequence_classifier,
-    reading,
-    sampled_values,
-)
+from blob_pyro.networks import base_identity, load_causal_lm, load_sequence_classifier
+from blob_pyro.networks.identity import files_state, sampled_values
+from blob_pyro.networks.reading import reading
 
 # Those of blob_pyro.models that can be fitted.
 _FITTED = ("CausalLM", "LabelTokenClassifier", "OptionLikelihood", "SequenceClassifier")

@@ -26,7 +26,8 @@ from blob_pyro.files.config import (
 from blob_pyro.guides import LoraGuide
 from blob_pyro.lora.saveable import check_saveable
 from blob_pyro.models import BayesianLora, Classifier
-from blob_pyro.networks import base_identity, pooling_of, tokenizer_identity
+from blob_pyro.networks import base_identity, pooling_of
+from blob_pyro.networks.identity import tokenizer_identity
 from blob_pyro.version import __version__
 
 _LIBRARIES = ("torch", "pyro-ppl", "peft", "transformers")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from string import Formatter
 from typing import Annotated, Any, Literal
 
 from datasets import DatasetDict
-from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from blob_pyro.files.config import Record
 from blob_pyro.tasks import (
@@ -20,17 +19,9 @@ from blob_pyro.tasks import (
     find_task,
 )
 
-
-def _plain(template: str) -> str:
-    # A width could ask for any amount of memory, and a dotted name for more than a column.
-    for _, column, width, conversion in Formatter().parse(template):
-        if column is not None and (not column.isidentifier() or width or conversion):
-            raise ValueError(f"{template!r} has a field that is no name of a column")
-    return template
-
-
 _Part = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-_Template = Annotated[str, AfterValidator(_plain)]
+# No width in a field, which could ask for any amount of memory, and no more than a column.
+_Template = Annotated[str, Field(pattern=r"^([^{}]|\{\w+\})*$")]
 
 
 def task_record(task: Task, scoring: Scoring = "options") -> dict[str, Any]:

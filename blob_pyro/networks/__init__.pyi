@@ -1,7 +1,4 @@
 from .identity import base_identity as base_identity
-from .identity import files_state as files_state
-from .identity import sampled_values as sampled_values
-from .identity import tokenizer_identity as tokenizer_identity
 from .loading import SMOLLM2 as SMOLLM2
 from .loading import SMOLLM2_INSTALL as SMOLLM2_INSTALL
 from .loading import is_encoder as is_encoder
@@ -14,4 +11,3 @@ from .mean_pooling import (
 )
 from .mean_pooling import pooling_of as pooling_of
 from .pooling import Pooling as Pooling
-from .reading import reading as reading

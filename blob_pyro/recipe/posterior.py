@@ -23,7 +23,9 @@ from blob_pyro.files.task import recorded_task, task_record
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import Generation, generate
 from blob_pyro.models import BayesianLora, Classifier, OptionLikelihood, SequenceClassifier
-from blob_pyro.networks import load_tokenizer, reading, tokenizer_identity
+from blob_pyro.networks import load_tokenizer
+from blob_pyro.networks.identity import tokenizer_identity
+from blob_pyro.networks.reading import reading
 from blob_pyro.posthoc import calibrate
 from blob_pyro.recipe.network import switch_task
 from blob_pyro.recipe.predictions import Predictions, evaluate

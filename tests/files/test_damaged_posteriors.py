@@ -308,6 +308,7 @@ HARMLESS = (
     "method",
     "fan_in",
     "rank_pattern",
+    "base_model.config gone",
     "pooling",
     "task_type",
 )

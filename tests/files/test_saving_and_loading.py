@@ -31,7 +31,7 @@ from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.lora import HierarchicalNormalPrior, NormalPrior
 from blob_pyro.models import CausalLM, LabelTokenClassifier, SequenceClassifier
-from blob_pyro.networks import sampled_values
+from blob_pyro.networks.identity import sampled_values
 
 TOKENS = [3, 4, 5]
 SIZES: dict[str, Any] = {
@@ -407,7 +407,7 @@ def test_damaged_folders_are_refused_by_file(tmp_path: Path, what: str, message:
         (("guide", "arguments"), {"a": 1}, "posterior_config.json cannot be used .Ty"),
         (("model", "arguments"), {"label_token_ids": [1]}, "posterior_config.json cannot be used"),
         (("model", "prior", "arguments"), {"scale": -1}, "cannot be used .ValueErr"),
-        (("base_model", "dtype"), "load", "base_model.dtype: 'load' is no floating dtype of torch"),
+        (("base_model", "dtype"), "load", "base_model.dtype='load': use 'float32'"),
         (("sha256",), {"../x": ""}, "adapter_config.json is not the file that was saved"),
         (("method",), ["blob"], "method=.'blob'.: give a text"),
         (("model", "num_data"), "7", "model.num_data='7': give a whole number"),
@@ -536,9 +536,6 @@ def test_a_folder_of_a_former_format_is_read(written: int, tmp_path: Path) -> No
     if written == 1:
         # Before `B` could be latent and logits be divided by a temperature.
         del config["model"]["latent"], config["model"]["temperature"]
-    path.write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"is missing"):
-        load_posterior(tmp_path / "p", copy.deepcopy(base))
     path.write_text(json.dumps({**config, "format_version": written}))
     loaded, loaded_guide = load_posterior(tmp_path / "p", copy.deepcopy(base))
     assert loaded.latent == ("A",)

@@ -10,14 +10,8 @@ import torch
 from huggingface_hub import constants
 from torch import nn
 
-from blob_pyro.networks import (
-    base_identity,
-    files_state,
-    identity,
-    load_causal_lm,
-    load_tokenizer,
-    tokenizer_identity,
-)
+from blob_pyro.networks import base_identity, identity, load_causal_lm, load_tokenizer
+from blob_pyro.networks.identity import files_state, tokenizer_identity
 from blob_pyro.testing import tiny_network
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from blob_pyro.networks import reading
+from blob_pyro.networks.reading import reading
 
 
 class Panic(BaseException):
