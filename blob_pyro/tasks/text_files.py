@@ -86,8 +86,8 @@ def json_row(place: str, line: int, text: str) -> dict[str, Any]:
             raise TypeError(f"a {type(row).__name__}")
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"{place}, line {line}: is not a JSON object ({getattr(error, 'msg', error)}); give one a "
-            "line, and no list around them"
+            f"{place}, line {line}: is not a JSON object ({getattr(error, 'msg', error)}); give "
+            "one a line, and no list around them"
         ) from error
     return row
 
