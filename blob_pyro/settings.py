@@ -106,7 +106,7 @@ def load_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
-def in_plain_words(error: ValidationError, known: Iterable[str] = ()) -> str:
+def in_plain_words(error: ValidationError, known: Iterable[str] | None = None) -> str:
     """Say what each wrong entry is, and what it should be.
 
     Parameters
@@ -114,7 +114,8 @@ def in_plain_words(error: ValidationError, known: Iterable[str] = ()) -> str:
     error
         What pydantic found.
     known
-        Names of the settings, to suggest one in the place of an unknown name.
+        Names of the settings, to suggest one in the place of an unknown name; None for a file that
+        nobody writes by hand.
 
     Returns
     -------
@@ -122,7 +123,8 @@ def in_plain_words(error: ValidationError, known: Iterable[str] = ()) -> str:
         A sentence for each of the first entries, with its path.
     """
     entries = error.errors()
-    sentences = [_sentence(entry, list(known)) for entry in entries[:_MOST]]
+    names = None if known is None else list(known)
+    sentences = [_sentence(entry, names) for entry in entries[:_MOST]]
     more = [f"and {len(entries) - _MOST} more"] if len(entries) > _MOST else []
     return "; ".join([*sentences, *more])
 
@@ -143,10 +145,10 @@ def unknown_name(name: str, known: Sequence[str]) -> str:
     return f"{name!r} is no setting; {hint}"
 
 
-def _sentence(entry: Any, known: list[str]) -> str:
+def _sentence(entry: Any, known: list[str] | None) -> str:
     kind, path = entry["type"], ".".join(map(str, entry["loc"]))
     if kind == "extra_forbidden":
-        return unknown_name(path, known) if known else f"{path} is unknown"
+        return f"{path} is unknown" if known is None else unknown_name(path, known)
     if kind == "missing":
         return f"{path} is missing"
     context = entry.get("ctx", {})
