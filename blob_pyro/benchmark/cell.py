@@ -10,6 +10,7 @@ from typing import Any
 
 from blob_pyro.benchmark.config import BenchmarkConfig
 from blob_pyro.files.atomic import atomic_file
+from blob_pyro.networks.reading import reading
 from blob_pyro.recipe import Recipe
 
 Results = dict[str, Any]
@@ -35,13 +36,9 @@ def finished_results(path: Path, settings: str) -> Results:
     ValueError
         If the file is damaged, or was made with other settings.
     """
-    try:
+    with reading(path, "delete it, to run the cell again"):
         results: Results = json.loads(path.read_text(encoding="utf-8"))
         found = results["settings"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); delete it, to run the cell again"
-        ) from error
     if found != settings:
         raise ValueError(
             f"{path} was made with other settings; give another --output-dir, or delete it "

@@ -77,7 +77,7 @@ def run_cell(
     earlier = [finished_results(start.path(folder), start.fingerprint(config)) for start in cells]
     with measured() as cost:
         model, guide, records = _fitted(cell, config, tokenizer, folder, data_dir, on_step)
-    _save(cell, config, (model, guide), folder)
+    _save(cell, config, (model, guide), tokenizer, folder)
     results = {
         "train_seconds": cost.seconds + sum(result["train_seconds"] for result in earlier),
         "train_bytes": max([cost.peak_bytes, *(result["train_bytes"] for result in earlier)]),
@@ -90,11 +90,18 @@ def run_cell(
     return results
 
 
-def _save(cell: Cell, config: BenchmarkConfig, program: Program, folder: Path) -> None:
+def _save(
+    cell: Cell,
+    config: BenchmarkConfig,
+    program: Program,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+) -> None:
     recipe, (model, _) = cell.recipe(config), program
     scoring = recipe.scoring_of(model.network.get_base_model())
     record = task_record(find_task(cell.task), scoring)
-    save_posterior(cell.posterior(folder), *program, task=record, method=recipe.method)
+    where, method = cell.posterior(folder), recipe.method
+    save_posterior(where, *program, task=record, method=method, tokenizer=tokenizer)
 
 
 def _fitted(

@@ -104,8 +104,8 @@ def is_users_card(path: Path) -> bool:
     >>> is_users_card(path)
     True
     """
-    if not path.exists():
-        return False
+    if not path.is_file():
+        return path.exists()
     *text, signature = path.read_bytes().splitlines(keepends=True) or [b""]
     above = b"".join(text)
     return signature != _SIGNATURE.format(hashlib.sha256(above).hexdigest()).encode()

@@ -32,7 +32,7 @@ class Record(BaseModel):
 class Made(Record):
     """An object: its class, and the arguments that make it again."""
 
-    name: str = Field(alias="class")
+    name: str = Field(alias="class", pattern=r"^\w+$")
     arguments: dict[str, JsonValue]
 
 

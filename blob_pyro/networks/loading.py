@@ -218,7 +218,7 @@ def _reading_model(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _check_files(source: str, options: dict[str, Any]) -> None:
     """Refuse what could keep the machine busy for hours before it is refused by Transformers."""
-    for path in Path(source).iterdir() if Path(source).is_dir() else ():
+    for path in Path(source).rglob("*"):
         if not (path.is_file() or path.is_dir()):
             raise ValueError(f"{path} is no regular file")
     content: dict[str, Any] = {}

@@ -25,7 +25,8 @@ def pools_by_mean(source: str, config: PreTrainedConfig) -> bool:
     if (config.architectures or [""])[0].endswith("ForSequenceClassification"):
         return False
     modules = _read_json(source, "modules.json") or []
-    paths = [part["path"] for part in modules if part["type"].endswith(".Pooling")]
+    # A name and no path, which could lead anywhere.
+    paths = [Path(part["path"]).name for part in modules if part["type"].endswith(".Pooling")]
     said = [_read_json(source, f"{path}/config.json") or {} for path in paths]
     return any(
         pooling.get("pooling_mode_mean_tokens") or pooling.get("pooling_mode") == "mean"

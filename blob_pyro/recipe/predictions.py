@@ -23,6 +23,7 @@ from blob_pyro.diagnostics import (
 from blob_pyro.files.atomic import atomic_file
 from blob_pyro.guides import LoraGuide
 from blob_pyro.models import Classifier
+from blob_pyro.networks.reading import reading
 from blob_pyro.tasks import class_values
 from blob_pyro.training import Collator, sharded_predictive
 
@@ -153,18 +154,12 @@ def load_predictions(path: str | Path) -> Predictions:
     ValueError
         If the file is damaged or something else.
     """
-    try:
+    with reading(path, "make it again with blob-pyro evaluate"):
         # Opened here: NumPy leaves a damaged file open.
         with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             evaluation = Predictions(*(file[name] for name in _ARRAYS))
         _check_arrays(evaluation)
         return evaluation
-    # What a damaged archive breaks first, and with which error, is anyone's guess.
-    except Exception as error:
-        raise ValueError(
-            f"{path} holds no predictions that blob_pyro saved, or is damaged ({error}); make it "
-            "again with blob-pyro evaluate"
-        ) from error
 
 
 def _check_arrays(evaluation: Predictions) -> None:

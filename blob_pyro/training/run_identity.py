@@ -33,7 +33,7 @@ def run_identity(
 ) -> dict[str, str]:
     """Describe a run: the name of each thing that decides its course, and the thing in words.
 
-    Data are told apart by their content, base weights by a few values of each.
+    Data and base weights are told apart by their content.
     """
     settings = {f"training.{name}": value for name, value in config.model_dump().items()}
     objective = {f"elbo.{name}": v for name, v in elbo.state_dict().items() if name != "step"}

@@ -174,7 +174,7 @@ def test_a_damaged_cell_is_named(damage: str, config: Any, questions: str, tmp_p
     path = tmp_path / "cells" / "mle-openbookqa-seed0.json"
     path.parent.mkdir()
     path.write_text(damage)
-    with pytest.raises(ValueError, match=r"mle-openbookqa-seed0.json is damaged \(.*delete it"):
+    with pytest.raises(ValueError, match=r"mle-openbookqa-seed0.json cannot be used \(.*delete it"):
         run_benchmark(config, tmp_path, Path(questions))
 
 

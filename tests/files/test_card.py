@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +125,21 @@ def test_a_head_is_loaded_with_its_classes(tmp_path: Path, classifier: Any) -> N
     model = config.model.model_copy(update={"prior": prior})
     config = config.model_copy(update={"model": model})
     assert "mine, its author's own: `load_posterior(..., prior=...)`" in model_card(config)
+
+
+def test_a_pipe_is_no_card_of_ours(tmp_path: Path) -> None:
+    """Nobody writes into it, so that reading it would wait for ever."""
+    os.mkfifo(tmp_path / "README.md")
+    assert is_users_card(tmp_path / "README.md")
+
+
+def test_names_are_text_and_no_markup(tmp_path: Path, program: Any) -> None:
+    names = ["<img src=x>", "[a](http://b)", "| c |\n# d"]
+    task = {"name": "`x` <script>*t*</script>\n---", "class_names": names}
+    save_posterior(tmp_path / "p", *program, task=task)
+    card = ModelCard.load(tmp_path / "p" / "README.md", repo_type="model")
+    assert not re.search(r"(?<!\\)[<>*\[\]]", card.text.split("## Use")[0])
+    (row,) = (line for line in card.text.splitlines() if line.startswith("| task |"))
+    assert len(re.findall(r"(?<!\\)\|", row)) == 3
+    # Only its own headings, and one front matter.
+    assert [line for line in card.text.splitlines() if line.startswith(("# d", "---"))] == []

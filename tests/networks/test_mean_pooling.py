@@ -81,6 +81,16 @@ def test_an_encoder_says_how_it_is_pooled(said: Any, pooling: str, tmp_path: Pat
     assert pooling_of(load_sequence_classifier(folder, 3, pooling="head")) == "head"
 
 
+def test_what_stands_elsewhere_says_nothing_of_an_encoder(tmp_path: Path) -> None:
+    folder = sentence_encoder(tmp_path / "encoder", pooling_mode_mean_tokens=False)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "config.json").write_text('{"pooling_mode": "mean"}')
+    modules = Path(folder) / "modules.json"
+    modules.write_text(modules.read_text().replace("1_Pooling", "../elsewhere"))
+    assert "../elsewhere" in modules.read_text()
+    assert pooling_of(load_sequence_classifier(folder, 3)) == "head"
+
+
 def test_an_encoder_that_says_nothing_has_its_own_head(tmp_path: Path) -> None:
     BertModel(BERT).save_pretrained(tmp_path)
     assert pooling_of(load_sequence_classifier(str(tmp_path), 3)) == "head"

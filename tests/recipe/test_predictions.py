@@ -130,7 +130,9 @@ def test_another_file_is_refused(damage: Any, tmp_path: Path) -> None:
     path = tmp_path / "e.npz"
     made_up().save(path)
     damage(path)
-    with pytest.raises(ValueError, match=r"e.npz holds no predictions that blob_pyro saved, or is"):
+    with pytest.raises(
+        ValueError, match=r"e.npz cannot be used .*make it again with blob-pyro evaluate"
+    ):
         load_predictions(path)
 
 
@@ -154,5 +156,5 @@ def test_arrays_that_do_not_belong_together_are_refused(
 ) -> None:
     arrays = {"logits": np.zeros((2, 3, 4), np.float32), "labels": np.zeros(3, np.int64)}
     np.savez(tmp_path / "e.npz", **{**arrays, "ids": np.asarray(["a", "b", "c"]), **change})
-    with pytest.raises(ValueError, match=rf"e.npz holds no predictions .*{message}"):
+    with pytest.raises(ValueError, match=rf"e.npz cannot be used .*{message}"):
         load_predictions(tmp_path / "e.npz")
