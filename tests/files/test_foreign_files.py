@@ -283,24 +283,3 @@ def test_json_that_its_parser_does_not_refuse(text: str, tmp_path: Path) -> None
     path.write_text(text)
     with pytest.raises(ValueError, match=r"t.jsonl, line 1: "):
         [*json_lines(path)]
-
-
-@pytest.mark.parametrize("name", ["posterior_config.json", "adapter_config.json"])
-def test_settings_nested_too_deep(name: str, posterior: dict[str, bytes], tmp_path: Path) -> None:
-    write(tmp_path, posterior | {name: b"[" * 100_000})
-    with pytest.raises(ValueError, match=f"{name} cannot be used"):
-        load_with_right_checksums(tmp_path)
-
-
-def test_other_adapters_than_lora_are_refused(posterior: Any, tmp_path: Path) -> None:
-    config = {
-        "peft_type": "PROMPT_TUNING",
-        "tokenizer_name_or_path": "someone/else",
-        "tokenizer_kwargs": {"trust_remote_code": True},
-    }
-    write(tmp_path, posterior | {"adapter_config.json": json.dumps(config).encode()})
-    with pytest.raises(
-        ValueError,
-        match=r"adapter_config.json cannot be used .peft_type=.PROMPT_TUNING.: use .LORA.",
-    ):
-        load_with_right_checksums(tmp_path)
