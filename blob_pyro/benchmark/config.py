@@ -1,14 +1,16 @@
-"""What a benchmark compares: tasks, methods and seeds."""
+"""What a benchmark compares, tasks, methods and seeds, and reading it from a YAML file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import Field, field_validator
 
-from blob_pyro.recipe import Recipe
-from blob_pyro.settings import Settings
+from blob_pyro.recipe import RECIPES, ZERO_SHOT, Recipe, find_method
+from blob_pyro.settings import Settings, load_yaml
 from blob_pyro.tasks import find_task
 
 Counts = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)]
@@ -85,3 +87,103 @@ class BenchmarkConfig(Settings):
     def evaluated_on(self, task: str) -> tuple[str, ...]:
         """Name the tasks that a fit to a task is evaluated on: itself, and those beside it."""
         return (task,) if self.split == "validation" else (task, *self.tasks[task].ood)
+
+
+def read_config(path: str | Path) -> BenchmarkConfig:
+    """Read a benchmark from a YAML file.
+
+    The file has the settings of :class:`BenchmarkConfig` and, if you like, ``training``: settings
+    for all methods.  A method takes the settings of :class:`blob_pyro.recipe.Recipe` and
+    :class:`blob_pyro.training.TrainingConfig`, ``recipe`` (the name of one to start from),
+    ``num_samples``, and ``start``: the method of the file whose fit it starts from, if there are
+    several of the kind.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    BenchmarkConfig
+        Checked: every name in it is known.
+
+    Raises
+    ------
+    ValueError
+        If the file is no such benchmark, with the file and the entry.
+    """
+    path = Path(path)
+    try:
+        content = load_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    # PyYAML lets through what its constructors of dates and numbers raise.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    try:
+        return _config(_entries("the file", content))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _entries(what: str, content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise ValueError(f"{what}: give 'name: value' entries")
+    return content
+
+
+def _config(content: dict[str, Any]) -> BenchmarkConfig:
+    training = _entries("training", content.pop("training", {}))
+    entries = _entries("methods", content.get("methods") or {})
+    methods = {
+        name: _method(name, {**training, **_entries(f"methods.{name}", entry)})
+        for name, entry in entries.items()
+    }
+    if methods and not any(m.recipe.method == ZERO_SHOT.name for m in methods.values()):
+        entry = {**training, "method": ZERO_SHOT.name, "num_samples": [0], "validate_every": None}
+        methods = {ZERO_SHOT.name: _method(ZERO_SHOT.name, entry), **methods}
+    config = BenchmarkConfig(**{**content, "methods": methods})
+    return config.changed(methods={name: _with_start(name, methods) for name in methods})
+
+
+def _method(name: str, entry: dict[str, Any]) -> MethodConfig:
+    own = {key: entry.pop(key) for key in ("num_samples", "start") if key in entry}
+    recipe = entry.pop("recipe", "small")
+    try:
+        if recipe not in RECIPES:
+            raise ValueError(f"recipe={recipe!r}: use one of {sorted(RECIPES)}")
+        for key in entry.keys() & {"seed", "training"}:
+            raise ValueError(f"{key!r} is no setting of a method; the file has seeds and training")
+        return MethodConfig(recipe=RECIPES[recipe].changed(**entry), **own)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"methods.{name}: {error}") from error
+
+
+def _with_start(name: str, methods: Mapping[str, MethodConfig]) -> MethodConfig:
+    """Find the entry that a method starts from: the one it names, or the only one of its kind."""
+    config = methods[name]
+    kind = find_method(config.recipe.method).starts_from
+    if kind is None:
+        if config.start is not None:
+            raise ValueError(f"methods.{name} is trained from the base model; leave start out")
+        return config
+    usual = [other for other in methods if methods[other].recipe.method == kind]
+    start = usual[0] if config.start is None and len(usual) == 1 else config.start
+    if start is None or start not in methods or _comes_from(methods, start, name):
+        raise ValueError(
+            f"methods.{name} starts from the fit of another, but start={start!r} is none that "
+            f"comes before it; give start: NAME (usual is one of method: {kind}, and there are "
+            f"{usual})"
+        )
+    recipe = config.recipe.changed(start=methods[start].recipe.method)
+    return config.changed(start=start, recipe=recipe)
+
+
+def _comes_from(methods: Mapping[str, MethodConfig], name: str | None, origin: str) -> bool:
+    """Tell whether following what methods start from leads to one of them, or nowhere."""
+    for _ in methods:
+        if name is None or name not in methods or name == origin:
+            return name == origin
+        name = methods[name].start
+    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from blob_pyro.benchmark.tables import COLUMNS, Spread
+from blob_pyro.benchmark.tables import COLUMNS, Rows
 from blob_pyro.diagnostics import plot_style
 from blob_pyro.diagnostics.plots.style import series
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 METRICS = ("accuracy", "ece", "nll")
 # Share of a method's row over which its data sets are spread.
 _SPREAD = 0.5
-
-Rows = Mapping[str, Mapping[str, Spread]]
 
 
 def plot_methods(task: str, tested: Mapping[str, Rows]) -> Figure:
@@ -66,17 +64,14 @@ def _draw_panel(axes: Axes, metric: str, tested: Mapping[str, Rows]) -> None:
     for number, (name, rows) in enumerate(tested.items()):
         look = series(number)
         shift = _SPREAD * ((number + 0.5) / len(tested) - 0.5)
-        spreads = [row[metric] for row in rows.values()]
+        means, deviations = zip(*(row[metric] for row in rows.values()), strict=True)
+        style: Any = {**look.line, "linestyle": "none", "elinewidth": 1.0, "capsize": 2.0}
         axes.errorbar(
-            [mean for mean, _ in spreads],
+            means,
             [place + shift for place in range(len(rows))],
-            xerr=[deviation for _, deviation in spreads],
-            color=look.color,
-            marker=look.marker,
-            linestyle="none",
-            elinewidth=1.0,
-            capsize=2.0,
+            xerr=deviations,
             label=name if number == 0 else f"{name} (out)",
+            **style,
         )
     short, factor, more_is_better = COLUMNS[metric]
     axes.set_xlabel(f"{short} ({'%' if factor == 100 else 'nats'})")

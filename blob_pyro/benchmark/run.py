@@ -5,26 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from blob_pyro.benchmark.cell import Cell
+from blob_pyro.benchmark.cell import Cell, Results
 from blob_pyro.benchmark.cell_run import run_cell
 from blob_pyro.benchmark.config import BenchmarkConfig
 from blob_pyro.benchmark.plots import plot_methods
-from blob_pyro.benchmark.tables import (
-    Spread,
-    cost_summary,
-    latex_table,
-    markdown_table,
-    summary,
-)
+from blob_pyro.benchmark.tables import Rows, cost_summary, latex_table, markdown_table, summary
 from blob_pyro.networks import load_tokenizer
 from blob_pyro.training.progress import TrainingProgress
 
-# Trained on, tested on, row, metric.
-Summaries = dict[str, dict[str, dict[str, dict[str, Spread]]]]
+# Trained on, tested on.
+Summaries = dict[str, dict[str, Rows]]
 
 
 def run_benchmark(
@@ -33,7 +26,7 @@ def run_benchmark(
     data_dir: Path | None = None,
     *,
     console: Console | None = None,
-) -> dict[Cell, dict[str, Any]]:
+) -> dict[Cell, Results]:
     """Run the cells that are not finished, and write tables and plots.
 
     Parameters
@@ -59,13 +52,8 @@ def run_benchmark(
         If a row or a file is bad, or the folder holds cells of other settings.
     """
     folder, console = Path(folder), console or Console(quiet=True)
-    cells = _with_starts(
-        config,
-        [
-            Cell(method, task, seed)
-            for seed, task, method in product(config.seeds, config.tasks, config.methods)
-        ],
-    )
+    grid = product(config.seeds, config.tasks, config.methods)
+    cells = _with_starts(config, [Cell(method, task, seed) for seed, task, method in grid])
     tokenizer = load_tokenizer(config.model)
     results = {}
     for number, cell in enumerate(cells, start=1):
@@ -77,7 +65,9 @@ def run_benchmark(
         for task in config.tasks
     }
     _write_tables(config, results, summaries, folder)
-    _write_plots(summaries, folder / "plots")
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    for task, tested in summaries.items():
+        plot_methods(task, tested).savefig(folder / "plots" / f"{task}.png")
     return results
 
 
@@ -101,26 +91,14 @@ def _with_starts(config: BenchmarkConfig, cells: Iterable[Cell]) -> list[Cell]:
 
 
 def _write_tables(
-    config: BenchmarkConfig,
-    results: dict[Cell, dict[str, Any]],
-    summaries: Summaries,
-    folder: Path,
+    config: BenchmarkConfig, results: dict[Cell, Results], summaries: Summaries, folder: Path
 ) -> None:
-    markdown, latex = [], []
+    seeds, tables = f"{len(config.seeds)} seeds", {}
     for task, tested in summaries.items():
         for on, rows in tested.items():
-            title = f"trained on {task}, tested on {on}, {len(config.seeds)} seeds"
-            markdown.append(f"## {title}\n\n{markdown_table(rows)}")
-            latex.append(f"% {title}\n{latex_table(rows)}")
-        rows = cost_summary(config, results, task)
-        title = f"what it costs, trained on {task}, {len(config.seeds)} seeds"
-        markdown.append(f"## {title}\n\n{markdown_table(rows)}")
-        latex.append(f"% {title}\n{latex_table(rows)}")
-    (folder / "tables.md").write_text("\n".join(markdown), encoding="utf-8")
-    (folder / "tables.tex").write_text("\n".join(latex), encoding="utf-8")
-
-
-def _write_plots(summaries: Summaries, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for task, tested in summaries.items():
-        plot_methods(task, tested).savefig(folder / f"{task}.png")
+            tables[f"trained on {task}, tested on {on}, {seeds}"] = rows
+        costs = cost_summary(config, results, task)
+        tables[f"what it costs, trained on {task}, {seeds}"] = costs
+    for name, start, table in (("md", "## {}\n\n", markdown_table), ("tex", "% {}\n", latex_table)):
+        parts = [start.format(title) + table(rows) for title, rows in tables.items()]
+        (folder / f"tables.{name}").write_text("\n".join(parts), encoding="utf-8")

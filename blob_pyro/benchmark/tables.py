@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pandas
 
-from blob_pyro.benchmark.cell import Cell
+from blob_pyro.benchmark.cell import Cell, Results
 from blob_pyro.benchmark.config import BenchmarkConfig
 
 # Name in tables, factor, whether more is better.
@@ -25,11 +24,11 @@ COLUMNS = {
     "extra_parameters": ("extra parameters, 1000", 1e-3, False),
 }
 Spread = tuple[float, float]
+# Row to column.
+Rows = dict[str, dict[str, Spread]]
 
 
-def summary(
-    config: BenchmarkConfig, results: dict[Cell, dict[str, Any]], task: str, on: str
-) -> dict[str, dict[str, Spread]]:
+def summary(config: BenchmarkConfig, results: dict[Cell, Results], task: str, on: str) -> Rows:
     """Summarise what was trained on one task and tested on a data set, over the seeds.
 
     Parameters
@@ -54,9 +53,7 @@ def summary(
     )
 
 
-def cost_summary(
-    config: BenchmarkConfig, results: dict[Cell, dict[str, Any]], task: str
-) -> dict[str, dict[str, Spread]]:
+def cost_summary(config: BenchmarkConfig, results: dict[Cell, Results], task: str) -> Rows:
     """Summarise what training on a task, and predicting all of its test sets, cost.
 
     Parameters
@@ -76,18 +73,18 @@ def cost_summary(
 
     def costs(name: str, draws: str, seed: int) -> dict[str, float]:
         result = results[Cell(name, task, seed)]
-        times = {"train": result["train_seconds"], "predict": result["predict_seconds"][draws]}
-        if unit is None:
-            columns = {f"{part}_seconds": seconds for part, seconds in times.items()}
-        else:
-            mle = results[Cell(unit, task, seed)]
-            units = {
-                "train": mle["train_seconds"],
-                "predict": min(mle["predict_seconds"].values()),
-            }
-            columns = {f"{part}_ratio": times[part] / units[part] for part in times}
+        train, predict, suffix = (
+            result["train_seconds"],
+            result["predict_seconds"][draws],
+            "seconds",
+        )
+        if unit is not None:
+            mle, suffix = results[Cell(unit, task, seed)], "ratio"
+            train /= mle["train_seconds"]
+            predict /= min(mle["predict_seconds"].values())
         return {
-            **columns,
+            f"train_{suffix}": train,
+            f"predict_{suffix}": predict,
             "bytes": max(result["train_bytes"], result["predict_bytes"][draws]),
             "extra_parameters": result["extra_parameters"],
         }
@@ -95,9 +92,7 @@ def cost_summary(
     return _rows(config, costs)
 
 
-def _rows(
-    config: BenchmarkConfig, values: Callable[[str, str, int], dict[str, float]]
-) -> dict[str, dict[str, Spread]]:
+def _rows(config: BenchmarkConfig, values: Callable[[str, str, int], dict[str, float]]) -> Rows:
     """Summarise values of (method, number of draws, seed) over the seeds."""
     rows = {}
     for name, method in config.methods.items():
@@ -113,23 +108,22 @@ def _rows(
 
 
 def _spread(values: Sequence[float]) -> Spread:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return statistics.mean(values), deviation
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def markdown_table(rows: dict[str, dict[str, Spread]]) -> str:
+def markdown_table(rows: Rows) -> str:
     """Write a summary as a Markdown table, the best mean of each column in bold."""
     return f"{_cells(rows, '{:.2f} ± {:.2f}', '**{}**').to_markdown(disable_numparse=True)}\n"
 
 
-def latex_table(rows: dict[str, dict[str, Spread]]) -> str:
+def latex_table(rows: Rows) -> str:
     """Write a summary as a LaTeX table (booktabs), the best mean of each column in bold."""
     cells = _cells(rows, r"{:.2f} \pm {:.2f}", r"\mathbf{{{}}}").map("${}$".format)
     cells.index = cells.index.str.replace("_", r"\_")
     return cells.style.to_latex(hrules=True)
 
 
-def _cells(rows: dict[str, dict[str, Spread]], cell: str, bold: str) -> pandas.DataFrame:
+def _cells(rows: Rows, cell: str, bold: str) -> pandas.DataFrame:
     """Lay the cells out as text."""
     table = pandas.DataFrame.from_dict(rows, orient="index")
     for column in table:

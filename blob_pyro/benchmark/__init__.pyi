@@ -1,0 +1,15 @@
+from .cell import Cell as Cell
+from .cell_run import run_cell as run_cell
+from .config import BenchmarkConfig as BenchmarkConfig
+from .config import MethodConfig as MethodConfig
+from .config import TaskConfig as TaskConfig
+from .config import read_config as read_config
+from .cost import Cost as Cost
+from .cost import extra_parameters as extra_parameters
+from .cost import measured as measured
+from .plots import plot_methods as plot_methods
+from .run import run_benchmark as run_benchmark
+from .tables import cost_summary as cost_summary
+from .tables import latex_table as latex_table
+from .tables import markdown_table as markdown_table
+from .tables import summary as summary
