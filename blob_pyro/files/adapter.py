@@ -187,8 +187,6 @@ def read_lora_config(folder: Path, tensors: Mapping[str, torch.Tensor]) -> LoraC
     }
     with reading(path):
         record = _LoraRecord.model_validate(content)
-        if record.r > max(ranks.values(), default=0):
-            raise ValueError(f"r is {record.r}, more than any rank in {ADAPTER_FILE}")
         settings = record.model_dump(exclude={"peft_type", *(record.model_extra or ())})
         others = {name: rank for name, rank in ranks.items() if rank != record.r}
         return LoraConfig(**settings, target_modules=sorted(ranks), rank_pattern=others)

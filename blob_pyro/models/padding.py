@@ -62,13 +62,13 @@ def mask_of(
     attention_mask
         ``B x T``, or None.
     network
-        Its ``config`` knows the padding token; not looked at where a mask is given.
+        Its ``config`` knows the padding token and the size of the vocabulary.
 
     Raises
     ------
     ValueError
-        If there is padding but no mask, the mask has another shape, or a row's real tokens are none
-        or not in one piece.
+        If a token is none of the network's, there is padding but no mask, the mask has another
+        shape, or a row's real tokens are none or not in one piece.
 
     Examples
     --------
@@ -76,6 +76,7 @@ def mask_of(
     >>> mask_of(torch.tensor([[5, 6]]), mask, nn.Identity()) is mask
     True
     """
+    _check_vocabulary(input_ids, network)
     if attention_mask is not None:
         _check_mask(input_ids, attention_mask)
         return attention_mask
@@ -86,6 +87,16 @@ def mask_of(
             "the tokenizer's attention_mask (all ones if nothing is padded)"
         )
     return torch.ones_like(input_ids)
+
+
+def _check_vocabulary(input_ids: torch.Tensor, network: nn.Module) -> None:
+    config = getattr(network, "config", None)
+    size = getattr(config and config.get_text_config(), "vocab_size", None)
+    if size is not None and is_validation_enabled() and bool((input_ids >= size).any()):
+        raise ValueError(
+            f"input_ids contain the token {int(input_ids.max())} but the network knows {size}; "
+            "give its tokenizer, or call network.resize_token_embeddings for tokens that were added"
+        )
 
 
 def _check_mask(input_ids: torch.Tensor, mask: torch.Tensor) -> None:

@@ -307,6 +307,8 @@ HARMLESS = (
     "init_lora",
     "method",
     "fan_in",
+    "r is 1000000000",
+    "r is 3",
     "rank_pattern",
     "base_model.config gone",
     "pooling",

@@ -62,3 +62,15 @@ def test_masks_that_name_no_text_are_refused(mask: Any, message: str, classifier
     for program in (model, CausalLM(model.network, 4)):
         with pytest.raises(ValueError, match=message):
             program(input_ids=ids, attention_mask=torch.tensor(mask), labels=ids)
+
+
+def test_a_token_of_another_vocabulary_is_refused(classifier: Any, token_batch: Any) -> None:
+    """As from a tokenizer with a padding token that was added to it alone."""
+    model, batch = classifier("llama"), token_batch()
+    batch["input_ids"][0, 0] = 60
+    with pytest.raises(IndexError):
+        model.network.get_base_model()(batch["input_ids"])
+    with pytest.raises(ValueError, match=r"the token 60 but the network knows 60; give its"):
+        model(**batch)
+    model.network.get_base_model().resize_token_embeddings(61)
+    assert model(**batch).isfinite().all()
