@@ -54,9 +54,6 @@ def base(peft_network: Any) -> Any:
     return peft_network("llama").unload()
 
 
-REFUSED = '{"peft_type": "LORA", "target_modules": "q_proj", "layers_to_transform": 1}'
-
-
 def test_mean_and_scale_are_those_of_the_file(tmp_path: Path, base: Any) -> None:
     tensors = write_as_the_paper(tmp_path / "p")
     model, guide = import_bayesian_peft(tmp_path / "p", base, 0.3, likelihood=ANSWERS)
@@ -173,8 +170,6 @@ def test_tensors_that_do_not_fit_are_refused(
         ("{", "adapter_config.json cannot be used"),
         ("[]", "adapter_config.json cannot be used .TypeError: no JSON object"),
         ('{"peft_type": "IA3"}', "peft_type=.IA3.: use .LORA."),
-        (REFUSED, "adapter_config.json cannot be used .ValueError: "),
-        ('{"peft_type": "LORA", "target_modules": ["nothing"]}', "json cannot be used"),
         (
             '{"peft_type": "LORA", "r": "x", "target_modules": ["q_proj"]}',
             "json cannot be used",
