@@ -40,10 +40,7 @@ def finished_results(path: Path, settings: str) -> Results:
         results: Results = json.loads(path.read_text(encoding="utf-8"))
         found = results["settings"]
     if found != settings:
-        raise ValueError(
-            f"{path} was made with other settings; give another --output-dir, or delete it "
-            "to run the cell again"
-        )
+        raise ValueError(f"{path} was made with other settings; delete it, or give another folder")
     return results
 
 

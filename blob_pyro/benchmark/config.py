@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, field_validator
 
+from blob_pyro.networks.reading import reading
 from blob_pyro.recipe import RECIPES, ZERO_SHOT, Recipe, find_method
 from blob_pyro.settings import Settings, load_yaml
 from blob_pyro.tasks import find_task
@@ -114,13 +114,8 @@ def read_config(path: str | Path) -> BenchmarkConfig:
         If the file is no such benchmark, with the file and the entry.
     """
     path = Path(path)
-    try:
+    with reading(path, "give a benchmark as YAML"):
         content = load_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    # PyYAML lets through what its constructors of dates and numbers raise.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
     try:
         return _config(_entries("the file", content))
     except (TypeError, ValueError) as error:

@@ -73,13 +73,10 @@ def cost_summary(config: BenchmarkConfig, results: dict[Cell, Results], task: st
 
     def costs(name: str, draws: str, seed: int) -> dict[str, float]:
         result = results[Cell(name, task, seed)]
-        train, predict, suffix = (
-            result["train_seconds"],
-            result["predict_seconds"][draws],
-            "seconds",
-        )
+        train, predict = result["train_seconds"], result["predict_seconds"][draws]
+        suffix = "seconds" if unit is None else "ratio"
         if unit is not None:
-            mle, suffix = results[Cell(unit, task, seed)], "ratio"
+            mle = results[Cell(unit, task, seed)]
             train /= mle["train_seconds"]
             predict /= min(mle["predict_seconds"].values())
         return {

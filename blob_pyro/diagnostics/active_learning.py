@@ -109,14 +109,10 @@ def _joint_entropies(joint: FloatArray, probs: FloatArray) -> FloatArray:
 
 def _check_batch_size(batch_size: int, num_examples: int, num_classes: int) -> None:
     if not isinstance(batch_size, int) or not 1 <= batch_size <= num_examples:
-        raise ValueError(
-            f"batch_size is {batch_size!r}; wanted an int from 1 to {num_examples}, the number of "
-            "examples"
-        )
+        raise ValueError(f"batch_size is {batch_size!r}; wanted an int from 1 to {num_examples}")
     if num_classes**batch_size > MOST_LABELLINGS:
         raise ValueError(
-            f"batch_size is {batch_size} with {num_classes} classes, that is more than "
-            f"{MOST_LABELLINGS} joint labellings; choose fewer, or take the highest scores of bald"
+            f"batch_size {batch_size} is more than {MOST_LABELLINGS} joint labellings; choose fewer"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -19,33 +19,8 @@ TERMS = ("loss", "nll", "kl", "kl_weight")
 _GAP, _FALL = 0.05, 0.1
 # Steps by which a fall can be told from noise.
 _FEWEST = 20
-
-
-class LossRecord(Protocol):
-    """What is read of a step; ``blob_pyro.training.StepRecord`` has it."""
-
-    @property
-    def step(self) -> int:
-        """Number of the step."""
-
-    @property
-    def loss(self) -> float:
-        """What was descended."""
-
-    @property
-    def nll(self) -> float:
-        """Negative log-likelihood, nats, summed over the data set."""
-
-    @property
-    def kl(self) -> float:
-        """KL divergence of the guide from the prior, nats, unweighted."""
-
-    @property
-    def kl_weight(self) -> float:
-        """What ``kl`` was multiplied by."""
-
-
-Records: TypeAlias = Sequence[LossRecord]
+# Each has step, loss, nll, kl and kl_weight, as ``blob_pyro.training.StepRecord`` does.
+Records: TypeAlias = Sequence[Any]
 
 
 def loss_curve(records: Records) -> dict[str, FloatArray]:

@@ -84,8 +84,7 @@ def check_logits(logits: Values) -> FloatArray:
         draw, example = bad[0]
         raise ValueError(
             f"logits of draw {draw}, example {example} are {array[draw, example].tolist()} "
-            f"({len(bad)} such rows); wanted no NaN, no +inf, and a finite value for some class. "
-            "Look for overflow in half precision, or for an example without options."
+            f"({len(bad)} such rows); wanted no NaN, no +inf, and a finite value for some class"
         )
     return array
 
@@ -127,8 +126,7 @@ def check_labels(labels: Values, *, num_examples: int, num_classes: int) -> IntA
     if len(bad):
         raise ValueError(
             f"labels[{bad[0]}] is {array[bad[0]]} ({len(bad)} such labels); wanted 0 to "
-            f"{num_classes - 1}, since the logits have {num_classes} classes. Drop the examples "
-            "without a label (such as -100) from logits and labels."
+            f"{num_classes - 1}. Drop examples without a label (-100) from logits and labels."
         )
     return array.astype(np.int64)
 

@@ -63,8 +63,7 @@ def letters(num_options: int) -> tuple[str, ...]:
     """
     if num_options > len(string.ascii_uppercase):
         raise ValueError(
-            f"{num_options} options are more than the 26 letters; use a network with a "
-            "classification head, which needs no name for a class"
+            f"{num_options} options are more than the 26 letters; use a classification head"
         )
     return tuple(string.ascii_uppercase[:num_options])
 

@@ -250,7 +250,7 @@ class TextCollator(Collator):
 _IGNORED = -100
 
 
-class InstructionCollator:
+class InstructionCollator(Collator):
     """Turn prompts and responses into the batch of :class:`blob_pyro.models.CausalLM`.
 
     A response ends with the tokenizer's end of sequence, so that the model learns to stop.  An
@@ -271,15 +271,12 @@ class InstructionCollator:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int = 512) -> None:
-        if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
-            raise ValueError(
-                "the tokenizer has no padding token or no end of sequence; set "
-                "tokenizer.eos_token and tokenizer.pad_token"
-            )
-        self.tokenizer = tokenizer
-        self.max_length = max_length
+        super().__init__(tokenizer, max_length)
+        if tokenizer.eos_token is None:
+            raise ValueError("the tokenizer has no end of sequence; set tokenizer.eos_token")
 
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    @override
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
         """Collate examples with ``prompt`` and ``response``.
 
         Returns
@@ -289,13 +286,10 @@ class InstructionCollator:
             ``B x T``, int64, padded on the right.
         """
         rows = [self._tokens(example["prompt"], example["response"]) for example in examples]
-        input_ids, mask = padded([[*prompt, *rest] for prompt, rest in rows], self._pad)
+        pad = self.tokenizer.pad_token_id
+        input_ids, mask = padded([[*prompt, *rest] for prompt, rest in rows], pad)
         labels, _ = padded([[*[_IGNORED] * len(prompt), *rest] for prompt, rest in rows], _IGNORED)
         return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
-
-    @property
-    def _pad(self) -> int:
-        return int(self.tokenizer.pad_token_id)
 
     def _tokens(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
         after: list[int] = self.tokenizer(response, add_special_tokens=False)["input_ids"]
@@ -382,8 +376,7 @@ def collator_for(
     if isinstance(task, MultipleChoiceTask):
         if scoring == "head":
             raise ValueError(
-                f"{task.name} has questions with options, which a classification head cannot "
-                "answer; use a causal LM"
+                f"{task.name} has questions, which no classification head answers; use a causal LM"
             )
         return LetterCollator(tokenizer) if scoring == "letters" else OptionCollator(tokenizer)
     if scoring == "head":

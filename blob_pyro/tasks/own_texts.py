@@ -70,10 +70,7 @@ def text_task(
         columns = data.column_names if isinstance(data, Dataset) else list(data.columns)
         for column in (text_column, label_column):
             if column not in columns:
-                raise ValueError(
-                    f"the data have no column {column!r} but {columns}; name the columns with "
-                    "text_column and label_column"
-                )
+                raise ValueError(f"the data have no column {column!r} but {columns}; name it")
         feature = data.features[label_column] if isinstance(data, Dataset) else None
         known = feature.names if isinstance(feature, ClassLabel) else None
         data, labels = list(data[text_column]), list(data[label_column])
@@ -229,8 +226,7 @@ def _example(row: _Row, columns: tuple[str, str]) -> tuple[str, str, str]:
     line, names, cells = row
     if len(cells) != len(names):
         raise ValueError(
-            f"has {len(cells)} cells, but the header has {len(names)}; put quotes around a text "
-            "that holds a delimiter"
+            f"has {len(cells)} cells, but the header has {len(names)}; quote a text with delimiters"
         )
     text, label = (_cell(names, cells, column) for column in columns)
     return str(line), text, label

@@ -57,8 +57,7 @@ def prompt_tokens(
         row = _cut(ids, special, max_length) or _beginning(tokenizer, ids)
         if not row:
             raise ValueError(
-                f"the prompt {prompt!r} has no token under this tokenizer, so nothing predicts the "
-                "answer's first; give a prompt of a word or more"
+                f"the prompt {prompt!r} has no token under this tokenizer; give a word or more"
             )
         rows.append(row)
     return rows

@@ -71,13 +71,10 @@ class TextClassificationTask(DataTask):
         warn_of_lookalikes(self.class_names)
         if self.words and len(self.words) != len(self.class_names):
             raise ValueError(
-                f"task {self.name!r} has {len(self.words)} words for {len(self.class_names)} "
-                "classes; give one each, or none to use class_names"
+                f"task {self.name!r} has {len(self.words)} words, {len(self.class_names)} classes"
             )
         if "{text}" not in self.prompt:
-            raise ValueError(
-                f"prompt {self.prompt!r} has no field {{text}}; put it where the message belongs"
-            )
+            raise ValueError(f"prompt {self.prompt!r} has no field {{text}}; put it in")
 
     @property
     def answers(self) -> tuple[str, ...]:

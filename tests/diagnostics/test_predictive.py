@@ -55,7 +55,7 @@ def test_logits_become_float64_and_may_mask_classes() -> None:
         (np.zeros((2, 0, 3)), r"shape \(2, 0, 3\); wanted"),
         (np.zeros((2, 5, 1)), r"at least 1 x 1 x 2.*a single logit x as \(0, x\)"),
         ([[[0.0, 1.0], [np.nan, 1.0]]], r"draw 0, example 1 are \[nan, 1.0\] \(1 such rows\)"),
-        ([[[0.0, np.inf]]], r"draw 0, example 0 are \[0.0, inf\].*overflow in half precision"),
+        ([[[0.0, np.inf]]], r"draw 0, example 0 are \[0.0, inf\]"),
         ([[[-np.inf, -np.inf]]], r"\[-inf, -inf\].*finite value for some class"),
     ],
 )
@@ -71,7 +71,7 @@ def test_bad_logits_are_refused(logits: object, message: str) -> None:
         ([[0], [1], [2]], r"labels have shape \(3, 1\) and .*wanted \(3,\)"),
         ([0.0, 1.0, 1.0], r"dtype float64; wanted \(3,\) integers"),
         ([0, -100, -100], r"labels\[1\] is -100 \(2 such labels\); wanted 0 to 3.*-100"),
-        ([0, 1, 4], r"labels\[2\] is 4 \(1 such labels\); wanted 0 to 3.*4 classes"),
+        ([0, 1, 4], r"labels\[2\] is 4 \(1 such labels\); wanted 0 to 3"),
     ],
 )
 def test_bad_labels_are_refused(labels: object, message: str) -> None:

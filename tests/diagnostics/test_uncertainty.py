@@ -92,9 +92,9 @@ def test_auroc_of_plain_cases(
 @pytest.mark.parametrize(
     ("in_scores", "out_scores", "message"),
     [
-        ([[0.0]], [1.0], r"in_scores has shape \(1, 1\) and 0 NaN; wanted one number"),
-        ([0.0], [], r"out_scores has shape \(0,\) and 0 NaN"),
-        ([0.0], [1.0, np.nan], r"out_scores has shape \(2,\) and 1 NaN"),
+        ([[0.0]], [1.0], r"in_scores has shape \(1, 1\), 0 NaN; wanted a number"),
+        ([0.0], [], r"out_scores has shape \(0,\), 0 NaN"),
+        ([0.0], [1.0, np.nan], r"out_scores has shape \(2,\), 1 NaN"),
     ],
 )
 def test_bad_scores_are_refused(in_scores: object, out_scores: object, message: str) -> None:

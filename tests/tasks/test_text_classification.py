@@ -44,7 +44,7 @@ def test_words_and_letters_answer_in_place_of_names() -> None:
     ("arguments", "message"),
     [
         ({"class_names": ("one",)}, "needs at least two different labels"),
-        ({"words": ("a",)}, "has 1 words for 2 classes; give one each"),
+        ({"words": ("a",)}, "has 1 words, 2 classes"),
         ({"prompt": "x"}, "prompt 'x' has no field {text}"),
     ],
 )
@@ -56,5 +56,5 @@ def test_impossible_tasks_are_refused(arguments: Any, message: str) -> None:
 
 def test_more_classes_than_letters_need_a_head() -> None:
     task = TextClassificationTask("t", DatasetDict(), tuple(f"c{i}" for i in range(27)))
-    with pytest.raises(ValueError, match="27 options are more than the 26 letters; use a network"):
+    with pytest.raises(ValueError, match="27 options are more than the 26 letters"):
         task.lettered()

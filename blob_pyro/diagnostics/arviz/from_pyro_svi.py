@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from blob_pyro.diagnostics.arviz.groups import (
     SAMPLE_DIMS,
@@ -19,8 +21,12 @@ from blob_pyro.diagnostics.arviz.groups import (
     sample_stats,
     stack_layers,
 )
-from blob_pyro.diagnostics.arviz.version import to_arviz
+from blob_pyro.diagnostics.arviz.psis import is_arviz_1
 from blob_pyro.diagnostics.loss_curve import Records
+from blob_pyro.version import __version__
+
+if TYPE_CHECKING:
+    import xarray
 
 
 def from_pyro_svi(
@@ -155,3 +161,64 @@ def _check_sizes(name: str, found: Mapping[Any, int], wanted: Sizes) -> None:
             f"{name} has logits of the sizes {dict(found)}; wanted those of predictive, "
             f"{dict(wanted)}. Predict with the same draws, classes and, from the prior, examples."
         )
+
+
+def to_arviz(
+    groups: Mapping[str, xarray.Dataset], coords: Mapping[str, Any], attrs: Mapping[str, Any]
+) -> Any:
+    """Make an ArviZ object of its groups.
+
+    Parameters
+    ----------
+    groups
+        Name of the group to data set.
+    coords
+        Values of dimensions, for all groups that have them; others are numbered from 0.
+    attrs
+        Attributes of the object and of each group.
+
+    Returns
+    -------
+    arviz.InferenceData or xarray.DataTree
+        The former from ArviZ 0.2x, the latter from 1.x.
+
+    Raises
+    ------
+    ValueError
+        If a name cannot be written to a file.
+
+    Examples
+    --------
+    >>> import xarray
+    >>> draws = xarray.Dataset({"a": (("chain", "draw"), [[0.5, 0.6]])})
+    >>> to_arviz({"posterior": draws}, {}, {}).posterior["draw"].values
+    array([0, 1])
+    """
+    common = {"inference_library": "blob_pyro", "inference_library_version": __version__, **attrs}
+    finished = {
+        name: _finished(group, coords).assign_attrs(common) for name, group in groups.items()
+    }
+    if is_arviz_1():
+        import xarray
+
+        tree = xarray.DataTree.from_dict(finished)
+        tree.attrs.update(common)
+        return tree
+    import arviz
+
+    inference_data: Any = arviz.InferenceData  # its groups are keywords of any name
+    return inference_data(attrs=common, **finished)
+
+
+def _finished(group: xarray.Dataset, coords: Mapping[str, Any]) -> xarray.Dataset:
+    for name in map(str, group.data_vars):
+        if "/" in name:
+            raise ValueError(f"the name {name!r} contains '/', a path to netCDF; use dots")
+    numbered = {
+        dim: coords.get(str(dim), np.arange(size))
+        for dim, size in group.sizes.items()
+        if dim not in group.coords
+    }
+    if set(SAMPLE_DIMS) <= set(group.sizes):
+        group = group.assign_attrs(sample_dims=[*SAMPLE_DIMS])  # where ArviZ 1.x looks for them
+    return group.assign_coords(numbered)

@@ -68,17 +68,16 @@ def stacked(name: str, fits: Fits, sizes: Sizes) -> Arrays:
     arrays = {}
     for chain, fit in enumerate(chains):
         if set(fit) != set(chains[0]):
+            names = [sorted(chains[0]), sorted(fit)]
             raise ValueError(
-                f"{name} of chain {chain} has the names {sorted(fit)}; wanted those of chain 0, "
-                f"{sorted(chains[0])}"
+                f"{name} of chain 0 and {chain} have the names {names}; wanted one set"
             )
     for variable in chains[0]:
         parts = [as_numpy(fit[variable]) for fit in chains]
         shapes = [part.shape for part in parts]
         if len({*shapes}) > 1:
             raise ValueError(
-                f"{variable!r} has the shapes {shapes} in the chains of {name}; wanted one shape: "
-                "the same draws, examples and layers of each fit"
+                f"{variable!r} has the shapes {shapes} in the chains of {name}; wanted one shape"
             )
         arrays[variable] = np.stack(parts)
         check_shape(variable, arrays[variable], sizes)
@@ -216,8 +215,7 @@ def stack_layers(group: xarray.Dataset) -> xarray.Dataset:
         shapes = sorted({part.shape[2:] for part in parts})
         if len(shapes) > 1:
             raise ValueError(
-                f"the layers of {module!r} have weights of the shapes {shapes}; wanted one shape. "
-                "Choose sites of one shape, or leave by_layer out."
+                f"the layers of {module!r} have weights of the shapes {shapes}; leave by_layer out"
             )
         values = np.stack([part.values for part in parts], axis=2)
         stacked[module] = ((*SAMPLE_DIMS, dim, *parts[0].dims[2:]), values)
@@ -301,8 +299,7 @@ def predicted(name: str, predictive: Fits) -> tuple[Arrays, FloatArray]:
     arrays = stacked(name, predictive, {})
     if "logits" not in arrays:
         raise ValueError(
-            f"{name} has the names {sorted(arrays)}; wanted 'logits'. Pass what "
-            "blob_pyro.infer.posterior_predictive returns."
+            f"{name} has the names {sorted(arrays)}; wanted what posterior_predictive gives: logits"
         )
     return arrays, log_softmax(np.stack([*map(check_logits, arrays["logits"])]), axis=-1)
 
@@ -381,8 +378,7 @@ def observed_groups(arrays: Arrays, shape: Sequence[int]) -> dict[str, xarray.Da
         if len(differs):
             raise ValueError(
                 f"labels of example {differs[0]} are {labels[:, differs[0]].tolist()} in the "
-                "chains; wanted one label. Predict the same examples in the same order (a loader "
-                "without shuffling) with each fit."
+                "chains; wanted one label. Predict without shuffling."
             )
         checked = check_labels(labels[0], num_examples=shape[2], num_classes=shape[3])
         groups["observed_data"] = xarray.Dataset({"labels": ("example", checked)})

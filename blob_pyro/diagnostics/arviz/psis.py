@@ -6,11 +6,24 @@ from typing import Any
 
 import numpy as np
 
-from blob_pyro.diagnostics.arviz.version import is_arviz_1
 from blob_pyro.diagnostics.predictive import Values, as_numpy
 
 # A fifth of the draws are the tail, and a generalised Pareto distribution is fitted to five.
 FEWEST_DRAWS = 25
+
+
+def is_arviz_1() -> bool:
+    """Tell whether ArviZ is of the line that knows ``DataTree``.
+
+    Examples
+    --------
+    >>> is_arviz_1() in (True, False)
+    True
+    """
+    import arviz
+
+    # ArviZ 1.x still has a name `InferenceData`, so only the version tells the two apart.
+    return int(arviz.__version__.split(".")[0]) >= 1
 
 
 def loo(data: Any) -> Any:
@@ -97,10 +110,7 @@ def pareto_k(log_weights: Values) -> float:
     """
     ratios = as_numpy(log_weights).astype(np.float64)
     if ratios.ndim != 1 or not np.isfinite(ratios).all():
-        raise ValueError(
-            f"log_weights have the shape {ratios.shape} and {(~np.isfinite(ratios)).sum()} values "
-            "that are not finite; wanted one finite number a draw"
-        )
+        raise ValueError(f"log_weights, {ratios.shape}, must be one finite number a draw")
     _check_num_draws(len(ratios))
     if is_arviz_1():
         from arviz_stats.base import array_stats
@@ -115,6 +125,5 @@ def pareto_k(log_weights: Values) -> float:
 def _check_num_draws(num_draws: int) -> None:
     if num_draws < FEWEST_DRAWS:
         raise ValueError(
-            f"there are {num_draws} draws; wanted at least {FEWEST_DRAWS}, since PSIS fits a tail "
-            f"of a fifth of them. Predict with num_samples={FEWEST_DRAWS} or (better) 100."
+            f"there are {num_draws} draws; PSIS wants num_samples={FEWEST_DRAWS} or, better, 100"
         )

@@ -87,10 +87,7 @@ def _colored(
 ) -> Iterator[tuple[str, float, str]]:
     values = as_numpy(uncertainty)
     if values.shape != (len(tokens),):
-        raise ValueError(
-            f"uncertainty has shape {values.shape} but there are {len(tokens)} tokens; give one "
-            "number a token of one text"
-        )
+        raise ValueError(f"uncertainty has shape {values.shape} but there are {len(tokens)} tokens")
     if not maximum > 0:
         raise ValueError(f"maximum={maximum} must be positive; give the largest number to be shown")
     for token, value in zip(tokens, values.tolist(), strict=True):

@@ -77,10 +77,7 @@ def plot_uncertainty(
     score, axis_label = MEASURES[measure]
     scores = {"in": score(in_logits), "out of": score(out_logits)}
     if measure == "mutual_information" and 1 in (len(in_logits), len(out_logits)):  # type: ignore[arg-type]
-        raise ValueError(
-            "one draw has a mutual information of 0; predict in_logits and out_logits with more "
-            "draws, or use measure='entropy'"
-        )
+        raise ValueError("one draw has a mutual information of 0; predict with more draws")
     highest = float(max(map(np.max, scores.values()))) or 1.0  # 0 if all are certain
     edges = np.linspace(0.0, highest, num_bins + 1)
     with styled_axes(ax) as axes:
@@ -221,7 +218,7 @@ def plot_draws(
     if not (0 <= example < num_examples and len(names) == num_classes > max(labelled) >= 0):
         raise ValueError(
             f"example {example}, label {label} and {len(names)} class_names do not fit logits of "
-            f"{num_examples} examples and {num_classes} classes; both are counted from 0"
+            f"{num_examples} examples and {num_classes} classes"
         )
     probs = softmax(array[:, example], axis=-1)
     if label is not None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from blob_pyro.diagnostics import from_pyro_svi
-from blob_pyro.diagnostics.arviz.version import is_arviz_1
+from blob_pyro.diagnostics.arviz.psis import is_arviz_1
 
 mpl.use("agg")
 az = pytest.importorskip("arviz")

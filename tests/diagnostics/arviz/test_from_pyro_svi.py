@@ -281,7 +281,7 @@ def test_what_the_examples_have_may_be_called_labels() -> None:
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({"logits": None}, {}, r"predictive has the names .*; wanted 'logits'. Pass what"),
+        ({"logits": None}, {}, r"predictive has the names .* gives: logits"),
         ({"log_likelihood": np.zeros((K, 3))}, {}, r"\(1, 30, 3\); .*draw=30, example=12\)"),
         ({"labels": np.arange(5)}, {}, r"labels have shape \(5,\) .*wanted \(12,\)"),
         ({}, {"posterior": {SITE: np.zeros((4, 2))}}, r"start with \(chain=1, draw=30\)"),

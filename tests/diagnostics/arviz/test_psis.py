@@ -54,9 +54,7 @@ def test_compare_ranks_methods() -> None:
 
 
 def test_few_draws_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"there are 24 draws; wanted at least 25, .*num_samples=25"
-    ):
+    with pytest.raises(ValueError, match=r"there are 24 draws; PSIS wants num_samples=25"):
         loo(from_pyro_svi(fit(num_draws=24)))
     loo(from_pyro_svi([fit(num_draws=13), fit(num_draws=13)]))
     with pytest.raises(ValueError, match="there are 24 draws"):
@@ -76,5 +74,5 @@ def test_k_is_the_shape_of_a_pareto_tail(shape: float) -> None:
 
 @pytest.mark.parametrize("weights", [np.zeros((30, 2)), np.append(np.zeros(30), np.nan)])
 def test_weights_that_are_no_numbers_are_refused(weights: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"log_weights have the shape .* wanted one finite number"):
+    with pytest.raises(ValueError, match=r"log_weights, .* must be one finite number"):
         pareto_k(weights)
