@@ -117,7 +117,7 @@ def test_a_method_is_trained_by_its_name(tmp_path: Path, tickets: str, base_fold
         (["--set", "members"], "--set members has no '='; give it as NAME=VALUE"),
         (
             ["--set", "options.rate=1"],
-            "options of method 'blob': rate is unknown",
+            "options of method 'blob': 'rate' is no setting",
         ),
         (["--method", "BLoB"], "method='BLoB' is unknown; use one of"),
         (["--set", "start=mle"], "the method 'blob' is trained from the base model"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -14,17 +14,13 @@ from blob_pyro.benchmark.cell import Cell, Results, finished_results, write_resu
 from blob_pyro.benchmark.config import BenchmarkConfig
 from blob_pyro.benchmark.cost import Cost, extra_parameters, measured
 from blob_pyro.benchmark.data import evaluation_data, training_and_validation_data, training_data
-from blob_pyro.files import load_posterior, save_posterior
+from blob_pyro.files import load_posterior
 from blob_pyro.files.card import write_metrics
-from blob_pyro.files.task import task_record
-from blob_pyro.guides import LoraGuide
-from blob_pyro.models import Classifier
 from blob_pyro.networks import torch_dtype
-from blob_pyro.recipe import posterior_from_fits, run_recipe
-from blob_pyro.recipe.network import load_network, switch_task
-from blob_pyro.recipe.predictions import Predictions, evaluate
+from blob_pyro.recipe import Posterior, Predictions, fine_tune, posterior_from_fits
+from blob_pyro.recipe.network import load_network
 from blob_pyro.recipe.run import Program
-from blob_pyro.tasks import collator_for, find_task
+from blob_pyro.tasks import find_task
 from blob_pyro.training import StepRecord, best_step
 
 OnStep = Callable[[StepRecord], None]
@@ -76,14 +72,14 @@ def run_cell(
     starts = cell.starts(config)
     earlier = [finished_results(start.path(folder), start.fingerprint(config)) for start in starts]
     with measured() as cost:
-        model, guide, records = run.fitted(on_step)
-    run.save(model, guide)
+        posterior = run.fitted(on_step)
+    posterior.save(cell.posterior(folder))
     results = {
         "train_seconds": cost.seconds + sum(result["train_seconds"] for result in earlier),
         "train_bytes": max([cost.peak_bytes, *(result["train_bytes"] for result in earlier)]),
-        "extra_parameters": extra_parameters(model, guide),
-        "best_step": best_step(records),
-        **run.evaluated(model, guide),
+        "extra_parameters": extra_parameters(posterior.classifier, posterior.guide),
+        "best_step": best_step(posterior.records),
+        **run.evaluated(posterior),
         "settings": settings,
     }
     write_results(path, results)
@@ -100,8 +96,8 @@ class _Run:
     folder: Path
     data_dir: Path | None
 
-    def fitted(self, on_step: OnStep | None) -> tuple[Classifier, LoraGuide, list[StepRecord]]:
-        """Fit the program."""
+    def fitted(self, on_step: OnStep | None) -> Posterior:
+        """Fit to the task, or start from the cells that it starts from."""
         cell, recipe, task = self.cell, self.cell.recipe(self.config), find_task(self.cell.task)
         data = (task, self.config.tasks[cell.task], self.data_dir, cell.seed)
         train, validation = (
@@ -115,21 +111,23 @@ class _Run:
         )
         cells = cell.starts(self.config)
         if not cells:
-            program = (recipe, network(), self.tokenizer, task, train)
-            return run_recipe(*program, validation=validation, on_step=on_step)
+            return fine_tune(
+                replace(task, splits={"train": train}),
+                network(),
+                recipe=recipe,
+                tokenizer=self.tokenizer,
+                validation=validation,
+                on_step=on_step,
+                progress=False,
+            )
         folders = (start.posterior(self.folder) for start in cells)
         fits = (cast(Program, load_posterior(folder, network())) for folder in folders)
         examples = train if validation is None else validation
-        return *posterior_from_fits(recipe, fits, self.tokenizer, task, examples), []
-
-    def save(self, model: Classifier, guide: LoraGuide) -> None:
-        """Save the fitted program."""
-        recipe, place = self.cell.recipe(self.config), self.cell.posterior(self.folder)
+        model, guide = posterior_from_fits(recipe, fits, self.tokenizer, task, examples)
         scoring = recipe.scoring_of(model.network.get_base_model())
-        record, method = task_record(find_task(self.cell.task), scoring), recipe.method
-        save_posterior(place, model, guide, task=record, method=method, tokenizer=self.tokenizer)
+        return Posterior(model, guide, self.tokenizer, task, scoring, method=recipe.method)
 
-    def evaluated(self, model: Classifier, guide: LoraGuide) -> Results:
+    def evaluated(self, posterior: Posterior) -> Results:
         """Predict with each number of draws, and keep the draws."""
         cell, results = self.cell, Results(metrics={}, predict_seconds={}, predict_bytes={})
         counts = () if cell.member else self.config.methods[cell.method].num_samples
@@ -138,7 +136,7 @@ class _Run:
             # Fewer draws are the first of the largest number: no draw is predicted with twice.
             made = max(counts) if num_samples else 0
             if made not in predicted:
-                predicted[made] = self._predicted(model, guide, made)
+                predicted[made] = self._predicted(posterior, made)
             whole, cost = predicted[made]
             evaluations = {name: part.first_draws(num_samples or 1) for name, part in whole.items()}
             for name, evaluation in evaluations.items():
@@ -147,7 +145,7 @@ class _Run:
                 own, data = evaluations[cell.task], f"{cell.task}, {self.config.split}"
                 write_metrics(cell.posterior(self.folder), own.metrics(), len(own.labels), data)
             # The draws of a linearised model share their passes.
-            share = num_samples / made if made and guide.predictive == "network" else 1.0
+            share = num_samples / made if made and posterior.guide.predictive == "network" else 1.0
             key = str(num_samples)
             results["metrics"][key] = _metrics(evaluations)
             results["predict_seconds"][key] = cost.seconds * share
@@ -155,29 +153,30 @@ class _Run:
         return results
 
     def _predicted(
-        self, model: Classifier, guide: LoraGuide, num_samples: int
+        self, posterior: Posterior, num_samples: int
     ) -> tuple[dict[str, Predictions], Cost]:
-        cell, config = self.cell, self.config
-        scoring = cell.recipe(config).scoring_of(model.network.get_base_model())
-        collator = collator_for(find_task(cell.task), self.tokenizer, scoring)
-        trained_on, evaluations = config.tasks[cell.task], {}
-        tasks = {name: find_task(name) for name in config.evaluated_on(cell.task)}
-        tests = {
-            name: evaluation_data(task, config, trained_on, self.data_dir, cell.seed)
-            for name, task in tasks.items()
-        }
+        config, seed, tests = self.config, self.cell.seed, []
+        for name in config.evaluated_on(self.cell.task):
+            task, trained_on = find_task(name), config.tasks[self.cell.task]
+            data = evaluation_data(task, config, trained_on, self.data_dir, seed)
+            tests.append(replace(task, splits={"test": data}))
         with measured() as cost:
-            for name, data in tests.items():
-                switch_task(model, tasks[name], self.tokenizer)
-                evaluations[name] = evaluate(
-                    model, guide, data, collator, num_samples, cell.seed, progress=False
+            evaluations = {
+                task.name: posterior.evaluate_other(
+                    task, num_samples=num_samples, seed=seed, progress=False
                 )
+                for task in tests
+            }
         return evaluations, cost
 
 
 def _metrics(evaluations: dict[str, Predictions]) -> dict[str, dict[str, float]]:
     first, *others = evaluations
-    metrics = {name: evaluation.metrics() for name, evaluation in evaluations.items()}
+    # Of texts whose classes the posterior does not know, only the uncertainty is measured.
+    metrics = {
+        name: evaluation.metrics() if evaluation.is_labelled else {}
+        for name, evaluation in evaluations.items()
+    }
     for name in others:
         metrics[name]["auroc"] = evaluations[first].ood_auroc(evaluations[name])
     return metrics

@@ -64,6 +64,9 @@ def _draw_panel(axes: Axes, metric: str, tested: Mapping[str, Rows]) -> None:
     for number, (name, rows) in enumerate(tested.items()):
         look = series(number)
         shift = _SPREAD * ((number + 0.5) / len(tested) - 0.5)
+        if not all(metric in row for row in rows.values()):
+            # Texts of classes that a posterior does not know have no right answers.
+            continue
         means, deviations = zip(*(row[metric] for row in rows.values()), strict=True)
         style: Any = {**look.line, "linestyle": "none", "elinewidth": 1.0, "capsize": 2.0}
         axes.errorbar(

@@ -175,6 +175,7 @@ class Posterior:
         label_column: str = "label",
         num_samples: int = 10,
         seed: int = 0,
+        progress: bool = True,
     ) -> Predictions:
         """Predict labelled examples, for metrics and their intervals.
 
@@ -182,7 +183,7 @@ class Posterior:
         ----------
         data, labels, text_column, label_column
             As in :func:`blob_pyro.tasks.text_task`; or a task, whose split ``test`` is taken.
-        num_samples, seed
+        num_samples, seed, progress
             As in :meth:`predictive`.
 
         Returns
@@ -196,7 +197,33 @@ class Posterior:
             If a label is none of the classes.
         """
         examples = self._examples(data, labels, text_column, label_column)
-        return self._predicted(examples, num_samples, seed)
+        return self._predicted(examples, num_samples, seed, progress)
+
+    def evaluate_other(
+        self, task: Task, *, num_samples: int = 10, seed: int = 0, progress: bool = True
+    ) -> Predictions:
+        """Predict the split ``test`` of a task that may be out of distribution.
+
+        Parameters
+        ----------
+        task
+            Of the kind that it was fitted to: texts, or questions.
+        num_samples, seed, progress
+            As in :meth:`predictive`.
+
+        Returns
+        -------
+        Predictions
+            With labels only if the posterior knows the classes of all texts.
+        """
+        self._check_kind(task)
+        data = task.load("test").data
+        options: Any = {"num_samples": num_samples, "seed": seed, "progress": progress}
+        if isinstance(task, TextClassificationTask):
+            known = set(task.class_names) <= set(self._texts().class_names)
+            if not known or any(label < 0 for label in data["label"]):
+                return self.predictive(data, **options)
+        return self.evaluate(replace(task, splits={"test": data}), **options)
 
     def calibrate(
         self,
@@ -324,6 +351,8 @@ class Posterior:
     def _examples(
         self, data: Any, labels: Sequence[str | int] | None, text_column: str, label_column: str
     ) -> Dataset:
+        if isinstance(data, MultipleChoiceTask | TextClassificationTask):
+            self._check_kind(data)
         if isinstance(data, MultipleChoiceTask):
             switch_task(self.classifier, data, self.tokenizer)
             return data.load("test").data
@@ -339,6 +368,13 @@ class Posterior:
             )
             return _numbered_alike(given.splits["train"], given, self._texts())
         return _numbered_alike(data.load("test").data, data, self._texts())
+
+    def _check_kind(self, task: Task) -> None:
+        if type(task) is not type(self.task):
+            raise ValueError(
+                f"{task.name} is of another kind than what this posterior was fitted to; questions "
+                "and texts do not mix"
+            )
 
     def _predicted(
         self, data: Dataset, num_samples: int, seed: int, progress: bool = True

@@ -29,13 +29,13 @@ def config(content: Any, write: Any) -> Any:
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The seeds of all fits."""
     seeds: list[int] = []
-    run_recipe = cell_run.run_recipe
+    fine_tune = cell_run.fine_tune
 
-    def counted(recipe: Recipe, *args: Any, **options: Any) -> Any:
+    def counted(*args: Any, recipe: Recipe, **options: Any) -> Any:
         seeds.append(recipe.training.seed)
-        return run_recipe(recipe, *args, **options)
+        return fine_tune(*args, recipe=recipe, **options)
 
-    monkeypatch.setattr(cell_run, "run_recipe", counted)
+    monkeypatch.setattr(cell_run, "fine_tune", counted)
     return seeds
 
 
@@ -85,15 +85,15 @@ def test_a_killed_benchmark_loses_nothing_and_repeats_nothing(
 ) -> None:
     whole = run_benchmark(config, tmp_path / "whole", Path(questions))
     fits.clear()
-    run_recipe = cell_run.run_recipe
+    fine_tune = cell_run.fine_tune
 
-    def killed(recipe: Recipe, *args: Any, **options: Any) -> Any:
+    def killed(*args: Any, recipe: Recipe, **options: Any) -> Any:
         if len(fits) == 3:
             raise KeyboardInterrupt
-        return run_recipe(recipe, *args, **options)
+        return fine_tune(*args, recipe=recipe, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cell_run, "run_recipe", killed)
+        patch.setattr(cell_run, "fine_tune", killed)
         with pytest.raises(KeyboardInterrupt):
             run_benchmark(config, tmp_path / "killed", Path(questions))
     assert len(files(tmp_path / "killed" / "cells")) == 3
@@ -193,3 +193,18 @@ def test_tables_hold_a_row_for_each_number_of_draws(
         assert imread(tmp_path / "plots" / f"{task}.png").std() > 0
     cell = json.loads((tmp_path / "cells" / "mle-openbookqa-seed0.json").read_text())
     assert cell["train_seconds"] > 0
+
+
+def test_texts_of_other_classes_are_told_apart_and_not_marked(
+    content: Any, write: Any, questions: str, tmp_path: Path
+) -> None:
+    content["tasks"] = {"helpdesk": {"max_train": 60, "ood": ["helpdesk_out_of_scope", "reviews"]}}
+    content["methods"] = {"mle": {"method": "mle", "num_samples": [0]}}
+    content["seeds"] = [0]
+    results = run_benchmark(read_config(write(content)), tmp_path / "out", Path(questions))
+    metrics = results[Cell("mle", "helpdesk", 0)]["metrics"]["0"]
+    assert set(metrics["helpdesk"]) == set(METRICS)
+    assert set(metrics["reviews"]) == set(metrics["helpdesk_out_of_scope"]) == {"auroc"}
+    kept = load_predictions(tmp_path / "out" / "draws" / "mle-helpdesk-seed0-reviews-draws0.npz")
+    assert set(kept.labels) == {-1}
+    assert (tmp_path / "out" / "plots" / "helpdesk.png").stat().st_size > 0

@@ -40,13 +40,13 @@ def test_an_ensemble_is_made_of_cells_and_calibrated_without_another_fit(
     content: Any, write: Any, questions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fits: list[tuple[str, int]] = []
-    run_recipe = cell_run.run_recipe
+    fine_tune = cell_run.fine_tune
 
-    def counted(recipe: Recipe, *args: Any, **options: Any) -> Any:
+    def counted(*args: Any, recipe: Recipe, **options: Any) -> Any:
         fits.append((recipe.method, recipe.training.seed))
-        return run_recipe(recipe, *args, **options)
+        return fine_tune(*args, recipe=recipe, **options)
 
-    monkeypatch.setattr(cell_run, "run_recipe", counted)
+    monkeypatch.setattr(cell_run, "fine_tune", counted)
     config = read_config(write(content))
     results = run_benchmark(config, tmp_path, Path(questions))
     assert sorted(fits) == [("mle", 0), ("mle", 1000), ("zero_shot", 0)]

@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 import blob_pyro
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.networks import load_causal_lm
+from blob_pyro.tasks import TASKS, TextClassificationTask, helpdesk_out_of_scope
 
 TEXTS = ["a", "b", "c", "d", "a b", "c d"]
 LABELS = ["printing", "login", "printing", "login", "printing", "login"]
@@ -144,3 +145,33 @@ def test_what_is_no_labelled_text_is_refused_before_training(
 ) -> None:
     with pytest.raises(ValueError, match=r"row \d|texts and|two different|labels"):
         blob_pyro.fine_tune(texts, base_folder, labels, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "kept"),
+    [
+        # Numbered by another order; other classes; no class is right.
+        (("printing", "login"), [0, 1], [1, 0]),
+        (("login", "canteen"), [0, 1], [-1, -1]),
+        (("printing", "login"), [-1, -1], [-1, -1]),
+    ],
+)
+def test_labels_of_another_task_are_kept_only_if_they_mean_the_same(
+    names: tuple[str, str], labels: list[int], kept: list[int], posterior: blob_pyro.Posterior
+) -> None:
+    data = Dataset.from_dict({"id": ["x", "y"], "text": ["a", "d"], "label": labels})
+    task = TextClassificationTask("other", {"test": data}, names)
+    found = posterior.evaluate_other(task, num_samples=2)
+    assert found.labels.tolist() == kept
+    assert found.ids.tolist() == ["x", "y"]
+    np.testing.assert_array_equal(
+        found.probabilities, posterior.predict_proba(["a", "d"], num_samples=2)
+    )
+
+
+def test_what_cannot_be_measured_is_refused(posterior: blob_pyro.Posterior) -> None:
+    with pytest.raises(ValueError, match=r"out_of_scope has no labels, so nothing can be measured"):
+        posterior.evaluate(helpdesk_out_of_scope())
+    for measure in (posterior.evaluate, posterior.evaluate_other):
+        with pytest.raises(ValueError, match="boolq is of another kind than what this posterior"):
+            measure(TASKS["boolq"])
