@@ -177,6 +177,6 @@ def _check_scores(name: str, scores: Values) -> FloatArray:
     array = as_numpy(scores).astype(np.float64)
     if array.ndim != 1 or array.size == 0 or np.isnan(array).any():
         raise ValueError(
-            f"{name} has shape {array.shape}, {np.isnan(array).sum()} NaN; wanted a number an example"
+            f"{name} has shape {array.shape}, {np.isnan(array).sum()} NaN; give a number an example"
         )
     return array

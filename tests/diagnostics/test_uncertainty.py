@@ -92,7 +92,7 @@ def test_auroc_of_plain_cases(
 @pytest.mark.parametrize(
     ("in_scores", "out_scores", "message"),
     [
-        ([[0.0]], [1.0], r"in_scores has shape \(1, 1\), 0 NaN; wanted a number"),
+        ([[0.0]], [1.0], r"in_scores has shape \(1, 1\), 0 NaN; give a number"),
         ([0.0], [], r"out_scores has shape \(0,\), 0 NaN"),
         ([0.0], [1.0, np.nan], r"out_scores has shape \(2,\), 1 NaN"),
     ],

@@ -221,7 +221,7 @@ def test_a_benchmark_of_anything(data: Any) -> None:
 def test_yaml_that_its_parser_does_not_refuse(text: str, tmp_path: Path) -> None:
     path = tmp_path / "benchmark.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"benchmark.yaml: "):
+    with pytest.raises(ValueError, match=r"benchmark.yaml(: | cannot be used)"):
         read_config(path)
 
 

@@ -38,5 +38,5 @@ def test_long_examples_lose_the_beginning_of_the_prompt(tokenizer: Any) -> None:
 @pytest.mark.parametrize("token", ["pad_token", "eos_token"])
 def test_a_tokenizer_without_the_tokens_is_refused(token: str, tokenizer: Any) -> None:
     setattr(tokenizer, token, None)
-    with pytest.raises(ValueError, match="the tokenizer has no (padding token|end of sequence)"):
+    with pytest.raises(ValueError, match=r"the tokenizer has no (padding token|end of sequence)"):
         InstructionCollator(tokenizer)

@@ -70,7 +70,7 @@ def stacked(name: str, fits: Fits, sizes: Sizes) -> Arrays:
         if set(fit) != set(chains[0]):
             names = [sorted(chains[0]), sorted(fit)]
             raise ValueError(
-                f"{name} of chain 0 and {chain} have the names {names}; wanted one set"
+                f"{name} of chains 0 and {chain} has the names {names}; wanted one set"
             )
     for variable in chains[0]:
         parts = [as_numpy(fit[variable]) for fit in chains]
