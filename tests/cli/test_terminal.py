@@ -53,6 +53,11 @@ def test_what_is_printed_is_safe_and_whole(capsys: pytest.CaptureFixture[str]) -
     assert json.loads(printed.out.splitlines()[-1]) == {EVIL: [EVIL]}
 
 
+def test_a_long_name_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["", "examples"], [["n" * 300, "1"]])
+    assert capsys.readouterr().out.count("n") == 300
+
+
 def test_names_from_a_posterior_and_its_texts_are_safe(
     saved: Callable[..., str], tmp_path: Path, invoke: Callable[..., Any]
 ) -> None:

@@ -72,6 +72,18 @@ def test_a_folder_that_could_not_be_saved_to_is_refused_before_training(
     assert "/proc/posterior cannot be written (No such file or directory: " in result.stderr
 
 
+@pytest.mark.parametrize("command", [["demo", "--model", "absent"], ["benchmark", "{config}"]])
+def test_what_takes_long_tries_its_folder_first(
+    command: list[str], tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    config = tmp_path / "b.yaml"
+    config.write_text("model: absent\ntasks: {helpdesk: {}}\nmethods: {mle: {method: mle}}\n")
+    arguments = [argument.replace("{config}", str(config)) for argument in command]
+    result = invoke(*arguments, "--output-dir", "/proc/results")
+    assert result.exit_code == 2
+    assert "cannot be written (No such file or directory: " in result.stderr
+
+
 def test_a_posterior_is_replaced_only_if_that_is_asked_for(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
