@@ -17,7 +17,7 @@ from blob_pyro.infer.data_pass import evaluation_mode, seeded
 from blob_pyro.infer.generation_options import check_options, option
 from blob_pyro.infer.posterior_draws import Draw, Guide, posterior_draws
 from blob_pyro.models import BayesianLora
-from blob_pyro.models.padding import align_padding, mask_of
+from blob_pyro.models.padding import align_padding, mask_of, padding_token
 from blob_pyro.models.text_trials import LENGTHS, made_up_texts, same
 from blob_pyro.models.tiling import tile
 
@@ -25,7 +25,10 @@ from blob_pyro.models.tiling import tile
 _TRIED = 2
 # What networks went through, whether padded and how: architectures decide, and no weights.
 _PASSED: WeakKeyDictionary[nn.Module, set[tuple[bool, bool | None]]] = WeakKeyDictionary()
-_WAY_OUT = "pass use_cache=False, which reads each text anew at every token"
+_WAY_OUT = (
+    "pass use_cache=False, which reads each text anew at every token; if that is refused too, use "
+    "another network"
+)
 
 
 class AveragedNetwork(LogitsProcessor):
@@ -182,7 +185,8 @@ def generate(
     network = cast(Any, model.network.get_base_model())
     check_options(network, options)
     mask = mask_of(input_ids, attention_mask, network)
-    prompts = align_padding({"input_ids": input_ids, "attention_mask": mask}, "left")
+    prompts = {"input_ids": input_ids, "attention_mask": mask}
+    prompts = align_padding(prompts, "left", padding_token(network))
     with torch.no_grad(), seeded(seed), evaluation_mode(model):
         draws = posterior_draws(guide, num_samples, prompts)
         for padded in {False, bool((mask == 0).any())}:
@@ -234,8 +238,8 @@ def _check_cache(model: BayesianLora, draw: Draw, padded: bool, use_cache: bool 
                 "alone; give prompts of one length, or one at a time"
             )
         raise ValueError(
-            f"{kind} goes on with two texts at once in another way than with each: its cache mixes "
-            f"them or holds what an earlier text left; {_WAY_OUT}"
+            f"{kind} goes on with two texts at once in another way than it reads each: its cache "
+            f"mixes them, or Transformers' generate gives it other positions; {_WAY_OUT}"
         )
     passed.add((padded, use_cache))
 

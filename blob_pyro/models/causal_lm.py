@@ -13,7 +13,7 @@ from blob_pyro.distributions import LabelledTokens
 from blob_pyro.lora import Latent, Prior, check_peft_model
 from blob_pyro.models.bayesian_lora import BayesianLora
 from blob_pyro.models.labels import checked_labels
-from blob_pyro.models.padding import align_padding, mask_of
+from blob_pyro.models.padding import align_padding, mask_of, padding_token
 from blob_pyro.models.positions import head_at, labelled_first
 from blob_pyro.models.text_trials import check_causal
 from blob_pyro.models.tiling import tile, untile
@@ -116,7 +116,7 @@ class CausalLM(BayesianLora):
         _check_padding(labels, mask)
         batch = {"input_ids": input_ids, "attention_mask": mask, "labels": labels, **inputs}
         # On the right, no token sees the padding, and a row's first token has none before it.
-        batch = align_padding(batch, "right")
+        batch = align_padding(batch, "right", padding_token(self.network))
         labels = batch.pop("labels")
         num_draws = self.draw(input_ids.shape)
         # A token is predicted where the one before it is read.

@@ -15,7 +15,7 @@ from pyro.infer.util import is_validation_enabled
 from blob_pyro.lora import Latent, Prior
 from blob_pyro.models.bayesian_lora import BayesianLora
 from blob_pyro.models.labels import checked_labels
-from blob_pyro.models.padding import Side, align_padding, mask_of
+from blob_pyro.models.padding import Side, align_padding, mask_of, padding_token
 from blob_pyro.models.text_trials import padding_is_exact
 from blob_pyro.models.tiling import tile, untile
 
@@ -61,7 +61,7 @@ class Classifier(BayesianLora):
     def align(self, batch: dict[str, torch.Tensor], side: Side | None) -> dict[str, torch.Tensor]:
         """Move padding to a side, or refuse it if there is none to move it to."""
         if side is not None:
-            return align_padding(batch, side)
+            return align_padding(batch, side, padding_token(self.network))
         if bool((batch["attention_mask"] == 0).any()):
             raise ValueError(
                 f"{type(self.network.get_base_model()).__name__} gives a padded text other logits "

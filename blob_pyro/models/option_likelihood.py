@@ -109,9 +109,8 @@ class OptionLikelihood(Classifier):
             check_causal(self.network)
         self.num_options = num_options
         self.normalize: Normalize = normalize
-        self._takes_positions = "position_ids" in signature
         self._window = shortest_window(net)
-        self.packs = self._takes_positions and self._packing_is_right()
+        self.packs = "position_ids" in signature and self._packing_is_right()
         if not self.packs:
             warnings.warn(
                 f"{type(base).__name__} does not keep packed options apart (it ignores position "
@@ -132,9 +131,9 @@ class OptionLikelihood(Classifier):
         self._check_options(packed)
         # The mask of packed rows knows no sliding window: longer rows go one by one.
         if self.packs and packed.input_ids.shape[1] <= self._window:
-            return self._scores(packed, self.num_options, packed.visibility())
+            return self._scores_together(packed, self.num_options)
         rows = packed.one_by_one(self.num_options, padding_token(self.network) or 0)
-        return self._scores(rows, 1, rows.attention_mask).reshape(-1, self.num_options)
+        return self._scores(rows, 1, attention_mask=rows.attention_mask).view(-1, self.num_options)
 
     @override
     def _num_offered(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -163,19 +162,24 @@ class OptionLikelihood(Classifier):
                 f"{self.num_options}; set model.num_options, which no weight depends on"
             )
 
+    def _scores_together(self, packed: PackedOptions, num_options: int) -> torch.Tensor:
+        """Give the scores of options that share a row, ``rows x num_options``."""
+        return self._scores(
+            packed,
+            num_options,
+            attention_mask=self._as_bias(packed.visibility()),
+            position_ids=packed.position_ids(),
+        )
+
     def _scores(
-        self, packed: PackedOptions, num_options: int, attention_mask: torch.Tensor
+        self, packed: PackedOptions, num_options: int, **inputs: torch.Tensor
     ) -> torch.Tensor:
         """Give the scores of every row's options, ``rows x num_options``."""
-        if attention_mask.dtype == torch.bool and attention_mask.dim() == 4:
-            attention_mask = self._as_bias(attention_mask)
-        options = {"position_ids": packed.position_ids()} if self._takes_positions else {}
         logits = self.network(
             input_ids=packed.input_ids,
-            attention_mask=attention_mask,
             logits_to_keep=last_columns(packed.input_ids, packed.option_ids.shape[1] + 1),
             use_cache=False,
-            **options,
+            **inputs,
         ).logits
         return self._sum_by_option(_token_log_probs(logits, packed), packed, num_options)
 
@@ -203,12 +207,12 @@ class OptionLikelihood(Classifier):
         packed = _made_up_batch(like.device, size, min(_LONG, max(4, self._window - 6)))
         with self.trial():
             rows = packed.one_by_one(3)
-            alone = self._scores(rows, 1, rows.attention_mask).reshape(-1, 3)
+            alone = self._scores(rows, 1, attention_mask=rows.attention_mask).view(-1, 3)
             try:
-                together = self._scores(packed, 3, packed.visibility())
+                together = self._scores_together(packed, 3)
                 changed = (packed.input_ids + (packed.owners() == 1)) % size
                 other = replace(packed, input_ids=changed)
-                beside = self._scores(other, 3, packed.visibility())
+                beside = self._scores_together(other, 3)
             except Exception:  # Whatever a network does not take in a packed row.
                 return False
         tolerance = _TOLERANCE.get(self.network.dtype, _COARSE_TOLERANCE)

@@ -11,7 +11,9 @@ from torch import nn
 Side = Literal["left", "right"]
 
 
-def align_padding(batch: dict[str, torch.Tensor], side: Side) -> dict[str, torch.Tensor]:
+def align_padding(
+    batch: dict[str, torch.Tensor], side: Side, token: int | None = None
+) -> dict[str, torch.Tensor]:
     """Rotate each row so that its padding lies on one side.
 
     Parameters
@@ -21,6 +23,9 @@ def align_padding(batch: dict[str, torch.Tensor], side: Side) -> dict[str, torch
         the real tokens of a row contiguous).  Every tensor of that shape is rotated alike.
     side
         Where the padding shall be.
+    token
+        What stands there in ``input_ids``; None for what stood there.  Some networks look for their
+        own padding token, which need not be the tokenizer's.
 
     Returns
     -------
@@ -44,10 +49,14 @@ def align_padding(batch: dict[str, torch.Tensor], side: Side) -> dict[str, torch
     else:
         shift = torch.where(real, positions, -1).amax(dim=1) + 1
     source = (positions + shift[:, None]) % length
-    return {
+    aligned = {
         name: tensor.gather(1, source) if tensor.shape == mask.shape else tensor
         for name, tensor in batch.items()
     }
+    if token is not None:
+        padding = aligned["attention_mask"] == 0
+        aligned["input_ids"] = aligned["input_ids"].masked_fill(padding, token)
+    return aligned
 
 
 def mask_of(

@@ -8,7 +8,6 @@ from typing_extensions import override
 
 from blob_pyro.lora import Latent, Prior, check_peft_model
 from blob_pyro.models.classifier import Classifier
-from blob_pyro.models.padding import padding_token
 
 
 class SequenceClassifier(Classifier):
@@ -71,11 +70,6 @@ class SequenceClassifier(Classifier):
 
     @override
     def class_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        pad = padding_token(self.network)
-        if pad is not None:
-            # Heads look for their own padding token, which need not be the tokenizer's.
-            padding = batch["attention_mask"] == 0
-            batch = {**batch, "input_ids": batch["input_ids"].masked_fill(padding, pad)}
         logits: torch.Tensor = self.network(**self.align(batch, self.padding_side)).logits
         if logits.shape != (wanted := (len(batch["input_ids"]), self.num_classes)):
             raise ValueError(

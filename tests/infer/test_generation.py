@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from blob_pyro import generate, unbayesianize
+from blob_pyro import generate
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import posterior_draws
 from blob_pyro.lora import HierarchicalNormalPrior
@@ -75,19 +75,6 @@ def test_greedy_text_and_uncertainty_are_those_of_the_average(
     assert found.epistemic.min() > 1e-3
 
 
-def test_padding_on_the_left_writes_the_same(program: Any, prompts: Batch) -> None:
-    model, guide = program()
-    options: Any = {"num_samples": 3, "seed": 0, "max_new_tokens": 4, "eos_token_id": None}
-    right = generate(model, guide, **prompts, **options)
-    shift = [int(n) for n in 5 - prompts["attention_mask"].sum(1)]
-    left = {
-        name: torch.stack([row.roll(n) for row, n in zip(value, shift, strict=True)])
-        for name, value in prompts.items()
-    }
-    assert not torch.equal(left["input_ids"], prompts["input_ids"])
-    assert torch.equal(generate(model, guide, **left, **options).tokens, right.tokens)
-
-
 def test_sampling_follows_the_average(program: Any) -> None:
     model, guide = program()
     prompt = torch.tensor([[5, 6, 7]])
@@ -145,17 +132,6 @@ def test_options_are_applied_to_the_average(program: Any, prompts: Batch) -> Non
         assert not set(prompt) - {1} & set(tokens)
     several = generate(model, guide, **prompts, **options, do_sample=True, num_return_sequences=2)
     assert several.tokens.shape == several.total.shape == (6, 12)
-
-
-def test_the_mean_writes_what_plain_peft_writes(program: Any, prompts: Batch) -> None:
-    model, guide = program()
-    options: Any = {"max_new_tokens": 4, "eos_token_id": None}
-    found = generate(model, guide, **prompts, num_samples=0, **options)
-    assert torch.equal(found.epistemic, torch.zeros(3, 4))
-    net = unbayesianize(model.network, guide.mean()).eval()
-    ids = prompts["input_ids"][:1]
-    plain = net.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
-    assert torch.equal(found.tokens[:1], plain[:, 5:])
 
 
 def test_the_model_is_left_as_it_was(program: Any, prompts: Batch) -> None:

@@ -107,6 +107,7 @@ TEXTS: dict[str, tuple[dict[str, Any], str | list[str]]] = {
         {"num_hidden_layers": 3, "lru_width": 16, "attention_window_size": 16},
         ALL,
     ),
+    "RobertaForCausalLM, is_decoder": ({"is_decoder": True}, ALL),
     "RwkvForCausalLM": ({"attention_hidden_size": 16}, ALL),
     "StableLmForCausalLM": ({}, ALL),
     "Starcoder2ForCausalLM": ({"sliding_window": 16}, ALL),

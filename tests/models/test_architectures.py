@@ -81,8 +81,9 @@ REFUSALS = {
         "that takes `logits_to_keep`.",
     ),
     "h": (
-        r"goes on with two texts at once in another way than with each.* use_cache=False",
-        "Its cache mixes the rows of a batch: `generate(..., use_cache=False)`.",
+        r"goes on with two texts at once in another way than it reads each.* use_cache=False",
+        "Its cache mixes the rows of a batch, for which `generate(..., use_cache=False)` is the way, "
+        "or Transformers gives it other positions when it writes (RoBERTa), for which there is none.",
     ),
 }
 IN_ROWS_OF_THEIR_OWN = (
@@ -254,7 +255,7 @@ def writing(name: str, *lengths: int) -> Iterator[Found]:
     draws = guide.draws(2)
 
     def written(**more: Any) -> torch.Tensor:
-        return generate(model, guide, **batch_of(texts), **options, **more).tokens
+        return generate(model, guide, **batch_of(texts, fill=33), **options, **more).tokens
 
     def written_by_peft(weights: Tensors, text: Text) -> torch.Tensor:
         ids = torch.tensor([text])

@@ -8,9 +8,7 @@ from typing import Any
 import pyro
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from pyro.infer import Predictive
-from transformers import BloomConfig, BloomForCausalLM, MistralConfig, MistralForCausalLM
 
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
@@ -92,13 +90,6 @@ def program(peft_network: Any) -> Any:
     return model, LowRankGaussianGuide(model, init_scale=0.25)
 
 
-def bloom() -> Any:
-    network = BloomForCausalLM(BloomConfig(vocab_size=60, hidden_size=16, n_layer=2, n_head=2))
-    return get_peft_model(
-        network, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["query_key_value"])
-    )
-
-
 @pytest.mark.parametrize("normalize", ["mean", "sum"])
 def test_scores_are_those_of_each_option_alone(normalize: Any, network: Any) -> None:
     model = OptionLikelihood(network, C, num_data=8, normalize=normalize).eval()
@@ -166,50 +157,6 @@ def test_several_draws_share_a_pass(program: Any) -> None:
     predictive = Predictive(model, guide=guide, num_samples=3, return_sites=("logits",))
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     assert predictive(**inputs)["logits"].shape == (3, 3, C)
-
-
-@pytest.mark.parametrize(
-    "network",
-    [
-        bloom,  # ALiBi: takes no positions
-        # A window of three: the prompt's start is out of an option's sight.
-        lambda: get_peft_model(
-            MistralForCausalLM(
-                MistralConfig(
-                    vocab_size=60, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-                    num_attention_heads=2, num_key_value_heads=1, sliding_window=3,
-                    initializer_range=0.5,
-                )
-            ),
-            LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"]),
-        ),
-    ],
-)  # fmt: skip
-def test_an_architecture_that_cannot_pack_falls_back_and_says_so(network: Any) -> None:
-    with pytest.warns(UserWarning, match=r"does not keep packed options apart.*row of its own"):
-        model = OptionLikelihood(network(), C, num_data=8).eval()
-    guide = LowRankGaussianGuide(model, init_scale=0.09)
-    asked = questions(5, seed=4)
-    found = posterior_predictive(model, guide, [packed(asked)], 0, progress=False)["logits"][0]
-    wanted = plain_scores(model, guide.mean(), asked)
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
-
-
-def test_rows_longer_than_a_sliding_window_are_not_packed() -> None:
-    config = MistralConfig(
-        vocab_size=60, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, sliding_window=12, initializer_range=0.5,
-    )  # fmt: skip
-    lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"])
-    model = OptionLikelihood(get_peft_model(MistralForCausalLM(config), lora), C, num_data=8)
-    assert model.packs
-    guide = LowRankGaussianGuide(model.eval(), init_scale=0.09)
-    asked = questions(6, seed=7)
-    asked = [(prompt * 3, options) for prompt, options in asked]
-    found = posterior_predictive(model, guide, [packed(asked)], 0, progress=False)["logits"][0]
-    torch.testing.assert_close(
-        found, plain_scores(model, guide.mean(), asked), rtol=1e-3, atol=1e-4
-    )
 
 
 def test_more_options_than_there_is_room_for_are_refused(program: Any) -> None:
