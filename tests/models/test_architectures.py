@@ -82,8 +82,9 @@ REFUSALS = {
     ),
     "h": (
         r"goes on with two texts at once in another way than it reads each.* use_cache=False",
-        "Its cache mixes the rows of a batch, for which `generate(..., use_cache=False)` is the way, "
-        "or Transformers gives it other positions when it writes (RoBERTa), for which there is none.",
+        "Its cache mixes the rows of a batch, for which `generate(..., use_cache=False)` is the "
+        "way, or Transformers gives it other positions when it writes (RoBERTa), for which there "
+        "is none.",
     ),
 }
 IN_ROWS_OF_THEIR_OWN = (
