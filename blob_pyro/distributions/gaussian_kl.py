@@ -8,6 +8,7 @@ import torch
 from torch.distributions import Independent, Normal, register_kl
 
 from blob_pyro.distributions.kronecker_precision_normal import KroneckerPrecisionNormal
+from blob_pyro.distributions.located import normal_entries
 from blob_pyro.distributions.matrix_normal import MatrixNormal
 from blob_pyro.distributions.matrix_shaped import MatrixShaped
 
@@ -53,13 +54,7 @@ def kl_from_factorised_normal(
     >>> abs(float(kl_divergence(posterior, prior))) < 1e-6
     True
     """
-    base = prior.base_dist
-    if not isinstance(base, Normal) or prior.event_shape != posterior.event_shape:
-        raise NotImplementedError(
-            f"no closed form from {type(base).__name__} with event shape "
-            f"{tuple(prior.event_shape)}; give Normal(...).to_event(2) of event shape "
-            f"{tuple(posterior.event_shape)}"
-        )
+    base = normal_entries(prior, posterior.event_shape)
     squares = posterior.variance + (posterior.mean - base.loc).square()
     terms = squares / base.scale.square() + 2 * base.scale.log() + math.log(2 * math.pi)
     return 0.5 * terms.sum((-2, -1)) - posterior.entropy()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import constraints
 from typing_extensions import override
 
+from blob_pyro.distributions.located import MatrixGaussian
 
-class KroneckerPrecisionNormal(TorchDistribution):
+
+class KroneckerPrecisionNormal(MatrixGaussian):
     r"""A Gaussian over :math:`r \times n` matrices, precision :math:`\lambda I + G \otimes H`.
 
     :math:`G = U diag(g) U^\top` acts on rows and :math:`H = V diag(h) V^\top` on columns, with the
@@ -56,8 +58,6 @@ class KroneckerPrecisionNormal(TorchDistribution):
         "row_values": constraints.independent(constraints.nonnegative, 1),
         "col_values": constraints.independent(constraints.nonnegative, 1),
     }
-    support = constraints.independent(constraints.real, 2)
-    has_rsample = True
 
     def __init__(
         self,
@@ -69,44 +69,22 @@ class KroneckerPrecisionNormal(TorchDistribution):
         precision: float,
         validate_args: bool | None = None,
     ) -> None:
-        event_shape = loc.shape[-2:]
-        for name, basis, size in zip(
-            ("row_basis", "col_basis"), (row_basis, col_basis), event_shape, strict=True
-        ):
-            if basis.shape[0] != size:
-                raise ValueError(
-                    f"{name} has shape {tuple(basis.shape)} but a mean of shape "
-                    f"{tuple(loc.shape)} needs {size} rows"
-                )
+        r, n = loc.shape[-2:]
+        if len(row_basis) != r or len(col_basis) != n:
+            raise ValueError(
+                f"row_basis has shape {(*row_basis.shape,)} and col_basis {(*col_basis.shape,)}, "
+                f"but a mean of shape {(*loc.shape,)} needs {r} and {n} rows"
+            )
         self.loc = loc
         self.row_basis, self.row_values = row_basis, row_values
         self.col_basis, self.col_values = col_basis, col_values
         self.precision = precision
-        super().__init__(loc.shape[:-2], event_shape, validate_args=validate_args)
-
-    @override
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> KroneckerPrecisionNormal:
-        new: KroneckerPrecisionNormal = self._get_checked_instance(
-            KroneckerPrecisionNormal, _instance
-        )
-        shape = torch.Size(batch_shape)
-        new.loc = self.loc.expand(shape + self.event_shape)
-        new.row_basis, new.row_values = self.row_basis, self.row_values
-        new.col_basis, new.col_values = self.col_basis, self.col_values
-        new.precision = self.precision
-        super(KroneckerPrecisionNormal, new).__init__(shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """The mean, shape ``(..., r, n)``."""
-        return self.loc
+        super().__init__(loc.shape[:-2], loc.shape[-2:], validate_args=validate_args)
 
     @property
     def variance(self) -> torch.Tensor:
         """Variances of the entries, shape ``(..., r, n)``."""
-        one = torch.eye(self.event_shape[0], dtype=self.loc.dtype, device=self.loc.device)
+        one = torch.eye(self.event_shape[0]).to(self.loc)
         return self.product_variance(one).expand_as(self.loc)
 
     def product_variance(self, left: torch.Tensor) -> torch.Tensor:
@@ -114,9 +92,9 @@ class KroneckerPrecisionNormal(TorchDistribution):
         rows, columns = (left @ self.row_basis).square(), self.col_basis.square()
         total = left.square().sum(-1)
         # A square basis spans all, whatever its rounding.
-        in_rows = total if _is_square(self.row_basis) else rows.sum(-1)
+        in_rows = total if len(self.row_basis) == rows.shape[1] else rows.sum(-1)
         one = columns.new_ones(len(columns))
-        in_columns = one if _is_square(self.col_basis) else columns.sum(-1)
+        in_columns = one if len(columns) == columns.shape[1] else columns.sum(-1)
         # Not negative but for rounding, which may exceed the variance within the bases.
         outside = (torch.outer(total, one) - torch.outer(in_rows, in_columns)).clamp(min=0)
         return outside / self.precision + rows @ self._precisions().reciprocal() @ columns.mT
@@ -144,42 +122,26 @@ class KroneckerPrecisionNormal(TorchDistribution):
     @override
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> torch.Tensor:
         """Draw matrices that gradients flow through."""
-        noise = torch.randn_like(self.loc.expand(torch.Size(sample_shape) + self.loc.shape))
-        return self.loc + self.scaled(noise)
+        return self.loc + self.scaled(self._noise(sample_shape))
 
     @override
-    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        """Log density, nats, shape ``(...)``."""
-        if self._validate_args:
-            self._validate_sample(value)
-        deviation = value - self.loc
+    def _squares(self, deviation: torch.Tensor) -> torch.Tensor:
         within = self.row_basis.mT @ deviation @ self.col_basis
         squares = self.precision * deviation.square().sum((-2, -1))
-        squares = squares + (self._curvatures() * within.square()).sum((-2, -1))
-        return 0.5 * (self.log_det_precision() - squares - self._size * math.log(2 * math.pi))
+        return squares + (self._curvatures() * within.square()).sum((-2, -1))
 
     @override
-    def entropy(self) -> torch.Tensor:
-        """Differential entropy, nats, shape ``(...)``."""
-        entropy = self._size * (1 + math.log(2 * math.pi)) - self.log_det_precision()
-        return (0.5 * entropy).expand(self.batch_shape)
+    def _half_log_det(self) -> torch.Tensor:
+        return -0.5 * self.log_det_precision()
 
     def log_det_precision(self) -> torch.Tensor:
         """Log determinant of the precision, a scalar."""
         precisions = self._precisions()
-        outside = self._size - precisions.numel()
+        outside = self.event_shape.numel() - precisions.numel()
         return precisions.log().sum() + outside * math.log(self.precision)
-
-    @property
-    def _size(self) -> int:
-        return self.event_shape.numel()
 
     def _curvatures(self) -> torch.Tensor:
         return torch.outer(self.row_values, self.col_values)
 
     def _precisions(self) -> torch.Tensor:
         return self._curvatures() + self.precision
-
-
-def _is_square(basis: torch.Tensor) -> bool:
-    return basis.shape[0] == basis.shape[1]

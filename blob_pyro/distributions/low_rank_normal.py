@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from pyro.distributions import LowRankMultivariateNormal, TorchDistribution, constraints
+from pyro.distributions import LowRankMultivariateNormal, constraints
 from typing_extensions import override
 
+from blob_pyro.distributions.located import Located
 
-class LowRankNormal(TorchDistribution):
+
+class LowRankNormal(Located):
     r"""A Gaussian over vectors with covariance :math:`F F^\top + diag(\sigma^2)`.
 
     The same as ``LowRankMultivariateNormal``, which factorises a matrix when it is made; this one
@@ -42,7 +44,6 @@ class LowRankNormal(TorchDistribution):
         "scale": constraints.independent(constraints.nonnegative, 1),
     }
     support = constraints.real_vector
-    has_rsample = True
 
     def __init__(
         self,
@@ -54,21 +55,6 @@ class LowRankNormal(TorchDistribution):
         self.loc, self.factor, self.scale = loc, factor, scale
         super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
 
-    @override
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> LowRankNormal:
-        new: LowRankNormal = self._get_checked_instance(LowRankNormal, _instance)
-        shape = torch.Size(batch_shape)
-        new.loc = self.loc.expand(shape + self.event_shape)
-        new.factor, new.scale = self.factor, self.scale
-        super(LowRankNormal, new).__init__(shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """The mean, shape ``(..., d)``."""
-        return self.loc
-
     @property
     def variance(self) -> torch.Tensor:
         """Variances of the entries, shape ``(..., d)``."""
@@ -79,8 +65,7 @@ class LowRankNormal(TorchDistribution):
         """Draw vectors that gradients flow through."""
         shape = torch.Size(sample_shape) + self.batch_shape
         common = self.loc.new_empty(shape + self.factor.shape[-1:]).normal_()
-        own = self.loc.new_empty(shape + self.event_shape).normal_()
-        return self.loc + common @ self.factor.mT + self.scale * own
+        return self.loc + common @ self.factor.mT + self.scale * self._noise(sample_shape)
 
     @override
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import constraints
 from typing_extensions import override
 
+from blob_pyro.distributions.located import MatrixGaussian
 
-class MatrixNormal(TorchDistribution):
+
+class MatrixNormal(MatrixGaussian):
     r"""A Gaussian over :math:`r \times n` matrices, :math:`Cov(A_{ij}, A_{kl}) = U_{ik} V_{jl}`.
 
     With the rows of :math:`A` one after another its covariance is the Kronecker product
@@ -52,8 +53,6 @@ class MatrixNormal(TorchDistribution):
         "row_tril": constraints.lower_cholesky,
         "col_tril": constraints.lower_cholesky,
     }
-    support = constraints.independent(constraints.real, 2)
-    has_rsample = True
 
     def __init__(
         self,
@@ -62,38 +61,18 @@ class MatrixNormal(TorchDistribution):
         col_tril: torch.Tensor,
         validate_args: bool | None = None,
     ) -> None:
-        event_shape = loc.shape[-2:]
-        for name, factor, size in zip(
-            ("row_tril", "col_tril"), (row_tril, col_tril), event_shape, strict=True
-        ):
-            if factor.shape[-2:] != (size, size):
-                raise ValueError(
-                    f"{name} has shape {tuple(factor.shape)} but a mean of shape "
-                    f"{tuple(loc.shape)} needs (..., {size}, {size})"
-                )
+        r, n = loc.shape[-2:]
+        if row_tril.shape[-2:] != (r, r) or col_tril.shape[-2:] != (n, n):
+            raise ValueError(
+                f"row_tril has shape {(*row_tril.shape,)} and col_tril {(*col_tril.shape,)}, but a "
+                f"mean of shape {(*loc.shape,)} needs (..., {r}, {r}) and (..., {n}, {n})"
+            )
         batch_shape = torch.broadcast_shapes(
             loc.shape[:-2], row_tril.shape[:-2], col_tril.shape[:-2]
         )
-        self.loc = loc.expand(batch_shape + event_shape)
-        # As given: a batch that only repeats them would turn one product into many.
-        self.row_tril = row_tril
-        self.col_tril = col_tril
-        super().__init__(batch_shape, event_shape, validate_args=validate_args)
-
-    @override
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> MatrixNormal:
-        new: MatrixNormal = self._get_checked_instance(MatrixNormal, _instance)
-        shape = torch.Size(batch_shape)
-        new.loc = self.loc.expand(shape + self.event_shape)
-        new.row_tril, new.col_tril = self.row_tril, self.col_tril
-        super(MatrixNormal, new).__init__(shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """The mean, shape ``(..., r, n)``."""
-        return self.loc
+        self.loc = loc.expand(batch_shape + loc.shape[-2:])
+        self.row_tril, self.col_tril = row_tril, col_tril
+        super().__init__(batch_shape, loc.shape[-2:], validate_args=validate_args)
 
     @property
     def variance(self) -> torch.Tensor:
@@ -105,33 +84,16 @@ class MatrixNormal(TorchDistribution):
     @override
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> torch.Tensor:
         """Draw matrices that gradients flow through."""
-        noise = torch.randn_like(self.loc.expand(torch.Size(sample_shape) + self.loc.shape))
-        return self.loc + self.row_tril @ noise @ self.col_tril.mT
+        return self.loc + self.row_tril @ self._noise(sample_shape) @ self.col_tril.mT
 
     @override
-    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        """Log density, nats, shape ``(...)``."""
-        if self._validate_args:
-            self._validate_sample(value)
-        noise = torch.linalg.solve_triangular(self.row_tril, value - self.loc, upper=False)
+    def _squares(self, deviation: torch.Tensor) -> torch.Tensor:
+        noise = torch.linalg.solve_triangular(self.row_tril, deviation, upper=False)
         noise = torch.linalg.solve_triangular(self.col_tril.mT, noise, upper=True, left=False)
-        squares = noise.square().sum((-2, -1))
-        return -0.5 * (squares + self._size * math.log(2 * math.pi)) - self._half_log_det()
+        return noise.square().sum((-2, -1))
 
     @override
-    def entropy(self) -> torch.Tensor:
-        """Differential entropy, nats, shape ``(...)``."""
-        entropy = 0.5 * self._size * (1 + math.log(2 * math.pi)) + self._half_log_det()
-        return entropy.expand(self.batch_shape)
-
-    @property
-    def _size(self) -> int:
-        return self.event_shape.numel()
-
     def _half_log_det(self) -> torch.Tensor:
         r, n = self.event_shape
-        rows, columns = (
-            factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-            for factor in (self.row_tril, self.col_tril)
-        )
-        return n * rows + r * columns
+        rows = self.row_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return n * rows + r * self.col_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import ClassVar, NoReturn
 
 import torch
-from pyro.distributions import Normal, TorchDistribution, constraints
+from pyro.distributions import Normal, constraints
 from torch.distributions import Independent, kl_divergence, register_kl
 from typing_extensions import override
 
+from blob_pyro.distributions.located import Located, normal_entries
 
-class SubspaceNormal(TorchDistribution):
+
+class SubspaceNormal(Located):
     r"""A Gaussian over :math:`r \times n` matrices in k directions, :math:`k < r n`.
 
     .. math:: A = M + \sum_{i=1}^{k} \sigma_i \epsilon_i u_i v_i^\top, \qquad
@@ -56,8 +58,6 @@ class SubspaceNormal(TorchDistribution):
         "scale": constraints.independent(constraints.positive, 1),
         "right": constraints.independent(constraints.real, 2),
     }
-    support = constraints.independent(constraints.real, 2)
-    has_rsample = True
 
     def __init__(
         self,
@@ -67,37 +67,20 @@ class SubspaceNormal(TorchDistribution):
         right: torch.Tensor,
         validate_args: bool | None = None,
     ) -> None:
-        event_shape, k = loc.shape[-2:], scale.shape[-1]
-        if left.shape[-2:] != (event_shape[0], k) or right.shape[-2:] != (k, event_shape[1]):
+        (r, n), k = loc.shape[-2:], scale.shape[-1]
+        if left.shape[-2:] != (r, k) or right.shape[-2:] != (k, n):
             raise ValueError(
-                f"left has shape {tuple(left.shape)} and right {tuple(right.shape)}, but a mean of "
-                f"shape {tuple(loc.shape)} and {k} scales need (..., {event_shape[0]}, {k}) and "
-                f"(..., {k}, {event_shape[1]})"
+                f"left has shape {(*left.shape,)} and right {(*right.shape,)}, but a mean of shape "
+                f"{(*loc.shape,)} and {k} scales need (..., {r}, {k}) and (..., {k}, {n})"
             )
         batch_shape = torch.broadcast_shapes(
             loc.shape[:-2], left.shape[:-2], scale.shape[:-1], right.shape[:-2]
         )
-        self.loc = loc.expand(batch_shape + event_shape)
-        # As given: a batch that only repeats them would turn one product into many.
+        self.loc = loc.expand(batch_shape + loc.shape[-2:])
         self.left, self.scale, self.right = left, scale, right
-        super().__init__(batch_shape, event_shape, validate_args=validate_args)
+        super().__init__(batch_shape, loc.shape[-2:], validate_args=validate_args)
         if self._validate_args:
             _check_orthonormal(left, right)
-
-    @override
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> SubspaceNormal:
-        new: SubspaceNormal = self._get_checked_instance(SubspaceNormal, _instance)
-        shape = torch.Size(batch_shape)
-        new.loc = self.loc.expand(shape + self.event_shape)
-        new.left, new.scale, new.right = self.left, self.scale, self.right
-        super(SubspaceNormal, new).__init__(shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """The mean, shape ``(..., r, n)``."""
-        return self.loc
 
     @property
     def variance(self) -> torch.Tensor:
@@ -134,12 +117,11 @@ class SubspaceNormal(TorchDistribution):
 
 def _check_orthonormal(left: torch.Tensor, right: torch.Tensor) -> None:
     gram = (left.mT @ left) * (right @ right.mT)
-    error = (gram - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)).abs().max()
+    error = (gram - torch.eye(gram.shape[-1]).to(gram)).abs().max()
     if error > 100 * torch.finfo(gram.dtype).eps:
         raise ValueError(
             f"the directions are not orthonormal: their inner products differ from the identity "
-            f"by {float(error):.2g}; take left and right from torch.linalg.svd, or orthonormalise "
-            "the columns of left and give the rows of right length 1"
+            f"by {float(error):.2g}; take left and right from torch.linalg.svd"
         )
 
 
@@ -182,13 +164,7 @@ def kl_from_normal_on_subspace(
     >>> round(float(kl_divergence(posterior, prior)), 4)  # 2 (log 2 + (1/4 - 1) / 2)
     0.6363
     """
-    base = prior.base_dist
-    if not isinstance(base, Normal) or prior.event_shape != posterior.event_shape:
-        raise NotImplementedError(
-            f"no closed form from {type(base).__name__} with event shape "
-            f"{tuple(prior.event_shape)}; give Normal(...).to_event(2) of event shape "
-            f"{tuple(posterior.event_shape)}"
-        )
+    base = normal_entries(prior, posterior.event_shape)
     scale = _common_scale(base.scale)[..., None]
     restricted = Normal(posterior.coordinates_of(base.loc), scale, validate_args=False)
     kl = kl_divergence(posterior.coordinates, restricted).sum(-1)
