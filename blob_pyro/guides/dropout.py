@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -89,7 +89,3 @@ class DropoutGuide(LoraGuide):
     def variance_of_update(self, name: str, left: torch.Tensor) -> torch.Tensor:
         # All rows of a column share its mask.
         return (left @ self.M[name].detach()).square() * self._odds(name)
-
-    @override
-    def config(self) -> dict[str, Any]:
-        return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -12,7 +12,6 @@ from typing_extensions import override
 from blob_pyro.distributions import MatrixShaped
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.scale_tril import check_init_scale, scale_tril
-from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.models import BayesianLora
 
 # Its factor is 64 MiB in float32; its gradient and Adam's state are as large again, each.
@@ -59,18 +58,10 @@ class FullCovarianceGuide(LoraGuide):
         for name, mean in self.M.items():
             if mean.numel() > _MOST_ENTRIES:
                 raise ValueError(
-                    f"site {name!r} has {mean.numel()} entries, so its covariance would have "
-                    f"{mean.numel()} x {mean.numel()}; FullCovarianceGuide takes at most "
-                    f"{_MOST_ENTRIES} entries a layer. Use LowRankPlusDiagonalGuide or "
-                    "MatrixNormalGuide"
+                    f"site {name!r} has {mean.numel()} entries, more than the {_MOST_ENTRIES} of a "
+                    "full covariance; use LowRankPlusDiagonalGuide or MatrixNormalGuide"
                 )
-        self.root = SiteParameters(
-            {
-                name: init_scale**0.5
-                * torch.eye(mean.numel(), dtype=mean.dtype, device=mean.device)
-                for name, mean in self.M.items()
-            }
-        )
+        self.root = self.each(lambda mean: init_scale**0.5 * torch.eye(mean.numel()).to(mean))
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:
@@ -92,7 +83,3 @@ class FullCovarianceGuide(LoraGuide):
         factor = self._factor(name)
         within_columns = torch.einsum("pjk,qjk->pqj", factor, factor)
         return torch.einsum("ip,iq,pqj->ij", left, left, within_columns)
-
-    @override
-    def config(self) -> dict[str, Any]:
-        return {"init_scale": self.init_scale}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from typing_extensions import override
@@ -116,13 +116,9 @@ class LaplaceGuide(LoraGuide):
         return partial(_moved_logits, model, mean, deviations)
 
     def _no_curvature(self, side: int) -> tuple[SiteParameters, SiteParameters]:
-        axes = {
-            name: torch.eye(mean.shape[side]).to(mean)[:, : self.max_rank]
-            for name, mean in self.M.items()
-        }
-        values = {name: basis.new_zeros(basis.shape[1]) for name, basis in axes.items()}
+        basis = self.each(lambda mean: torch.eye(mean.shape[side]).to(mean)[:, : self.max_rank])
+        eigenvalues = self.each(lambda mean: mean.new_zeros(min(mean.shape[side], self.max_rank)))
         # Computed, not learned.
-        basis, eigenvalues = SiteParameters(axes), SiteParameters(values)
         return basis.requires_grad_(False), eigenvalues.requires_grad_(False)
 
     @override
@@ -165,14 +161,6 @@ class LaplaceGuide(LoraGuide):
                 - self.site_posterior(name).log_det_precision()
                 for name in self.sites
             )
-
-    @override
-    def config(self) -> dict[str, Any]:
-        return {
-            "prior_precision": self.prior_precision,
-            "max_rank": self.max_rank,
-            "predictive": self.predictive,
-        }
 
 
 def linearised_logits(

@@ -29,9 +29,10 @@ _GUIDES: dict[str, type[LoraGuide]] = {}
 class LoraGuide(nn.Module, ABC):
     """Base of the guides: independent sites, each centred at a learned mean ``M``.
 
-    A subclass gives :meth:`site_posterior`, :meth:`scale` and :meth:`config`, and
-    :meth:`variance_of_update` if a site's entries are correlated.  What it learns beside ``M`` goes
-    into :class:`SiteParameters`, so that two guides never share any.  If the model's prior has
+    A subclass gives :meth:`site_posterior` and :meth:`scale`, and :meth:`variance_of_update` if a
+    site's entries are correlated.  It keeps its arguments as attributes of their names, which
+    :meth:`config` saves.  What it learns beside ``M`` goes into :class:`SiteParameters`
+    (:meth:`each`), so that two guides never share any.  If the model's prior has
     sites of its own, they are sampled first, from independent Gaussians in unconstrained space.
 
     Below, ``A`` of shape ``r x n`` is any latent matrix: in a model with ``latent=("A", "B")`` each
@@ -71,6 +72,10 @@ class LoraGuide(nn.Module, ABC):
         self.hyper = HyperPosterior(hyper_sites(model))
         for name, site in model.sites.items():
             site.projection.follow(partial(self.site_mean, name))
+
+    def each(self, make: Callable[[torch.Tensor], torch.Tensor]) -> SiteParameters:
+        """Make a parameter for every site, from its mean ``r x n``."""
+        return SiteParameters({name: make(mean.detach()) for name, mean in self.M.items()})
 
     @property
     def model(self) -> BayesianLora:
@@ -232,9 +237,13 @@ class LoraGuide(nn.Module, ABC):
         """Make a guide with the arguments that :meth:`config` gave, at the model's own weights."""
         return cls(model, **config)
 
-    @abstractmethod
     def config(self) -> dict[str, Any]:
-        """Give the constructor's arguments beside ``model``, as JSON values."""
+        """Give the constructor's arguments beside ``model``, as JSON values.
+
+        Each is an attribute of its name, as in scikit-learn.
+        """
+        names = [name for name in inspect.signature(type(self)).parameters if name != "model"]
+        return {name: getattr(self, name) for name in names}
 
 
 # What saved posteriors call classes that have another name since.

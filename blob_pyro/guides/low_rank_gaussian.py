@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import pyro.distributions as dist
 import torch
@@ -12,8 +11,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from typing_extensions import override
 
 from blob_pyro.guides.lora_guide import LoraGuide
-from blob_pyro.guides.scale_tril import check_init_scale
-from blob_pyro.guides.site_parameters import SiteParameters
+from blob_pyro.guides.scale_tril import check_init_scale, initial_root
 from blob_pyro.models import BayesianLora
 
 Parameterization = Literal["square", "softplus", "exp"]
@@ -80,13 +78,7 @@ class LowRankGaussianGuide(LoraGuide):
         self.init_scale = check_init_scale(init_scale)
         self.parameterization: Parameterization = parameterization
         self._scale, from_root = _SCALES[parameterization]
-        self.G = SiteParameters(
-            {name: from_root(self._initial_root(mean)) for name, mean in self.M.items()}
-        )
-
-    def _initial_root(self, mean: torch.Tensor) -> torch.Tensor:
-        low, high = math.sqrt(self.init_scale / 2), math.sqrt(self.init_scale)
-        return torch.empty_like(mean, requires_grad=False).uniform_(low, high)
+        self.G = self.each(lambda mean: from_root(initial_root(mean, init_scale)))
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:
@@ -97,7 +89,3 @@ class LowRankGaussianGuide(LoraGuide):
     @override
     def scale(self) -> dict[str, torch.Tensor]:
         return {name: self._scale(self.G[name].detach()) for name in self.sites}
-
-    @override
-    def config(self) -> dict[str, Any]:
-        return {"init_scale": self.init_scale, "parameterization": self.parameterization}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -12,8 +11,7 @@ from typing_extensions import override
 
 from blob_pyro.distributions import MatrixShaped
 from blob_pyro.guides.lora_guide import LoraGuide
-from blob_pyro.guides.scale_tril import check_init_scale
-from blob_pyro.guides.site_parameters import SiteParameters
+from blob_pyro.guides.scale_tril import check_init_scale, initial_root
 from blob_pyro.models import BayesianLora
 
 # Small, for a start at independent entries, but not zero, where the gradient of F vanishes.
@@ -70,25 +68,13 @@ class LowRankPlusDiagonalGuide(LoraGuide):
     ) -> None:
         super().__init__(model)
         if num_factors < 1:
-            raise ValueError(
-                f"num_factors={num_factors}: give 1 or more, or use LowRankGaussianGuide for "
-                "independent entries"
-            )
+            raise ValueError(f"num_factors={num_factors}: give 1 or more")
         self.num_factors = num_factors
         self.init_scale = check_init_scale(init_scale)
-        self.G = SiteParameters(
-            {name: self._initial_root(mean.detach()) for name, mean in self.M.items()}
+        self.G = self.each(lambda mean: initial_root(mean, init_scale))
+        self.F = self.each(
+            lambda mean: mean.new_empty(*mean.shape, num_factors).normal_(std=_INIT_FACTOR)
         )
-        self.F = SiteParameters(
-            {
-                name: _INIT_FACTOR * torch.randn_like(mean[..., None].repeat(1, 1, num_factors))
-                for name, mean in self.M.items()
-            }
-        )
-
-    def _initial_root(self, mean: torch.Tensor) -> torch.Tensor:
-        low, high = math.sqrt(self.init_scale / 2), math.sqrt(self.init_scale)
-        return torch.empty_like(mean).uniform_(low, high)
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:
@@ -114,7 +100,3 @@ class LowRankPlusDiagonalGuide(LoraGuide):
         factors = scale[..., None] * self.F[name].detach()
         common = torch.einsum("ip,pjk->ijk", left, factors).square().sum(-1)
         return left.square() @ scale.square() + common
-
-    @override
-    def config(self) -> dict[str, Any]:
-        return {"num_factors": self.num_factors, "init_scale": self.init_scale}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -11,7 +11,6 @@ from typing_extensions import override
 from blob_pyro.distributions import MatrixNormal
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.scale_tril import check_init_scale, scale_tril
-from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.models import BayesianLora
 
 
@@ -61,13 +60,10 @@ class MatrixNormalGuide(LoraGuide):
     def __init__(self, model: BayesianLora, init_scale: float = 0.0025) -> None:
         super().__init__(model)
         self.init_scale = check_init_scale(init_scale)
-        self.row_root = SiteParameters({name: self._root(mean, 0) for name, mean in self.M.items()})
-        self.col_root = SiteParameters({name: self._root(mean, 1) for name, mean in self.M.items()})
-
-    def _root(self, mean: torch.Tensor, side: int) -> torch.Tensor:
         # Rows and columns bear equal parts, so that one learning rate suits both.
-        identity = torch.eye(mean.shape[side], dtype=mean.dtype, device=mean.device)
-        return self.init_scale**0.25 * identity
+        root = init_scale**0.25
+        self.row_root = self.each(lambda mean: root * torch.eye(mean.shape[0]).to(mean))
+        self.col_root = self.each(lambda mean: root * torch.eye(mean.shape[1]).to(mean))
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:
@@ -90,10 +86,6 @@ class MatrixNormalGuide(LoraGuide):
     def variance_of_update(self, name: str, left: torch.Tensor) -> torch.Tensor:
         rows, columns = self._factors(name)
         return torch.outer(_row_norms(left @ rows), _row_norms(columns)).square()
-
-    @override
-    def config(self) -> dict[str, Any]:
-        return {"init_scale": self.init_scale}
 
 
 def _row_norms(factor: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -42,7 +40,3 @@ class PointEstimateGuide(LoraGuide):
     @override
     def scale(self) -> dict[str, torch.Tensor]:
         return {name: torch.zeros_like(self.M[name]) for name in self.sites}
-
-    @override
-    def config(self) -> dict[str, Any]:
-        return {}

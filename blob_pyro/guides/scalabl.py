@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -11,7 +10,7 @@ from typing_extensions import override
 
 from blob_pyro.distributions import SubspaceNormal
 from blob_pyro.guides.lora_guide import LoraGuide
-from blob_pyro.guides.scale_tril import check_init_scale
+from blob_pyro.guides.scale_tril import check_init_scale, initial_root
 from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.models import BayesianLora
 
@@ -75,12 +74,8 @@ class ScalaBLGuide(LoraGuide):
         self.U = SiteParameters({name: _left_vectors(name, mean) for name, mean in self.M.items()})
         self.U.requires_grad_(False)
         self.G = SiteParameters(
-            {name: self._initial_root(left[0]) for name, left in self.U.items()}
+            {name: initial_root(left[0], init_scale) for name, left in self.U.items()}
         )
-
-    def _initial_root(self, like: torch.Tensor) -> torch.Tensor:
-        low, high = math.sqrt(self.init_scale / 2), math.sqrt(self.init_scale)
-        return torch.empty_like(like).uniform_(low, high)
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:
@@ -102,10 +97,6 @@ class ScalaBLGuide(LoraGuide):
         right = _directions(self.U[name], self.M[name].detach())
         return ((left @ self.U[name]).square() * variance) @ right.square()
 
-    @override
-    def config(self) -> dict[str, Any]:
-        return {"init_scale": self.init_scale}
-
 
 def _left_vectors(name: str, mean: torch.Tensor) -> torch.Tensor:
     # Half precision has no decomposition.
@@ -115,8 +106,7 @@ def _left_vectors(name: str, mean: torch.Tensor) -> torch.Tensor:
     if smallest <= max(mean.shape) * torch.finfo(wide.dtype).eps * largest:
         raise ValueError(
             f"site {name!r}: the adapter's matrix has singular values from {smallest:.2g} to "
-            f"{largest:.2g}, so it has no {len(singular_values)} directions to scale; start from "
-            "an adapter of full rank (PEFT's own initial lora_A is one), with A latent alone"
+            f"{largest:.2g}; start from an adapter of full rank, with A latent alone"
         )
     return left.to(mean.dtype)
 

@@ -1,4 +1,4 @@
-"""A Cholesky factor from an unconstrained square matrix."""
+"""The spread of a guide from its parameters: how it starts, and Cholesky factors."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ def check_init_scale(init_scale: float) -> float:
     """
     if not 0 < init_scale < math.inf:
         raise ValueError(
-            f"init_scale={init_scale} must be positive and finite: it is the posterior's initial "
-            "standard deviation (the paper's is 0.0025)"
+            f"init_scale={init_scale} must be positive and finite: it is a standard deviation"
         )
     return init_scale
 
@@ -52,3 +51,9 @@ def scale_tril(root: torch.Tensor) -> torch.Tensor:
     """
     scale = root.diagonal(dim1=-2, dim2=-1).square()
     return scale[..., None] * root.tril(-1) + scale.diag_embed()
+
+
+def initial_root(like: torch.Tensor, init_scale: float) -> torch.Tensor:
+    """Draw roots whose squares, the scales, lie between a half of ``init_scale`` and all of it."""
+    low, high = math.sqrt(init_scale / 2), math.sqrt(init_scale)
+    return torch.empty_like(like, requires_grad=False).uniform_(low, high)

@@ -14,7 +14,6 @@ from typing_extensions import override
 
 from blob_pyro.distributions import LowRankNormal, MatrixShaped
 from blob_pyro.guides.lora_guide import LoraGuide
-from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.models import BayesianLora
 
 # Beside the sites' names, which are paths of the network.
@@ -69,11 +68,8 @@ class SWAGGuide(LoraGuide):
         if num_deviations < 2:
             raise ValueError(f"num_deviations={num_deviations}: their covariance needs 2 or more")
         self.num_deviations = num_deviations
-        zeros = {name: torch.zeros_like(mean) for name, mean in self.M.items()}
-        self.S = SiteParameters(zeros)
-        self.F = SiteParameters(
-            {name: zero[..., None].repeat(1, 1, num_deviations) for name, zero in zeros.items()}
-        )
+        self.S = self.each(torch.zeros_like)
+        self.F = self.each(lambda mean: mean.new_zeros(*mean.shape, num_deviations))
         self.requires_grad_(False)
 
     def set_moments(
@@ -97,11 +93,10 @@ class SWAGGuide(LoraGuide):
             If a site has another number of deviations.
         """
         for name in self.sites:
-            if deviations[name].shape != self.F[name].shape:
+            if (found := deviations[name].shape) != self.F[name].shape:
                 raise ValueError(
-                    f"site {name!r} has deviations of shape {tuple(deviations[name].shape)} but "
-                    f"num_deviations={self.num_deviations} needs {tuple(self.F[name].shape)}; "
-                    "collect more weights, or make the guide for fewer"
+                    f"site {name!r} has deviations of shape {(*found,)} but num_deviations="
+                    f"{self.num_deviations}; collect more weights, or make the guide for fewer"
                 )
         for name in self.sites:
             self.M[name].copy_(mean[name])
@@ -137,16 +132,9 @@ class SWAGGuide(LoraGuide):
 
     @override
     def scale(self) -> dict[str, torch.Tensor]:
-        return {
-            name: (self.S[name].square() + self.F[name].square().sum(-1)).sqrt()
-            for name in self.sites
-        }
+        return {name: self.site_posterior(name).stddev for name in self.sites}
 
     @override
     def variance_of_update(self, name: str, left: torch.Tensor) -> torch.Tensor:
         common = torch.einsum("ip,pjk->ijk", left, self.F[name]).square().sum(-1)
         return left.square() @ self.S[name].square() + common
-
-    @override
-    def config(self) -> dict[str, Any]:
-        return {"num_deviations": self.num_deviations}

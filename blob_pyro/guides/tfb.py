@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -78,7 +77,3 @@ class TFBGuide(LoraGuide):
     @override
     def scale(self) -> dict[str, torch.Tensor]:
         return {name: self._scale(name) for name in self.sites}
-
-    @override
-    def config(self) -> dict[str, Any]:
-        return {"update_scale": self.update_scale}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -47,23 +48,18 @@ def ensemble(programs: Iterable[tuple[Model, LoraGuide]]) -> tuple[Model, Ensemb
     >>> len(guide.members), len(guide.draws(4))
     (2, 4)
     """
-    fitted, last, scaling = [], None, {}
+    fitted, last, earlier = [], None, None
     for model, guide in programs:
-        _check_no_head(model)
-        _check_draws_are_of_the_network(guide)
-        if last is not None:
-            _check_same_temperature(last[0], model)
-            _check_same_scaling(scaling, model)
-        scaling = {name: site.scaling for name, site in model.sites.items()}
+        _check_member(model, guide)
+        earlier = _check_alike(earlier, model)
         fitted.append((member_config(guide, model.latent), _member_state(model, guide)))
         last = model, guide
     if last is None:
         raise ValueError("an ensemble needs at least one member; fit some programs first")
     model = model_at_mean(*last)
-    members = []
-    for config, state in fitted:
-        members.append(EnsembleMember.from_config(model, config))
-        members[-1].load_state_dict(state)
+    members = [EnsembleMember.from_config(model, config) for config, _ in fitted]
+    for member, (_, state) in zip(members, fitted, strict=True):
+        member.load_state_dict(state)
     return model, EnsembleGuide(model, members)
 
 
@@ -76,45 +72,31 @@ def _member_state(model: BayesianLora, guide: LoraGuide) -> dict[str, torch.Tens
     return {name: value.detach().clone() for name, value in state.items()}
 
 
-def _check_same_temperature(earlier: BayesianLora, model: BayesianLora) -> None:
-    if not isinstance(earlier, Classifier) or not isinstance(model, Classifier):
-        return
-    one, other = earlier.temperature.tolist(), model.temperature.tolist()
-    if one != other:
-        raise ValueError(
-            f"members have the temperatures {one} and {other}, and an ensemble has one for all of "
-            "them; call ensemble(programs) before calibrate, which then fits it"
-        )
-
-
-def _check_same_scaling(earlier: dict[str, float], model: BayesianLora) -> None:
-    for name, site in model.sites.items():
-        if earlier.get(name, site.scaling) != site.scaling:
+def _check_alike(earlier: dict[str, Any] | None, model: BayesianLora) -> dict[str, Any]:
+    """Give what a network has once for all members, which has to be that of the one before."""
+    found: dict[str, Any] = {f"scaling of {n!r}": site.scaling for n, site in model.sites.items()}
+    if isinstance(model, Classifier):
+        found["temperature"] = model.temperature.tolist()
+    for name, value in found.items():
+        if earlier is not None and earlier.get(name, value) != value:
             raise ValueError(
-                f"members scale their updates at {name!r} by {earlier[name]:g} and "
-                f"{site.scaling:g}, and a network scales all of them alike; fit them with one "
-                "lora_alpha and rank"
+                f"the {name} of one member is {earlier[name]} and of another {value}, and an "
+                "ensemble has one; fit all with one lora_alpha and rank, and call calibrate on the "
+                "ensemble, not on its members"
             )
+    return found
 
 
-def _check_draws_are_of_the_network(guide: LoraGuide) -> None:
+def _check_member(model: BayesianLora, guide: LoraGuide) -> None:
     if guide.predictive != "network":
         raise ValueError(
-            f"a member is a {type(guide).__name__} with predictive={guide.predictive!r}, "
-            "but an ensemble's draws go through the network; make it with predictive='network', "
-            "or average the members' predictions"
+            f"a member is a {type(guide).__name__} with predictive={guide.predictive!r}, but an "
+            "ensemble's draws go through the network; make it with predictive='network'"
         )
-
-
-def _check_no_head(model: BayesianLora) -> None:
-    heads = [
-        name
-        for name, parameter in model.network.named_parameters()
-        if parameter.requires_grad and "lora_" not in name
-    ]
-    if heads:
-        raise ValueError(
-            f"the adapter trains {heads[0]!r} too, and a network has only one of it while each "
-            "member of an ensemble needs its own; use a likelihood without such a head "
-            "(LabelTokenClassifier, OptionLikelihood), and no modules_to_save"
-        )
+    for name, parameter in model.network.named_parameters():
+        if parameter.requires_grad and "lora_" not in name:
+            raise ValueError(
+                f"the adapter trains {name!r} too, of which a network has only one for all "
+                "members; use a likelihood without such a head (LabelTokenClassifier, "
+                "OptionLikelihood), and no modules_to_save"
+            )

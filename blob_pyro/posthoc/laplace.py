@@ -219,19 +219,17 @@ def _best_prior_precision(posterior: LaplaceGuide) -> float:
     of the bracket follow from bounds on the sum.
     """
     with torch.no_grad():
-        eigenvalues = torch.cat(
-            [
-                torch.outer(posterior.row_values[name], posterior.col_values[name]).flatten()
-                for name in posterior.sites
-            ]
-        ).double()
+        parts = [
+            torch.outer(posterior.row_values[name], posterior.col_values[name]).flatten()
+            for name in posterior.sites
+        ]
+        eigenvalues = torch.cat(parts).double()
         norm = float(sum(mean.double().square().sum() for mean in posterior.mean().values()))
     largest = float(eigenvalues.max())
     if largest == 0 or norm == 0:
         raise ValueError(
-            "no prior precision is best, since no logit depends on the latent weights (an adapter "
-            "that was never trained has a lora_B of zeros); train it first, or pass "
-            "prior_precision"
+            "no prior precision is best, since no logit depends on the latent weights (as in an "
+            "adapter that was never trained); train it first, or pass prior_precision"
         )
     low = min(largest, 0.5 / norm)
     high = (float(eigenvalues.sum()) / norm) ** 0.5

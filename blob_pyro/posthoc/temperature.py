@@ -159,9 +159,8 @@ def calibrate(
     draws = 0 if getattr(guide, "is_point", False) else num_samples
     if draws and getattr(guide, "predictive", "network") == "probit":
         raise ValueError(
-            "predictive='probit' shrinks logits by variances that depend on the temperature, so "
-            "dividing them by one is not what the model would predict with; make the guide with "
-            "predictive='linearised'"
+            "predictive='probit' shrinks logits by variances that depend on the temperature, so that "
+            "none can be fitted to them; make the guide with predictive='linearised'"
         )
     temperature = model.temperature
     model.set_temperature(1.0)

@@ -128,26 +128,33 @@ def tfb(
     Shi et al., "Training-Free Bayesianization for Low-Rank Adapters of Large Language Models",
     NeurIPS 2025, arXiv 2412.05723.
     """
-    check_tfb(tolerance, num_samples)
+    if not (tolerance > 0 and num_samples > 0):
+        raise ValueError(f"{tolerance=} and {num_samples=} must be positive")
     guide = TFBGuide(model)
     for name, site in model.sites.items():
         to_singular_basis(site)
         guide.M[name].data.copy_(site.projection.initial_weight)
-    anchors = _Anchors(model, guide, list(loader), num_samples, seed)
+    anchors = list(loader)
+    at_mean = posterior_predictive(model, guide, anchors, 0, progress=False)
+    labels = at_mean.get("labels", at_mean["logits"][0].argmax(dim=-1))
+    reference = _nll(at_mean["logits"], labels)
+
+    def loss(scale: float) -> float:
+        guide.update_scale = scale
+        drawn = posterior_predictive(model, guide, anchors, num_samples, seed, progress=False)
+        return _nll(drawn["logits"], labels)
 
     def changes(scale: float) -> bool:
         # A loss that is no number, as half precision gives for huge weights, is a change.
-        change = abs(anchors.loss(scale) - anchors.reference)
-        return not change <= tolerance * anchors.reference
+        return not abs(loss(scale) - reference) <= tolerance * reference
 
     low, high = _SCALES
     if changes(low) or not changes(high):
         raise ValueError(
-            f"the anchor loss is {anchors.reference:.6g} without variance, "
-            f"{anchors.loss(low):.6g} at an update_scale of {low} and {anchors.loss(high):.6g} at "
-            f"{high}: no scale between is the largest that keeps it to a tolerance of "
-            f"{tolerance:g}; give another tolerance, other anchors, or an adapter that has been "
-            "trained"
+            f"the anchor loss is {reference:.6g} without variance, {loss(low):.6g} at an "
+            f"update_scale of {low} and {loss(high):.6g} at {high}: no scale between is the largest "
+            f"that keeps it to a tolerance of {tolerance:g}; give another, other anchors, or an "
+            "adapter that has been trained"
         )
     for _ in tracked(range(_NUM_HALVINGS), progress, "searching for a scale"):
         middle = math.sqrt(low * high)
@@ -156,50 +163,7 @@ def tfb(
     return guide
 
 
-def check_tfb(tolerance: float, num_samples: int) -> None:
-    """Check the settings of :func:`tfb`, or raise a ``ValueError``.
-
-    Parameters
-    ----------
-    tolerance, num_samples
-        Those of the search.
-
-    Examples
-    --------
-    >>> check_tfb(tolerance=0.01, num_samples=10)
-    """
-    if not tolerance > 0:
-        raise ValueError(f"tolerance={tolerance} must be positive; the authors' code takes 0.01")
-    if num_samples < 1:
-        raise ValueError(f"num_samples={num_samples}: give the number of draws, 1 or more")
-
-
-class _Anchors:
-    """The loss on the anchor set as a function of the scale."""
-
-    def __init__(
-        self,
-        model: Classifier,
-        guide: TFBGuide,
-        batches: list[Batch],
-        num_samples: int,
-        seed: int,
-    ) -> None:
-        self._program = (model, guide, batches)
-        self._num_samples = num_samples
-        self._seed = seed
-        at_mean = posterior_predictive(*self._program, 0, progress=False)
-        self._labels = at_mean.get("labels", at_mean["logits"][0].argmax(dim=-1))
-        self.reference = self._nll(at_mean["logits"])
-
-    def loss(self, scale: float) -> float:
-        self._program[1].update_scale = scale
-        predictive = posterior_predictive(
-            *self._program, self._num_samples, self._seed, progress=False
-        )
-        return self._nll(predictive["logits"])
-
-    def _nll(self, logits: torch.Tensor) -> float:
-        """Give the mean NLL of the draws' mean probabilities, nats."""
-        log_probs = log_likelihood(logits, self._labels).double()
-        return float((math.log(len(logits)) - log_probs.logsumexp(dim=0)).mean())
+def _nll(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Give the mean NLL of the draws' mean probabilities, nats."""
+    log_probs = log_likelihood(logits, labels).double()
+    return float((math.log(len(logits)) - log_probs.logsumexp(dim=0)).mean())

@@ -169,7 +169,7 @@ def test_the_scale_starts_where_that_of_the_paper_does(
 
 @pytest.mark.parametrize("init_scale", [0.0, -0.05, float("nan"), float("inf")])
 def test_init_scale_is_positive(init_scale: float, guide_class: Any, classifier: Any) -> None:
-    with pytest.raises(ValueError, match=rf"init_scale={init_scale} must be positive.*is 0.0025"):
+    with pytest.raises(ValueError, match=rf"init_scale={init_scale} must be positive"):
         guide_class(classifier("llama"), init_scale=init_scale)
 
 
@@ -273,7 +273,9 @@ def test_it_goes_to_another_dtype_and_device(guide: LoraGuide, token_batch: Any)
 
 def test_a_layer_that_is_too_large_is_refused(classifier: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("blob_pyro.guides.full_covariance._MOST_ENTRIES", 31)
-    with pytest.raises(ValueError, match=r"site 'base_model.*' has 32 entries.*most 31.*Use LowR"):
+    with pytest.raises(
+        ValueError, match=r"site 'base_model.*' has 32 entries, more than the 31.*use LowR"
+    ):
         FullCovarianceGuide(classifier("llama"))
 
 

@@ -52,7 +52,7 @@ def test_draws_follow_mean_and_scale(classifier: Any, z_score: Any) -> None:
 
 @pytest.mark.parametrize("init_scale", [0.0, -0.05, float("nan"), float("inf")])
 def test_init_scale_is_positive(init_scale: float, classifier: Any) -> None:
-    with pytest.raises(ValueError, match=rf"init_scale={init_scale} must be positive.*is 0.0025"):
+    with pytest.raises(ValueError, match=rf"init_scale={init_scale} must be positive"):
         LowRankGaussianGuide(classifier("llama"), init_scale)
 
 
