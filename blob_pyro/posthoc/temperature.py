@@ -159,7 +159,7 @@ def calibrate(
     draws = 0 if getattr(guide, "is_point", False) else num_samples
     if draws and getattr(guide, "predictive", "network") == "probit":
         raise ValueError(
-            "predictive='probit' shrinks logits by variances that depend on the temperature, so that "
+            "predictive='probit' shrinks logits by variances that depend on the temperature, so "
             "none can be fitted to them; make the guide with predictive='linearised'"
         )
     temperature = model.temperature

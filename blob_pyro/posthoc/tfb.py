@@ -152,9 +152,9 @@ def tfb(
     if changes(low) or not changes(high):
         raise ValueError(
             f"the anchor loss is {reference:.6g} without variance, {loss(low):.6g} at an "
-            f"update_scale of {low} and {loss(high):.6g} at {high}: no scale between is the largest "
-            f"that keeps it to a tolerance of {tolerance:g}; give another, other anchors, or an "
-            "adapter that has been trained"
+            f"update_scale of {low} and {loss(high):.6g} at {high}: no scale between is the "
+            f"largest that keeps it to a tolerance of {tolerance:g}; give another, other anchors, "
+            "or an adapter that has been trained"
         )
     for _ in tracked(range(_NUM_HALVINGS), progress, "searching for a scale"):
         middle = math.sqrt(low * high)

@@ -62,8 +62,10 @@ def _without_end(batches: BatchSampler) -> Iterator[list[int]]:
         yield from batches
 
 
-class ProcessBatches:
-    """The micro-batches of this process, with what each counts in the mean over a gradient step.
+def process_batches(
+    data: Dataset, collator: Collator, config: TrainingConfig, accelerator: Accelerator, start: int
+) -> Iterator[list[tuple[Batch, float]]]:
+    """Give this process's micro-batches of every step from ``start`` to ``config.total_steps``.
 
     Parameters
     ----------
@@ -71,29 +73,21 @@ class ProcessBatches:
         As in :func:`blob_pyro.training.fit`.
     accelerator
         Says which process this is, of how many, and its device.
+    start
+        The first step, from 0.
+
+    Yields
+    ------
+    list
+        Batches, and of each its share of the step's examples times the number of micro-batches: so
+        weighted, in a mean of gradients over those, each example counts alike.
     """
-
-    def __init__(
-        self, data: Dataset, collator: Collator, config: TrainingConfig, accelerator: Accelerator
-    ) -> None:
-        self._data, self._collator, self._config = data, collator, config
-        self._accelerator = accelerator
-
-    def steps(self, start: int) -> Iterator[list[tuple[Batch, float]]]:
-        """Yield the batches of every step from ``start`` on, to ``config.total_steps``.
-
-        A batch's weight is its share of the step's examples times the number of micro-batches, so
-        that with gradients averaged over those each example counts alike.
-        """
-        config, processes = self._config, self._accelerator.num_processes
-        num_batches = processes * config.accumulation_steps
-        order = step_indices(lengths(self._data), config.batch_size, num_batches, config.seed)
-        for step in islice(order, start, config.total_steps):
-            mean = sum(map(len, step)) / num_batches
-            mine = step[self._accelerator.process_index :: processes]
-            yield [(self._collate(indices), len(indices) / mean) for indices in mine]
-
-    def _collate(self, indices: list[int]) -> Batch:
-        batch = self._collator([self._data[index] for index in indices])
-        on_device: Batch = send_to_device(batch, self._accelerator.device)
-        return on_device
+    processes, device = accelerator.num_processes, accelerator.device
+    num_batches = processes * config.accumulation_steps
+    order = step_indices(lengths(data), config.batch_size, num_batches, config.seed)
+    for step in islice(order, start, config.total_steps):
+        mean = sum(map(len, step)) / num_batches
+        mine = step[accelerator.process_index :: processes]
+        batches = [collator([data[index] for index in indices]) for indices in mine]
+        weights = [len(indices) / mean for indices in mine]
+        yield [*zip(send_to_device(batches, device), weights, strict=True)]

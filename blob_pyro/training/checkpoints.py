@@ -235,9 +235,8 @@ class Checkpoints:
             theirs, ours = found.get(name), self._identity.get(name)
             if theirs != ours:
                 raise ValueError(
-                    f"{path} is of another run: its {name} is {_short(theirs)}, but that of this "
-                    f"run is {_short(ours)}; resume with the same settings and data, or give "
-                    "another folder"
+                    f"{path} is of another run: its {name} is {_short(theirs)}, here it is "
+                    f"{_short(ours)}; resume with the same settings and data"
                 )
 
     def _save(self) -> None:
@@ -249,16 +248,11 @@ class Checkpoints:
                 write_checkpoint(path, state)
             except OSError as error:
                 raise OSError(
-                    f"{path} cannot be written ({error.strerror}); {self._left_over()}"
+                    f"{path} cannot be written ({error.strerror}); mend it or give another folder. "
+                    f"Whole ones there, to resume from: {[each.name for each in self._paths()]}"
                 ) from error
             self._prune()
         self._accelerator.wait_for_everyone()
-
-    def _left_over(self) -> str:
-        paths = self._paths()
-        if not paths:
-            return "mend it or give another folder for checkpoints"
-        return f"{paths[-1].name} beside it is whole: mend it, and resume from there"
 
     def _prune(self) -> None:
         taken, best = len(self._run.records), best_step(self._run.records)

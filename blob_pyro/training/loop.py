@@ -15,11 +15,11 @@ from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.lora.saveable import check_saveable
 from blob_pyro.models import BayesianLora, Classifier
 from blob_pyro.poutine import flipout, taking_turns
-from blob_pyro.training.batches import Batch, Collator, ProcessBatches
+from blob_pyro.training.batches import Batch, Collator, process_batches
 from blob_pyro.training.checkpoints import CheckpointConfig, Checkpoints
 from blob_pyro.training.config import TrainingConfig, flush_denormals
 from blob_pyro.training.run_identity import run_identity
-from blob_pyro.training.step_record import StepRecord, record_of
+from blob_pyro.training.step_record import StepRecord
 from blob_pyro.training.steps import DecoupledSteps, JointSteps, MakeSteps, Steps
 from blob_pyro.training.training_state import TrainingState, separate_noise
 from blob_pyro.training.validation import Validation
@@ -115,8 +115,8 @@ def fit(
         identity = run_identity(model, guide, elbo, data, validation, config, accelerator, rule)
         saving = Checkpoints(checkpoints, run, identity, config.total_steps, accelerator)
     with saving as saved:
-        process_batches = ProcessBatches(data, collator, config, accelerator)
-        for batches in process_batches.steps(len(run.records)):
+        start = len(run.records)
+        for batches in process_batches(data, collator, config, accelerator, start):
             record = _step(rule, batches, config, len(run.records))
             if check is not None and check.due(record.step):
                 record = replace(record, validation_nll=check.score())
@@ -135,7 +135,8 @@ def _step(
     lr = steps.lr
     with taking_turns(), flipout() if config.flipout else nullcontext():
         terms, grad_norm = steps.take(batches)
-    return record_of(step, terms, lr, grad_norm)
+    loss, nll, kl = map(float, (terms.loss, terms.nll, terms.kl))
+    return StepRecord(step, loss, nll, kl, terms.kl_weight, lr, grad_norm)
 
 
 def _check_whole_state(accelerator: Accelerator) -> None:
@@ -171,16 +172,16 @@ def _validation(
     collator: Collator,
     config: TrainingConfig,
 ) -> Validation | None:
-    if data is not None:
-        if not isinstance(model, Classifier):
-            raise ValueError(
-                f"validation is by the NLL of a class, of which a {type(model).__name__} "
-                "predicts none; leave validation and validate_every out"
-            )
-        return Validation(model, guide, data, collator, config)
-    if config.validate_every is not None:
+    if (data is None) != (config.validate_every is None):
         raise ValueError(
-            f"validate_every={config.validate_every} needs data that are not trained on; pass "
-            "validation=..."
+            f"validate_every={config.validate_every}, but the validation data are "
+            f"{'missing' if data is None else 'given'}; give both, or leave both out"
         )
-    return None
+    if data is None:
+        return None
+    if not isinstance(model, Classifier):
+        raise ValueError(
+            f"validation scores classes, and a {type(model).__name__} predicts none; leave "
+            "validation and validate_every out"
+        )
+    return Validation(model, guide, data, collator, config)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from blob_pyro.guides import LoraGuide
-from blob_pyro.infer import ELBOTerms
 from blob_pyro.models import BayesianLora
 
 
@@ -81,16 +80,3 @@ def best_step(records: Sequence[StepRecord]) -> int | None:
     """
     scores = {r.step: r.validation_nll for r in records if r.validation_nll is not None}
     return min(scores, key=scores.__getitem__, default=None)
-
-
-def record_of(step: int, terms: ELBOTerms, lr: float, grad_norm: float) -> StepRecord:
-    """Record a step from the terms of its objective."""
-    return StepRecord(
-        step=step,
-        loss=float(terms.loss),
-        nll=float(terms.nll),
-        kl=float(terms.kl),
-        kl_weight=terms.kl_weight,
-        lr=lr,
-        grad_norm=grad_norm,
-    )

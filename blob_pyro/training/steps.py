@@ -68,10 +68,24 @@ class Steps(ABC):
     micro-batch is scaled up to the data set, so their mean is that of the global batch.
     """
 
-    def __init__(self, elbo: ReweightedTrace_ELBO, accelerator: Accelerator) -> None:
-        self._elbo = elbo
-        self._accelerator = accelerator
-        self._module: nn.Module
+    def __init__(
+        self,
+        model: BayesianLora,
+        guide: LoraGuide,
+        elbo: ReweightedTrace_ELBO,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+    ) -> None:
+        self._elbo, self._accelerator = elbo, accelerator
+        self._max_grad_norm = config.max_grad_norm
+        parts = self._make(model, guide, config)
+        self._module, self._optimizer = accelerator.prepare(*parts)
+
+    @abstractmethod
+    def _make(
+        self, model: BayesianLora, guide: LoraGuide, config: TrainingConfig
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Make the module that gives the loss, and the optimiser of its gradients."""
 
     @property
     @abstractmethod
@@ -138,9 +152,9 @@ class Steps(ABC):
     def _descend(self, terms: ELBOTerms) -> tuple[ELBOTerms, float]:
         """Move by the gradients that have come together, and count the step."""
 
-    def _clipped_norm(self, max_grad_norm: float | None) -> torch.Tensor:
+    def _clipped_norm(self) -> torch.Tensor:
         norm: torch.Tensor = self._accelerator.clip_grad_norm_(
-            self._module.parameters(), max_grad_norm or math.inf
+            self._module.parameters(), self._max_grad_norm or math.inf
         )
         return norm
 
@@ -153,18 +167,11 @@ MakeSteps = Callable[
 class JointSteps(Steps):
     """One optimiser for the whole loss; a subclass may take another than AdamW."""
 
-    def __init__(
-        self,
-        model: BayesianLora,
-        guide: LoraGuide,
-        elbo: ReweightedTrace_ELBO,
-        config: TrainingConfig,
-        accelerator: Accelerator,
-    ) -> None:
-        super().__init__(elbo, accelerator)
+    def _make(
+        self, model: BayesianLora, guide: LoraGuide, config: TrainingConfig
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
         optimizer, self._schedule = self._descent(model, guide, config)
-        self._max_grad_norm = config.max_grad_norm
-        self._module, self._optimizer = accelerator.prepare(elbo(model, guide), optimizer)
+        return self._elbo(model, guide), optimizer
 
     def _descent(
         self, model: BayesianLora, guide: LoraGuide, config: TrainingConfig
@@ -201,7 +208,7 @@ class JointSteps(Steps):
         return loss, cast(ELBOTerms, self._elbo.terms)
 
     def _descend(self, terms: ELBOTerms) -> tuple[ELBOTerms, float]:
-        norm = self._clipped_norm(self._max_grad_norm)
+        norm = self._clipped_norm()
         # A float16 scaler skips a step whose gradient overflows, and scales less from then on.
         scaled = self._accelerator.scaler is not None
         grad_norm = float(norm) if scaled else check_gradient(norm, terms.step)
@@ -221,38 +228,34 @@ class DecoupledSteps(Steps):
         With float16, whose scaled gradients the two optimisers would have to share.
     """
 
-    def __init__(
-        self,
-        model: BayesianLora,
-        guide: LoraGuide,
-        elbo: ReweightedTrace_ELBO,
-        config: TrainingConfig,
-        accelerator: Accelerator,
-    ) -> None:
-        super().__init__(elbo, accelerator)
-        if accelerator.scaler is not None:
+    def __init__(self, *program: Any) -> None:
+        super().__init__(*program)
+        self._svi.optim = self._optimizer
+
+    def _make(
+        self, model: BayesianLora, guide: LoraGuide, config: TrainingConfig
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        if self._accelerator.scaler is not None:
             raise ValueError(
                 "kl_learning_rate gives the KL an optimiser of its own, which cannot share the "
                 "scaled gradients of fp16; use bf16, or leave kl_learning_rate out"
             )
+
+        def adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+            groups = by_decay(parameters, model, guide, config)
+            return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
+
         self._svi = DecoupledSVI(
             model,
             guide,
-            lambda parameters: torch.optim.AdamW(
-                by_decay(parameters, model, guide, config),
-                lr=config.learning_rate,
-                weight_decay=0.0,
-            ),
+            adamw,
             partial(torch.optim.SGD, lr=cast(float, config.kl_learning_rate)),
-            elbo,
+            self._elbo,
             scale_updates=config.scale_updates,
             scheduler=schedule(config),
             kl_scheduler=schedule(config),
-            max_grad_norm=config.max_grad_norm,
         )
-        self._module, self._svi.optim = accelerator.prepare(
-            _ExpectedNLL(self._svi), self._svi.optim
-        )
+        return _ExpectedNLL(self._svi), self._svi.optim
 
     @property
     def lr(self) -> float:
@@ -275,7 +278,7 @@ class DecoupledSteps(Steps):
         return loss, self._svi.likelihood_terms
 
     def _descend(self, terms: ELBOTerms) -> tuple[ELBOTerms, float]:
-        self._svi.descend_likelihood(self._clipped_norm(self._svi.max_grad_norm))
+        self._svi.descend_likelihood(self._clipped_norm())
         terms = self._svi.descend_kl(terms.nll, self._averaged)
         return terms, self._svi.grad_norm
 

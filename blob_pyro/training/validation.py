@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -33,8 +34,7 @@ class Validation:
     Raises
     ------
     ValueError
-        If there are no data, or none of ``config.validate_every``; when it scores, if the examples
-        have no labels.
+        If there are no data; when it scores, if the examples have no labels.
     FloatingPointError
         When it scores, if the NLL is not finite.
     """
@@ -47,18 +47,16 @@ class Validation:
         collator: Collator,
         config: TrainingConfig,
     ) -> None:
-        if config.validate_every is None:
-            raise ValueError(
-                "validation data were given, but validate_every is None; say with "
-                "TrainingConfig(validate_every=...) how often to look at them"
-            )
         if len(data) == 0:
             raise ValueError("the validation data are empty; give at least one labelled example")
         self.model, self.guide = model, guide
-        self.every, self.last = config.validate_every, config.total_steps - 1
+        self.every, self.last = cast(int, config.validate_every), config.total_steps - 1
         self.best_nll = float("inf")
         self.best: dict[str, torch.Tensor] = {}
-        self._data, self._collator, self._batch_size = data, collator, config.batch_size
+        # A seed of its own: training goes on with the noise that it would have had anyway.
+        self._mean_predictive = partial(
+            sharded_predictive, model, guide, data, collator, 0, 0, batch_size=config.batch_size
+        )
 
     def due(self, step: int) -> bool:
         """Tell whether to score after a step (from 0): every so many, and after the last."""
@@ -66,16 +64,7 @@ class Validation:
 
     def score(self) -> float:
         """Give the mean NLL (nats) of the posterior mean, and keep the state if it is the best."""
-        # A seed of its own: training goes on with the noise that it would have had anyway.
-        predictive = sharded_predictive(
-            self.model,
-            self.guide,
-            self._data,
-            self._collator,
-            num_samples=0,
-            seed=0,
-            batch_size=self._batch_size,
-        )
+        predictive = self._mean_predictive()
         if "log_likelihood" not in predictive:
             raise ValueError("the validation data have no labels; give labelled examples")
         nll = -float(predictive["log_likelihood"].double().mean())

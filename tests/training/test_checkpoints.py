@@ -242,13 +242,13 @@ def test_without_a_whole_one_a_run_does_not_start_from_zero(train: Any, tmp_path
     ("options", "message"),
     [
         ({"config": CONFIG.changed(learning_rate=1e-3)}, "its training.learning_rate is 0.02, bu"),
-        ({"config": CONFIG.changed(validate_every=2)}, "its training.validate_every is null, but"),
+        ({"config": CONFIG.changed(validate_every=2)}, "its training.validate_every is null, here"),
         (
             {"scale": 0.3},
-            r'its prior is \["NormalPrior", {"scale": 0.2}\], but that of this run is',
+            r'its prior is \["NormalPrior", {"scale": 0.2}\], here it is',
         ),
         ({"data": DATA.select([*range(11), 0])}, "its training data is"),
-        ({"temperature": 3.0}, "its temperature is 1.0, but that of this run is 3.0"),
+        ({"temperature": 3.0}, "its temperature is 1.0, here it is 3.0"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(
@@ -271,7 +271,7 @@ def test_a_full_disk_stops_with_the_checkpoint_before_it(
             monkeypatch.setattr(os, "fsync", full)
 
     with pytest.raises(OSError, match=r"step-00000006.* cannot be written \(No space left on dev"
-                       r"ice\); step-00000004.safetensors beside it is whole"):  # fmt: skip
+                       r"ice\); .* to resume from: .*'step-00000004.safetensors'\]"):  # fmt: skip
         train(on_step=fill)
     monkeypatch.undo()
     assert names(tmp_path) == [2, 4]
@@ -286,7 +286,7 @@ def test_a_folder_that_cannot_be_written_is_found_out_before_training(
 
     monkeypatch.setattr(os, "replace", read_only)
     with pytest.raises(OSError, match=r"step-00000000.* cannot be written \(Read-only file system"
-                       r"\); mend it or give another folder"):  # fmt: skip
+                       r"\); mend it or give another folder.*from: \[\]"):  # fmt: skip
         train(on_step=crash_at(0))
     assert names(tmp_path) == []
 

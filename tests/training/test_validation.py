@@ -95,8 +95,8 @@ def test_looking_at_validation_data_changes_nothing_else(peft_network: Any) -> N
 @pytest.mark.parametrize(
     ("every", "validation", "message"),
     [
-        (2, None, "validate_every=2 needs data that are not trained on; pass validation="),
-        (None, HELD_OUT, r"validation data were given, but validate_every is None; say with"),
+        (2, None, "validate_every=2, but the validation data are missing; give both"),
+        (None, HELD_OUT, "validate_every=None, but the validation data are given; give both"),
         (2, HELD_OUT.select([]), "the validation data are empty; give at least one"),
     ],
 )
