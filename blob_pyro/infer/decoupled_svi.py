@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -24,16 +24,6 @@ from blob_pyro.models import BayesianLora
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[[Optimizer], LRScheduler]
-
-
-class Stateful(Protocol):
-    """What has a state to save: optimisers, schedules, the objective."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give the state."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Take a state over."""
 
 
 class DecoupledSVI:
@@ -248,19 +238,14 @@ class DecoupledSVI:
         if found != wanted or state["scale_updates"] != self.scale_updates:
             raise ValueError(
                 f"the checkpoint has {sorted(found)} and scale_updates="
-                f"{state.get('scale_updates')!r}, but this DecoupledSVI has {sorted(wanted)} and "
+                f"{state.get('scale_updates')!r}, this DecoupledSVI {sorted(wanted)} and "
                 f"{self.scale_updates!r}; make it with the checkpoint's settings"
             )
         # The objective first: it refuses settings other than its own.
         for name, part in parts.items():
             part.load_state_dict(state[name])
 
-    def _parts(self) -> dict[str, Stateful]:
-        parts: dict[str, Stateful | None] = {
-            "loss": self.loss,
-            "optim": self.optim,
-            "kl_optim": self.kl_optim,
-            "scheduler": self.scheduler,
-            "kl_scheduler": self.kl_scheduler,
-        }
+    def _parts(self) -> dict[str, Any]:
+        names = ("loss", "optim", "kl_optim", "scheduler", "kl_scheduler")
+        parts = {name: getattr(self, name) for name in names}
         return {name: part for name, part in parts.items() if part is not None}

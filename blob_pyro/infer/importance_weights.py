@@ -84,18 +84,19 @@ def importance_log_weights(
     ICML 2018, section 2.
     """
     if not kl_scale > 0:
-        raise ValueError(
-            f"kl_scale={kl_scale} must be positive; without a KL there is no posterior"
-        )
+        raise ValueError(f"kl_scale={kl_scale} must be positive")
     _check_subset(guide, subset)
+
+    def chosen_entries(**_batch: Any) -> None:
+        for name, mean in guide.mean().items():
+            value = mean
+            if name in subset:
+                draw = guide.site_posterior(name).sample()
+                value = torch.where(subset[name].to(mean.device), draw, mean)
+            pyro.sample(name, dist.Delta(value, event_dim=2))
+
     predictive = posterior_predictive(
-        model,
-        _SubsetGuide(guide, subset),
-        loader,
-        num_samples,
-        seed,
-        return_sites=[*subset],
-        progress=progress,
+        model, chosen_entries, loader, num_samples, seed, return_sites=[*subset], progress=progress
     )
     if "labels" not in predictive or len(predictive["labels"]) != model.num_data:
         raise ValueError(
@@ -109,40 +110,19 @@ def importance_log_weights(
     return log_likelihood / kl_scale + torch.as_tensor(log_prior - log_q).double()
 
 
-class _SubsetGuide:
-    """Draws the chosen entries, and leaves the others at their means."""
-
-    def __init__(self, guide: LoraGuide, subset: Mapping[str, torch.Tensor]) -> None:
-        self.guide = guide
-        self.subset = subset
-
-    def __call__(self, **batch: Any) -> None:
-        for name, mean in self.guide.mean().items():
-            value = mean
-            if name in self.subset:
-                draw = self.guide.site_posterior(name).sample()
-                value = torch.where(self.subset[name].to(mean.device), draw, mean)
-            pyro.sample(name, dist.Delta(value, event_dim=2))
-
-
 def _check_subset(guide: LoraGuide, subset: Mapping[str, torch.Tensor]) -> None:
     if latent := [*hyper_sites(guide.model)]:
-        raise ValueError(
-            f"the prior has the latent sites {latent}; importance ratios of a subset need a prior "
-            "without latents of its own, such as NormalPrior"
-        )
+        raise ValueError(f"the prior has the latent sites {latent}; take one that has none")
     for name, mask in subset.items():
         if name not in guide.sites:
             raise ValueError(f"subset: the guide has no site {name!r} but {[*guide.sites]}")
         shape = guide.M[name].shape
         if mask.shape != shape or mask.dtype != torch.bool or not mask.any():
             raise ValueError(
-                f"subset[{name!r}] has the shape {tuple(mask.shape)}, dtype {mask.dtype} and "
-                f"{int(mask.sum())} entries chosen; wanted a bool mask of the shape "
-                f"{tuple(shape)} with at least one"
+                f"subset[{name!r}] has the shape {(*mask.shape,)}, dtype {mask.dtype} and chooses "
+                f"{int(mask.sum())}; wanted a bool mask of the shape {(*shape,)}, not all False"
             )
         if not guide.independent_entries and not mask.all():
             raise ValueError(
-                f"subset[{name!r}] chooses a part of a site whose entries {type(guide).__name__} "
-                "correlates; choose the whole site"
+                f"subset[{name!r}]: {type(guide).__name__} correlates entries; choose whole sites"
             )

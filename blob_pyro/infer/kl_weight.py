@@ -13,14 +13,9 @@ ScaleUpdates = Literal["kl_optim", "both"]
 def check_schedule(num_batches: int, schedule: str) -> None:
     """Raise a ``ValueError`` if the cycle is empty or the schedule unknown."""
     if num_batches < 1:
-        raise ValueError(
-            f"num_batches={num_batches}: a cycle needs at least one batch; give "
-            "ceil(num_data / batch_size), or the cycle length you want"
-        )
+        raise ValueError(f"num_batches={num_batches}: a cycle needs at least one batch")
     if schedule not in get_args(Schedule):
-        raise ValueError(
-            f"schedule={schedule!r} is unknown; choose one of {', '.join(get_args(Schedule))}"
-        )
+        raise ValueError(f"schedule={schedule!r} is unknown; choose one of {get_args(Schedule)}")
 
 
 def kl_weight(step: int, num_batches: int, schedule: Schedule = "blob") -> float:
@@ -108,8 +103,6 @@ def rescaled_num_batches(num_data: int, batch_size: int, gamma: float = 8.0) -> 
     Wang et al., "BLoB", NeurIPS 2024, appendix B (data-set rescaling) and the code that goes with
     it.
     """
-    arguments = {"num_data": num_data, "batch_size": batch_size, "gamma": gamma}
-    for name, value in arguments.items():
-        if not value > 0:
-            raise ValueError(f"{name}={value} must be positive")
+    if not (num_data > 0 and batch_size > 0 and gamma > 0):
+        raise ValueError(f"{num_data=}, {batch_size=} and {gamma=} must be positive")
     return max(1, int(100 * num_data ** (math.pi / gamma) / batch_size))

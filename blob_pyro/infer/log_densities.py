@@ -58,7 +58,8 @@ def log_densities(
     like = next(iter(guide.mean().values()))
     values = {name: draw.to(like) for name, draw in draws.items()}
     with torch.no_grad(), poutine.block():
-        _check_hyper_sites(guide, values)
+        if missing := hyper_sites(guide.model).keys() - values.keys():
+            raise ValueError(f"draws lack the sites {sorted(missing)} of the hyper-prior; add them")
         log_q = {name: _log_q(guide, name, value) for name, value in values.items()}
         num_draws = len(next(iter(values.values()), []))
         singles = [{name: value[k] for name, value in values.items()} for k in range(num_draws)]
@@ -76,13 +77,12 @@ def _log_q(guide: LoraGuide, name: str, value: torch.Tensor) -> torch.Tensor:
     if isinstance(posterior, dist.Delta | ColumnDropout):
         raise ValueError(
             f"{type(guide).__name__} puts site {name!r} on points, which have no density; leave "
-            "log_prior and log_q out, or fit a guide with a density"
+            "log_prior and log_q out"
         )
     if value.shape[1:] != posterior.event_shape or value.dim() != 1 + len(posterior.event_shape):
         raise ValueError(
-            f"draws of site {name!r} have the shape {tuple(value.shape)}; wanted K x "
-            f"{tuple(posterior.event_shape)}, as posterior_predictive(..., return_sites=[...]) "
-            "gives them"
+            f"draws of site {name!r} have the shape {(*value.shape,)}; wanted K x "
+            f"{(*posterior.event_shape,)}, as posterior_predictive(..., return_sites=[...]) has it"
         )
     return posterior.log_prob(value).cpu()
 
@@ -94,12 +94,3 @@ def _log_prior(guide: LoraGuide, draw: SiteValues) -> SiteValues:
         trace = poutine.trace(conditioned).get_trace()
     priors = dict(sample_sites(trace))
     return {name: priors[name]["fn"].log_prob(value).sum() for name, value in draw.items()}
-
-
-def _check_hyper_sites(guide: LoraGuide, draws: SiteValues) -> None:
-    missing = [name for name in hyper_sites(guide.model) if name not in draws]
-    if missing:
-        raise ValueError(
-            f"draws lack the sites {missing} of the hyper-prior, on which the prior of the weights "
-            "depends; add them to return_sites"
-        )

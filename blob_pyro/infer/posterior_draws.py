@@ -63,6 +63,6 @@ def _mean(guide: Guide, batch: Batch) -> Draw:
     if hasattr(guide, "median"):
         return dict(guide.median(**batch))
     raise ValueError(
-        f"num_samples=0 asks for the posterior mean, but {type(guide).__name__} has neither mean() "
-        "nor median(); ask for draws (num_samples=10)"
+        f"num_samples=0 asks for the mean, but a {type(guide).__name__} has neither mean() nor "
+        "median(); ask for draws (num_samples=10)"
     )

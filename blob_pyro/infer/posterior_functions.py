@@ -40,10 +40,7 @@ class DrawsAtOnce:
 
     def __init__(self, model: Classifier, draws: Sequence[Draw], parallel: bool | int) -> None:
         if parallel is not False and parallel < 1:
-            raise ValueError(
-                f"parallel={parallel}: give the number of draws in one forward pass, True for all "
-                "of them or False for one"
-            )
+            raise ValueError(f"parallel={parallel}: give 1 draw a forward pass or more, or True")
         self.model = model
         self.draws = draws
         self.size = len(draws) if parallel is True else max(1, int(parallel))

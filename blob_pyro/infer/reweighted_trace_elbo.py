@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -41,8 +41,8 @@ def data_size(model_trace: Trace) -> int:
         if _is_data(site) and sizes:
             return math.prod(sizes)
     raise ValueError(
-        "per_datum=True needs the data size, but no observed site is inside a pyro.plate; observe "
-        "the data in pyro.plate('data', size=N, subsample_size=B)"
+        "per_datum=True needs the data size; observe the data in pyro.plate('data', size=N, "
+        "subsample_size=B)"
     )
 
 
@@ -91,23 +91,17 @@ class ELBOTerms:
 
     def __add__(self, other: ELBOTerms) -> ELBOTerms:
         """Add up the parts that single draws contribute to one step."""
-        return ELBOTerms(
-            self.step,
-            self.nll + other.nll,
-            self.kl + other.kl,
-            self.kl_weight,
-            self.loss + other.loss,
-        )
+        nll, kl, loss = self.nll + other.nll, self.kl + other.kl, self.loss + other.loss
+        return replace(self, nll=nll, kl=kl, loss=loss)
 
 
 def check_finite(terms: ELBOTerms) -> None:
     """Raise a ``FloatingPointError`` where the loss is no number, if Pyro's validation is on."""
     if is_validation_enabled() and not math.isfinite(torch_item(terms.loss)):
         raise FloatingPointError(
-            f"loss is {torch_item(terms.loss)} at step {terms.step} "
-            f"(nll={torch_item(terms.nll)}, kl={torch_item(terms.kl)}, "
-            f"kl_weight={terms.kl_weight}); the parameters are those after the step before. "
-            "Lower the learning rate, or clip gradients"
+            f"loss is {float(terms.loss)} at step {terms.step} (nll={float(terms.nll)}, "
+            f"kl={float(terms.kl)}, kl_weight={terms.kl_weight}); the parameters are those after "
+            "the step before. Lower the learning rate, or clip gradients"
         )
 
 
@@ -276,13 +270,9 @@ class ReweightedTrace_ELBO(ELBO):
         return self.num_batches * share * self.kl_scale
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what a checkpoint needs: the step, and the settings that it is valid for."""
-        return {
-            "step": self.step,
-            "num_batches": self.num_batches,
-            "schedule": self.schedule,
-            "kl_scale": self.kl_scale,
-        }
+        """Give the step, for a checkpoint, and the settings that it belongs to."""
+        names = ("step", "num_batches", "schedule", "kl_scale")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint.
@@ -295,8 +285,7 @@ class ReweightedTrace_ELBO(ELBO):
         for name, value in self.state_dict().items():
             if name != "step" and state[name] != value:
                 raise ValueError(
-                    f"the checkpoint's ELBO has {name}={state[name]!r} but this one has {value!r}; "
-                    "make the ELBO with the checkpoint's settings"
+                    f"the checkpoint's ELBO has {name}={state[name]!r} but this one has {value!r}"
                 )
         self.step = state["step"]
 

@@ -77,7 +77,9 @@ def test_a_whole_site_of_a_guide_with_correlations(peft_network: Any, token_batc
     whole = {name: torch.ones_like(mask) for name, mask in first_entries(model).items()}
     weights = importance_log_weights(model, guide, [token_batch(4)], whole, 3, 0, progress=False)
     assert weights.isfinite().all()
-    with pytest.raises(ValueError, match="part of a site whose entries MatrixNormalGuide correl"):
+    with pytest.raises(
+        ValueError, match="MatrixNormalGuide correlates entries; choose whole sites"
+    ):
         importance_log_weights(model, guide, [token_batch(4)], first_entries(model))
 
 

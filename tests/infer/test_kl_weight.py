@@ -55,7 +55,7 @@ def test_long_cycles_neither_overflow_nor_vanish(num_batches: int) -> None:
         ((0, 0, "blob"), "num_batches=0: a cycle needs at least one batch"),
         ((0, -3, "uniform"), "num_batches=-3: a cycle needs at least one batch"),
         ((-1, 4, "blob"), "step=-1: steps are counted from 0"),
-        ((0, 4, "linear"), "schedule='linear' is unknown; choose one of blob, blundell, uniform"),
+        ((0, 4, "linear"), "schedule='linear' is unknown; choose one of \\('blob'"),
     ],
 )
 def test_impossible_arguments_are_refused(arguments: Any, message: str) -> None:
@@ -80,5 +80,5 @@ def test_the_papers_cycle_shortens_with_gamma() -> None:
 @pytest.mark.parametrize("name", ["num_data", "batch_size", "gamma"])
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_the_papers_cycle_needs_positive_numbers(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"{name}={value} must be positive"):
+    with pytest.raises(ValueError, match=rf"{name}={value}.* must be positive"):
         rescaled_num_batches(**{"num_data": 10, "batch_size": 2, name: value})

@@ -45,5 +45,5 @@ def test_numbers_out_of_range_are_refused(program: Any, token_batch: Any) -> Non
     model, guide = program("bert")
     with pytest.raises(ValueError, match="num_samples=-1: give the number of draws"):
         PosteriorFunctions(model, guide, token_batch(2), -1)
-    with pytest.raises(ValueError, match="parallel=0: give the number of draws in one forward"):
+    with pytest.raises(ValueError, match="parallel=0: give 1 draw a forward pass or more"):
         PosteriorFunctions(model, guide, token_batch(2), 2, parallel=0)
