@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from types import FrameType
 from typing import Any
 
@@ -72,7 +72,7 @@ class Interruption:
         self.signal_number = self.signal_number or number
 
 
-_NAME = re.compile(r"step-(\d+)\.safetensors")
+_NAMES = f"step-{8 * '[0-9]'}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class CheckpointConfig:
         When the whole is resumed, a member after the first may not have begun.
         """
         folder = Path(self.folder) / f"member-{number}"
-        begun = number == 0 or any(folder.glob("step-*.safetensors"))
+        begun = number == 0 or any(folder.glob(_NAMES))
         return replace(self, folder=folder, resume=self.resume and begun)
 
 
@@ -149,12 +149,8 @@ class Checkpoints:
         self._interruption = Interruption()
 
     def __enter__(self) -> Checkpoints:
+        self._begin()
         self._interruption.__enter__()
-        try:
-            self._begin()
-        except BaseException:
-            self._interruption.__exit__()
-            raise
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -208,27 +204,19 @@ class Checkpoints:
 
     def _newest(self, paths: list[Path]) -> Any:
         """Read the newest whole checkpoint, which has to be of this run."""
-        if not paths:
-            raise ValueError(
-                f"{self._folder} holds no checkpoint to resume from; leave resume out to start "
-                "from the beginning, or give the folder of the run"
-            )
-        for number, path in enumerate(reversed(paths), start=1):
+        for path in reversed(paths):
             try:
                 state = read_checkpoint(path)
             except DamagedCheckpointError as error:
-                if number == len(paths):
-                    raise ValueError(
-                        f"no checkpoint in {self._folder} is whole ({error}); restore one from a "
-                        "copy, or delete them to start from the beginning"
-                    ) from error
                 if self._accelerator.is_main_process:
-                    message = f"{error}; resuming from the checkpoint before it"
-                    warnings.warn(message, stacklevel=2)
-            else:
-                self._check_identity(path, state["identity"])
-                return state
-        raise AssertionError("the last path returned or raised")
+                    warnings.warn(f"{error}; looking at the checkpoint before it", stacklevel=2)
+                continue
+            self._check_identity(path, state["identity"])
+            return state
+        raise ValueError(
+            f"{self._folder} holds no whole checkpoint to resume from; give the folder of the run, "
+            "or an empty one to start from the beginning"
+        )
 
     def _check_identity(self, path: Path, found: Mapping[str, str]) -> None:
         for name in sorted(found.keys() | self._identity.keys()):
@@ -269,18 +257,15 @@ class Checkpoints:
 
     def _paths(self) -> list[Path]:
         """List the checkpoints, the oldest first."""
-        found = self._folder.glob("step-*.safetensors")
-        return sorted((path for path in found if _NAME.fullmatch(path.name)), key=_steps_of)
+        return sorted(self._folder.glob(_NAMES))
 
     def _path(self, taken: int) -> Path:
         return self._folder / f"step-{taken:08d}.safetensors"
 
 
 def _steps_of(path: Path) -> int:
-    match = _NAME.fullmatch(path.name)
-    assert match is not None  # _paths gives no others
-    return int(match[1])
+    return int(path.stem.removeprefix("step-"))
 
 
 def _short(value: str | None) -> str:
-    return str(value) if len(str(value)) <= 60 else f"{str(value)[:57]}..."
+    return shorten(str(value), 60, placeholder="...")

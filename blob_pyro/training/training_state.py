@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import random
-from dataclasses import astuple, fields
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -89,7 +88,7 @@ class TrainingState:
     def state_dict(self) -> dict[str, Any]:
         """Give the state, with the random states of all processes (all have to call)."""
         return {
-            "records": _as_tensor(self.records),
+            "records": [astuple(record) for record in self.records],
             "learned": copy_learned(self._model, self._guide),
             "steps": self._steps.state_dict(),
             "validation": None if self._validation is None else self._validation.state_dict(),
@@ -98,27 +97,10 @@ class TrainingState:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from such a state, bit for bit."""
-        self.records[:] = _as_records(state["records"])
+        self.records[:] = [StepRecord(*record) for record in state["records"]]
         restore_learned(self._model, self._guide, state["learned"])
         self._steps.load_state_dict(state["steps"])
         if self._validation is not None:
             self._validation.load_state_dict(state["validation"])
         mine = state["random"][self._accelerator.process_index]
         restore_random_state(mine, self._accelerator.device)
-
-
-def _as_tensor(records: list[StepRecord]) -> torch.Tensor:
-    rows = [
-        [math.nan if value is None else value for value in astuple(record)] for record in records
-    ]
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-def _as_records(rows: torch.Tensor) -> list[StepRecord]:
-    names = [field.name for field in fields(StepRecord)]
-    terms: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in rows.tolist()]
-    for term in terms:
-        term["step"] = int(term["step"])
-        if math.isnan(term["validation_nll"]):
-            term["validation_nll"] = None
-    return [StepRecord(**term) for term in terms]

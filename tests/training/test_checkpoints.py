@@ -208,7 +208,7 @@ def test_a_damaged_checkpoint_is_fallen_back_from(damage: Any, train: Any, tmp_p
     assert names(tmp_path) == [4, 6]
     damage(tmp_path / "step-00000006.safetensors")
     seen: list[int] = []
-    with pytest.warns(UserWarning, match=r"step-00000006.*is damaged \(.*; resuming from the che"):
+    with pytest.warns(UserWarning, match=r"step-00000006.*is damaged \(.*; looking at the che"):
         _, records = train(resume=True, on_step=lambda record: seen.append(record.step))
     assert seen == [4, 5, 6, 7, 8]
     assert records == train(folder=None)[1]
@@ -224,14 +224,14 @@ def test_a_damaged_one_does_not_push_a_whole_one_out(train: Any, tmp_path: Path)
 
 
 def test_without_a_whole_one_a_run_does_not_start_from_zero(train: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no checkpoint to resume from; leave resume out"):
+    with pytest.raises(ValueError, match="holds no whole checkpoint to resume from; give the fold"):
         train(resume=True)
     train()
     for path in tmp_path.iterdir():
         truncate(path)
     with (
         pytest.warns(UserWarning, match="step-00000009.* is damaged"),
-        pytest.raises(ValueError, match=r"no checkpoint in .* is whole .*step-00000008.* is dam"),
+        pytest.raises(ValueError, match="holds no whole checkpoint to resume from"),
     ):
         train(resume=True)
     with pytest.raises(ValueError, match=r"checkpoints of a run .the newest is step-00000009"):
