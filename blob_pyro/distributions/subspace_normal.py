@@ -109,9 +109,8 @@ class SubspaceNormal(Located):
     def log_prob(self, value: torch.Tensor) -> NoReturn:
         """Refuse: there is no density over matrices."""
         raise NotImplementedError(
-            "a SubspaceNormal has no density over matrices, since its draws lie in a subspace, so "
-            "its KL needs a closed form: take ReweightedTrace_ELBO, and a prior "
-            "Normal(loc, scale).to_event(2) with one scale a site"
+            "a SubspaceNormal has no density over matrices; its KL needs ReweightedTrace_ELBO and "
+            "a prior Normal(loc, scale).to_event(2) with one scale a site"
         )
 
 

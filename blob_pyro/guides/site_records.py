@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,33 +57,21 @@ class SiteRecords:
     def __init__(
         self, model: Classifier, weights: Mapping[str, torch.Tensor], batch: Batch
     ) -> None:
-        self._calls: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {
-            name: [] for name in model.sites
-        }
+        self._calls = defaultdict[str, list[tuple[torch.Tensor, torch.Tensor]]](list)
         self._axes = model.example_axes()
         self._rows = len(batch["input_ids"])
         # So that every layer's output is part of the graph, whatever else is frozen.
         leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
-        with torch.enable_grad(), model.use.running(), self._observed(model):
+        with torch.enable_grad(), model.use.running(), ExitStack() as hooks:
+            for name, site in model.sites.items():
+                hook = site.projection.register_forward_hook(partial(self._record, name))
+                hooks.enter_context(hook)
             self.logits: torch.Tensor = model.logits_under([leaves], **batch)[0]
 
-    @contextmanager
-    def _observed(self, model: Classifier) -> Iterator[None]:
-        handles = [
-            site.projection.register_forward_hook(self._recorder(name))
-            for name, site in model.sites.items()
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _recorder(self, name: str) -> Any:
-        def record(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            self._calls[name].append((inputs[0].detach(), output))
-
-        return record
+    def _record(
+        self, name: str, _: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
+    ) -> None:
+        self._calls[name].append((inputs[0].detach(), output))
 
     @property
     def inputs(self) -> dict[str, torch.Tensor]:
@@ -89,7 +79,6 @@ class SiteRecords:
         return {
             name: self._by_example(name, [given for given, _ in calls])
             for name, calls in self._calls.items()
-            if calls
         }
 
     def gradients(self, directions: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -107,16 +96,19 @@ class SiteRecords:
             depends on, such as padding.
         """
         outputs = [output for calls in self._calls.values() for _, output in calls]
-        found = torch.autograd.grad(
-            self.logits, outputs, directions.to(self.logits), retain_graph=True, allow_unused=True
-        )
-        gradients = iter(found)
-        return {
-            name: self._by_example(
-                name, [_or_zeros(next(gradients), output) for _, output in calls]
+        gradients = iter(
+            torch.autograd.grad(
+                self.logits,
+                outputs,
+                directions.to(self.logits),
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
             )
+        )
+        return {
+            name: self._by_example(name, [next(gradients) for _ in calls])
             for name, calls in self._calls.items()
-            if calls
         }
 
     def _by_example(self, name: str, tensors: list[torch.Tensor]) -> torch.Tensor:
@@ -131,13 +123,8 @@ class SiteRecords:
         for tensor in tensors:
             if tensor.shape[0] % self._rows:
                 raise ValueError(
-                    f"site {name!r}: its layer saw {tensor.shape[0]} rows in a batch of "
-                    f"{self._rows} examples, so they cannot be told apart; leave the layer out of "
-                    "target_modules"
+                    f"site {name!r}: its layer saw {tensor.shape[0]} rows of {self._rows} examples "
+                    "and they cannot be told apart; leave the layer out of target_modules"
                 )
         joined = torch.cat([t.reshape(self._rows, -1, t.shape[-1]) for t in tensors], dim=1)
         return joined.to(torch.promote_types(joined.dtype, torch.float32))
-
-
-def _or_zeros(gradient: torch.Tensor | None, output: torch.Tensor) -> torch.Tensor:
-    return torch.zeros_like(output) if gradient is None else gradient

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.distributions import Categorical
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from blob_pyro.infer.data_pass import evaluation_mode, seeded
@@ -54,15 +55,9 @@ class AveragedNetwork(LogitsProcessor):
     @contextmanager
     def over(self, network: nn.Module) -> Iterator[None]:
         """Answer in the place of a network for a while."""
-        hooks = [
-            network.register_forward_pre_hook(self._tile, with_kwargs=True),
-            network.register_forward_hook(self._average),
-        ]
-        try:
+        tiled = network.register_forward_pre_hook(self._tile, with_kwargs=True)
+        with tiled, network.register_forward_hook(self._average):
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def _tile(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -85,19 +80,17 @@ class AveragedNetwork(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Note the uncertainty of the next token, and give the scores back as they are."""
         mean = self._log_probs.logsumexp(0) - math.log(self.num_draws)
-        total = _entropy(mean)
-        self._notes.append((total, (total - _entropy(self._log_probs).mean(0)).clamp(min=0)))
+        total, each = (
+            Categorical(logits=part, validate_args=False).entropy()
+            for part in (mean, self._log_probs)
+        )
+        self._notes.append((total, (total - each.mean(0)).clamp(min=0)))
         return scores
 
     def uncertainty(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Give total and epistemic uncertainty of all tokens so far, ``rows x S`` each, nats."""
         total, epistemic = zip(*self._notes, strict=True)
         return torch.stack(total, dim=1), torch.stack(epistemic, dim=1)
-
-
-def _entropy(log_probs: torch.Tensor) -> torch.Tensor:
-    # A token that is impossible adds nothing, where -inf times 0 would be no number.
-    return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -80,9 +80,8 @@ def _check_alike(earlier: dict[str, Any] | None, model: BayesianLora) -> dict[st
     for name, value in found.items():
         if earlier is not None and earlier.get(name, value) != value:
             raise ValueError(
-                f"the {name} of one member is {earlier[name]} and of another {value}, and an "
-                "ensemble has one; fit all with one lora_alpha and rank, and call calibrate on the "
-                "ensemble, not on its members"
+                f"the {name} of one member is {earlier[name]} and of another {value}, but an "
+                "ensemble has one; fit all with one lora_alpha and rank, and calibrate the ensemble"
             )
     return found
 
@@ -96,7 +95,6 @@ def _check_member(model: BayesianLora, guide: LoraGuide) -> None:
     for name, parameter in model.network.named_parameters():
         if parameter.requires_grad and "lora_" not in name:
             raise ValueError(
-                f"the adapter trains {name!r} too, of which a network has only one for all "
-                "members; use a likelihood without such a head (LabelTokenClassifier, "
-                "OptionLikelihood), and no modules_to_save"
+                f"the adapter trains {name!r} too, of which a network has only one; use a "
+                "likelihood without such a head (LabelTokenClassifier), and no modules_to_save"
             )

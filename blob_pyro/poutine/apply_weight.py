@@ -41,8 +41,7 @@ class GroupedWeight:
         if x.shape[0] % self.rows:
             raise ValueError(
                 f"a LoRA layer got {x.shape[0]} rows, but {groups} weights were drawn for "
-                f"{self.rows} rows: run the network on the batch repeated once for each draw, as "
-                "many times as draw() says"
+                f"{self.rows}: repeat the batch once for each draw, as many times as draw() says"
             )
         grouped = x.reshape(groups, -1, in_features)
         return torch.bmm(grouped, self.weight.mT).reshape(*x.shape[:-1], rank)
@@ -74,9 +73,9 @@ def along(axis: int | None, applied: AppliedWeight, name: str) -> AppliedWeight:
 
 def _refuse(name: str, x: torch.Tensor) -> torch.Tensor:
     raise ValueError(
-        f"site {name!r}: its layer got an input of shape {tuple(x.shape)}, and text alone never "
-        "reaches it, so that nothing is known about where it has the examples; leave the layer out "
-        "of target_modules, or use one draw a pass (parallel=False, flipout=False)"
+        f"site {name!r}: text alone never reaches its layer (input {(*x.shape,)}), so nothing is "
+        "known about where it has the examples; leave it out of target_modules, or use one draw a "
+        "pass (parallel=False, flipout=False)"
     )
 
 

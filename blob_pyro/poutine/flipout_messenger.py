@@ -39,11 +39,9 @@ class FlipoutMessenger(Messenger):
     def _pyro_apply_weight(self, msg: Any) -> None:
         if msg["name"] not in self._centers:
             raise ValueError(
-                f"flipout: no centre is known for site {msg['name']!r}; flipout flips a draw's "
-                "deviation from its mean, so the guide must sample the site with "
-                "infer={'center': mean}, as those of blob_pyro with independent entries do. Leave "
-                "flipout out when you predict, or with a guide of correlated entries "
-                "(TrainingConfig(flipout=False))"
+                f"flipout: no centre is known for site {msg['name']!r}; the guide must sample it "
+                "with infer={'center': mean}, about which it is symmetric. Leave flipout out when "
+                "you predict, or with correlated entries (TrainingConfig(flipout=False))"
             )
         weight, shape = msg["args"]
         apply = _per_example if self.per == "example" else TokenFlipout

@@ -39,7 +39,6 @@ def _check_stack() -> None:
         names = [type(handler).__name__ for handler in _PYRO_STACK]
         raise RuntimeError(
             f"Pyro's stack holds the handlers {names}, which would act on these draws; leave their "
-            "contexts first. If another thread trains with SVI, train with blob_pyro.training.fit, "
-            "which takes turns. If a thread died within Pyro, call "
-            "pyro.poutine.runtime._PYRO_STACK.clear()"
+            "contexts first, and train with blob_pyro.training.fit, which takes turns. If a thread "
+            "died within Pyro, call pyro.poutine.runtime._PYRO_STACK.clear()"
         )

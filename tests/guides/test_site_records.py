@@ -80,7 +80,7 @@ def test_rows_that_belong_to_no_example_are_refused(classifier: Any, token_batch
     model = classifier("llama").eval()
     records = SiteRecords(model, PointEstimateGuide(model).mean(), token_batch(4))
     records._rows = 3
-    with pytest.raises(ValueError, match=r"site 'base_model.*layer saw 4 rows in a batch of 3"):
+    with pytest.raises(ValueError, match=r"site 'base_model.*layer saw 4 rows of 3 examples"):
         _ = records.inputs
 
 

@@ -28,7 +28,7 @@ def test_each_draw_owns_consecutive_rows(plate: tuple[int, ...], inner: tuple[in
 @pytest.mark.parametrize("rows", [5, 10])
 def test_an_input_that_was_not_tiled_is_refused(rows: int) -> None:
     project = apply_weight(torch.randn(5, 1, 2, 4), torch.Size([15, 3]))
-    with pytest.raises(ValueError, match=rf"got {rows} rows, but 5 weights were drawn for 15 rows"):
+    with pytest.raises(ValueError, match=rf"got {rows} rows, but 5 weights were drawn for 15"):
         project(torch.randn(rows, 3, 4))
 
 
