@@ -186,7 +186,7 @@ def partly_labelled(batch: Batch) -> list[Batch]:
         (lambda batch: [], {}, "the loader gave no batch; there is nothing to predict"),
         (partly_labelled, {}, "only some batches have labels; give labels for all examples or"),
         (lambda batch: [batch], {"num_samples": -1}, "num_samples=-1: give the number of draws"),
-        (lambda batch: [batch], {"parallel": 0}, "parallel=0: give the number of draws in one"),
+        (lambda batch: [batch], {"parallel": 0}, "parallel=0: give 1 draw a forward pass or more"),
         (
             lambda batch: [batch],
             {"return_sites": ("layer",)},

@@ -241,7 +241,10 @@ def test_without_a_whole_one_a_run_does_not_start_from_zero(train: Any, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"config": CONFIG.changed(learning_rate=1e-3)}, "its training.learning_rate is 0.02, bu"),
+        (
+            {"config": CONFIG.changed(learning_rate=1e-3)},
+            "its training.learning_rate is 0.02, here",
+        ),
         ({"config": CONFIG.changed(validate_every=2)}, "its training.validate_every is null, here"),
         (
             {"scale": 0.3},
