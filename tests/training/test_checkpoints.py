@@ -230,7 +230,7 @@ def test_without_a_whole_one_a_run_does_not_start_from_zero(train: Any, tmp_path
     for path in tmp_path.iterdir():
         truncate(path)
     with (
-        pytest.warns(UserWarning, match="step-00000009.* is damaged"),
+        pytest.warns(UserWarning, match="step-0000000[89].* is damaged"),
         pytest.raises(ValueError, match="holds no whole checkpoint to resume from"),
     ):
         train(resume=True)
