@@ -161,9 +161,11 @@ def run_recipe(
             f"pooling={recipe.pooling!r}, but the network is a {type(base_model).__name__}; load "
             "it by its name, or with blob_pyro.networks.load_sequence_classifier(..., pooling=...)"
         )
-    if isinstance(validation, float):
+    share = _VALIDATION_SHARE
+    if isinstance(validation, float | int):
         _check_share(validation, recipe)
-    for examples in (data, validation) if isinstance(validation, Dataset) else (data,):
+        share, validation = validation, None
+    for examples in (data,) if validation is None else (data, validation):
         task.check(examples)
     run = Run(
         base_model,
@@ -174,6 +176,7 @@ def run_recipe(
         checkpoints,
         accelerator,
         on_step,
+        share,
     )
     return *run.fit(recipe), run.records
 
@@ -199,6 +202,8 @@ class Run:
     ----------
     base_model, tokenizer, task, data, validation, checkpoints, accelerator, on_step
         See :func:`blob_pyro.recipe.run_recipe`.
+    share
+        Of the data, to hold out where validation examples are needed and not given.
     records
         One a step, in the order of the steps, as they are taken.
     """
@@ -207,15 +212,16 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     task: Task
     data: Dataset
-    validation: Dataset | float | None
+    validation: Dataset | None
     checkpoints: CheckpointConfig | None
     accelerator: Accelerator
     on_step: Callable[[StepRecord], None] | None
+    share: float
     records: list[StepRecord] = field(default_factory=list)
 
     def fit(self, recipe: Recipe) -> Program:
         """Follow a recipe to the program that predicts."""
-        if recipe.needs_validation and not isinstance(self.validation, Dataset):
+        if recipe.needs_validation and self.validation is None:
             return self._with_validation(recipe.training.seed).fit(recipe)
         method = find_method(recipe.method)
         if method.starts_from is not None:
@@ -225,9 +231,8 @@ class Run:
             if method.from_fit is None:
                 return program
             starts = [program]
-        examples = self.data
-        if method.needs_validation and isinstance(self.validation, Dataset):
-            examples = self.validation
+        validation = self.validation if method.needs_validation else None
+        examples = self.data if validation is None else validation
         # The steps that are taken from the starts are a run of their own.
         saved = self.checkpoints and self.checkpoints.of_member(len(recipe.start_recipes()))
         run = {"checkpoints": saved, "accelerator": self.accelerator, "on_step": self.on_step}
@@ -239,8 +244,7 @@ class Run:
                 f"{self.task.name} has {len(self.data)} training example, too few to hold some "
                 "out; give more"
             )
-        share = self.validation or _VALIDATION_SHARE
-        parts = self.data.train_test_split(test_size=share, seed=seed)
+        parts = self.data.train_test_split(test_size=self.share, seed=seed)
         return replace(self, data=parts["train"], validation=parts["test"])
 
     def _fit_starts(self, recipe: Recipe) -> Iterator[Program]:
@@ -260,9 +264,8 @@ class Run:
         pyro.set_rng_seed(recipe.training.seed)
         if isinstance(self.task, TextClassificationTask):
             warn_of_untrained_classes(self.data, self.task.class_names)
-        validation = self.validation if isinstance(self.validation, Dataset) else None
-        if validation is not None:
-            warn_of_shared_examples(self.data, validation, "validation")
+        if self.validation is not None:
+            warn_of_shared_examples(self.data, self.validation, "validation")
         model = self._model(recipe)
         guide = method.guide(model, recipe)
         if method.objective == "none":
@@ -278,7 +281,7 @@ class Run:
                 recipe.training.changed(
                     flipout=recipe.training.flipout and method.flipout and _can_flip(model)
                 ),
-                validation=None if recipe.training.validate_every is None else validation,
+                validation=None if recipe.training.validate_every is None else self.validation,
                 checkpoints=self.checkpoints,
                 accelerator=self.accelerator,
                 on_step=self.on_step,

@@ -74,6 +74,7 @@ def test_nothing_is_held_out_that_nothing_asks_for(divided: Any) -> None:
     ("settings", "size", "share", "message"),
     [
         (STOPPED, 9, 1.0, r"validation=1.0 \(--validation-fraction\) must lie between 0 and 1"),
+        (STOPPED, 9, 1, r"validation=1 \(--validation-fraction\) must lie between 0 and 1"),
         (SMALL, 9, 0.2, "that the method 'blob' would not use; set validate_every too"),
         (STOPPED, 1, 0.2, "own has 1 training example, too few to hold some out"),
     ],
