@@ -100,11 +100,6 @@ def test_another_file_is_refused(text: str, message: str, write: Any) -> None:
         read_config(write(text))
 
 
-def test_an_absent_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"x.yaml cannot be used \(FileNotFoundError"):
-        read_config(tmp_path / "x.yaml")
-
-
 @pytest.mark.parametrize(
     "name", ["few_shot_smollm2.yaml", "all_methods_smollm2.yaml", "table1_llama2_7b.yaml"]
 )

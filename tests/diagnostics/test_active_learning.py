@@ -77,12 +77,6 @@ def test_one_draw_tells_nothing() -> None:
     np.testing.assert_allclose(batch_bald(draws(num_draws=1), 3).information, 0.0, atol=1e-12)
 
 
-@pytest.mark.parametrize("size", [0, 7, 1.5])
-def test_batch_sizes_out_of_range_are_refused(size: int) -> None:
-    with pytest.raises(ValueError, match=rf"batch_size is {size}; wanted an int from 1 to 6"):
-        batch_bald(draws(), size)
-
-
 def test_too_many_labellings_are_refused() -> None:
     logits = draws(num_examples=9, num_classes=10)
     assert len(batch_bald(logits[:, :, :3], 9).indices) == 9

@@ -65,12 +65,6 @@ def test_edge_belongs_to_the_upper_bin_and_one_to_the_last() -> None:
     np.testing.assert_array_equal(curve.counts, [0, 0, 1, 2])
 
 
-@pytest.mark.parametrize("num_bins", [0, -1, 2.0, "15"])
-def test_bad_number_of_bins_is_refused(num_bins: int) -> None:
-    with pytest.raises(ValueError, match=r"num_bins is .*; wanted a Python int of at least 1"):
-        reliability_curve(*random_task(), num_bins=num_bins)
-
-
 def test_risk_against_counting() -> None:
     logits, labels = random_task(60)
     probs = (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)).mean(0)

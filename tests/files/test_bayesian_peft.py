@@ -190,8 +190,3 @@ def test_a_network_with_an_adapter_is_refused(tmp_path: Path, peft_network: Any)
     write_as_the_paper(tmp_path / "p")
     with pytest.raises(ValueError, match="base_model is a PeftModel already; give the network wi"):
         import_bayesian_peft(tmp_path / "p", peft_network("llama"), likelihood=ANSWERS)
-
-
-def test_a_folder_without_tensors_is_refused(tmp_path: Path, base: Any) -> None:
-    with pytest.raises(ValueError, match=r"adapter_model.safetensors is missing; is"):
-        import_bayesian_peft(tmp_path, base, likelihood=ANSWERS)

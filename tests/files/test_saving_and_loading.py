@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from blob_pyro import generate, load_posterior, save_posterior
-from blob_pyro.files import check_output, posterior_task
+from blob_pyro.files import posterior_task
 from blob_pyro.files.config import read_posterior_config, sha256_of
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
@@ -231,12 +231,6 @@ def test_a_subclass_of_a_prior_is_ones_own(tmp_path: Path) -> None:
     save_posterior(tmp_path / "p", model, LowRankGaussianGuide(model))
     loaded, _ = load_posterior(tmp_path / "p", base, prior=Own(0.3))
     assert loaded.prior == Own(0.3)
-
-
-def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(ValueError, match=r"file/x cannot be written \(File exists: .*file\)"):
-        check_output(tmp_path / "file" / "x")
 
 
 def by_layer(site: Any) -> Any:

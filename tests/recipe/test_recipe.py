@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -24,11 +23,6 @@ def test_the_number_of_steps_is_that_of_all_members() -> None:
     assert Recipe(method="swag", training=training).num_steps == 207
 
 
-def test_a_rank_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="rank=0: give a number of at least 1"):
-        Recipe(rank=0)
-
-
 @pytest.mark.parametrize(
     ("method", "option", "message"),
     [
@@ -47,12 +41,6 @@ def test_an_option_out_of_range_is_refused_before_anything_is_fitted(
 ) -> None:
     with pytest.raises(ValueError, match=f"options of method '{method}': {message}"):
         Recipe(method=method, options=option)
-
-
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
-def test_a_temperature_is_a_positive_number(temperature: float) -> None:
-    with pytest.raises(ValueError, match=f"logit_temperature={temperature}: give a"):
-        Recipe(logit_temperature=temperature)
 
 
 @pytest.mark.parametrize(("cycle", "num_batches"), [("epoch", 2), ("rescaled", 86)])

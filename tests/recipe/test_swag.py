@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
@@ -48,8 +47,3 @@ def test_the_priors_penalty_counts_on_the_path(base_folder: str) -> None:
         for guide in (weak, strong)
     ]
     assert norms[1] < 0.9 * norms[0]
-
-
-def test_its_options_are_checked(base_folder: str) -> None:
-    with pytest.raises(ValueError, match="options of method 'swag': 'rate' is no setting"):
-        Recipe(method="swag", options={"rate": 0.1})

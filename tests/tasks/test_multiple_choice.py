@@ -80,24 +80,6 @@ def test_a_bad_row_is_named_or_counted(bad: Any, reason: str, tmp_path: Path) ->
     assert str(questions) == "2 of 3 rows, 1 bad ones skipped"
 
 
-def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
-    folder = write(tmp_path, [row("a")])
-    path = folder / "openbookqa" / "main" / "train.jsonl"
-    path.write_text(path.read_text() + "\n{")
-    with pytest.raises(ValueError, match=r"train.jsonl, line 2: is not a JSON object"):
-        TASK.load("train", data_dir=folder)
-
-
-def test_an_absent_file_or_split_is_refused(folder: Path) -> None:
-    with pytest.raises(
-        ValueError,
-        match=r"main/test.jsonl: is not there; give a folder with the rows of allenai/open",
-    ):
-        TASK.load("test", data_dir=folder)
-    with pytest.raises(ValueError, match=r"has no split 'dev' with answers but \['test', 'train'"):
-        TASK.load("dev", data_dir=folder)
-
-
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data are not beside the repository")
 @pytest.mark.parametrize(
     ("name", "split", "size"),

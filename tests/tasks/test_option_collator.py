@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from datasets import Dataset
 
@@ -45,9 +44,3 @@ def test_a_long_prompt_keeps_its_end(tokenizer: Any) -> None:
 def test_the_loader_reads_the_longest_first(tokenizer: Any) -> None:
     loader = OptionCollator(tokenizer).loader(Dataset.from_list(EXAMPLES * 2), batch_size=3)
     assert torch.cat([batch["labels"] for batch in loader]).tolist() == [0, 0, 1, 1]
-
-
-def test_a_tokenizer_without_padding_is_refused(tokenizer: Any) -> None:
-    tokenizer.pad_token = None
-    with pytest.raises(ValueError, match=r"no padding token; set tokenizer\.pad_token"):
-        OptionCollator(tokenizer)

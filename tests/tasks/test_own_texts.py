@@ -99,14 +99,6 @@ def test_bad_files_are_named_with_line_and_reason(
     assert path.stem in str(error.value)
 
 
-def test_impossible_fractions_are_refused(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "t.csv")
-    with pytest.raises(ValueError, match=r"test_fraction=1 must be at least 0 and below 1"):
-        read_table(path, test_fraction=1)
-    with pytest.raises(ValueError, match=r"4 rows cannot be divided with test_fraction=0.01"):
-        read_table(path, test_fraction=0.01)
-
-
 def test_bad_rows_are_counted_if_asked(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("text,label\na,x\n,y\nb,\nc,y\n")

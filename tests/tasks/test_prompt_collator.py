@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from datasets import DatasetDict
 
@@ -34,19 +33,6 @@ def test_messages_without_a_class_have_no_labels(tokenizer: Any) -> None:
 
 def test_braces_in_a_text_are_only_text() -> None:
     assert TASK.prompts(["{text} {0}"]) == ["{text} {0} is about the"]
-
-
-def test_a_tokenizer_without_padding_is_refused(tokenizer: Any) -> None:
-    tokenizer.pad_token = None
-    with pytest.raises(ValueError, match="no padding token"):
-        PromptCollator(tokenizer, TASK)
-
-
-def test_tasks_need_two_classes_and_a_field_for_the_text() -> None:
-    with pytest.raises(ValueError, match="at least two different labels"):
-        TextClassificationTask("t", DatasetDict(), ("one",))
-    with pytest.raises(ValueError, match=r"has no field \{text\}"):
-        TextClassificationTask("t", DatasetDict(), ("a", "b"), "prompt")
 
 
 def test_batches_stay_on_the_cpu_as_int64(tokenizer: Any) -> None:

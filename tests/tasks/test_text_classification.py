@@ -20,11 +20,6 @@ def test_a_subset_of_texts_is_decided_by_its_seed() -> None:
     assert [TRAIN["text"][int(name)] for name in first.data["id"]] == list(first.data["text"])
 
 
-def test_an_absent_split_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"t has no split 'dev' but \['train'\]"):
-        TASK.load("dev")
-
-
 def test_texts_may_hold_each_others_fields() -> None:
     task = TextClassificationTask("t", DatasetDict(), NAMES, "{text} + {text_pair}:")
     assert task.prompts(["{text_pair}"], ["{text}"]) == ["{text_pair} + {text}:"]

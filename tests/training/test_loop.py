@@ -133,11 +133,6 @@ def test_a_gradient_that_is_no_number_stops_before_the_step(peft_network: Any) -
         assert torch.equal(value, before[name])
 
 
-def test_no_data_no_training(peft_network: Any) -> None:
-    with pytest.raises(ValueError, match="training data are empty"):
-        fit(*program(peft_network), DATA.select([]), collate, TrainingConfig())
-
-
 @pytest.mark.parametrize("kl_learning_rate", [None, 1e-2])
 def test_accumulated_micro_batches_are_one_batch(
     peft_network: Any, kl_learning_rate: float | None

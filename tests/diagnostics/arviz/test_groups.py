@@ -115,12 +115,6 @@ def test_differing_names_are_refused() -> None:
         stacked("posterior", [{"a": [0.0]}, {"b": [0.0]}], {})
 
 
-def test_differing_shapes_are_refused() -> None:
-    message = r"'a' has the shapes \[\(2,\), \(3,\)\] in the chains of posterior"
-    with pytest.raises(ValueError, match=message):
-        stacked("posterior", [{"a": np.zeros(2)}, {"a": np.zeros(3)}], {})
-
-
 @pytest.mark.parametrize("shape", [(), (2,), (2, 4), (3, 2)])
 def test_wrong_leading_dimensions_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"'a' has shape .*start with \(chain=2, draw=3\)"):

@@ -3,7 +3,6 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,11 +50,3 @@ def test_colours_go_from_white_to_red() -> None:
 def test_a_terminal_is_told_nothing_but_colours() -> None:
     text = color_tokens(["\x1b[2J", "\x9b31m", " fine\n", "[red]"], [0.0] * 4, maximum=1.0)
     assert text.plain == "\ufffd[2J\ufffd31m fine\n[red]"
-
-
-@pytest.mark.parametrize("show", [color_tokens, tokens_html])
-def test_mistakes_are_named(show: Any) -> None:
-    with pytest.raises(ValueError, match=r"uncertainty has shape \(3,\) but there are 2 tokens"):
-        show(["a", "b"], [0.0, 1.0, 2.0], maximum=1.0)
-    with pytest.raises(ValueError, match=r"maximum=0.0 must be positive; give the largest"):
-        show(["a"], [0.0], maximum=0.0)
