@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from blob_pyro.benchmark.tables import COLUMNS, Rows
 from blob_pyro.diagnostics import plot_style
 from blob_pyro.diagnostics.plots.style import series
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 METRICS = ("accuracy", "ece", "nll")
 # Share of a method's row over which its data sets are spread.
@@ -42,8 +41,6 @@ def plot_methods(task: str, tested: Mapping[str, Rows]) -> Figure:
     >>> [axes.get_xlabel() for axes in figure.axes]
     ['ACC (%)', 'ECE (%)', 'NLL (nats)']
     """
-    from matplotlib.figure import Figure
-
     methods = list(next(iter(tested.values())))
     with plot_style():
         height = 1.6 + (0.14 + 0.09 * len(tested)) * len(methods)

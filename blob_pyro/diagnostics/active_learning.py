@@ -87,7 +87,9 @@ def batch_bald(logits: Values, batch_size: int) -> LabelBatch:
         if indices:
             last = probs[:, indices[-1], None, :]
             joint = (joint[:, :, None] * last).reshape(num_draws, -1)
-        gain = _joint_entropies(joint, probs) - conditional - spent
+        # One example at a time, since C^b numbers each are many.
+        mixed = (joint.T @ probs[:, example] / num_draws for example in range(num_examples))
+        gain = np.array([entr(each).sum() for each in mixed]) - conditional - spent
         gain[indices] = -np.inf
         best = int(np.argmax(gain))
         indices.append(best)
@@ -95,16 +97,6 @@ def batch_bald(logits: Values, batch_size: int) -> LabelBatch:
         spent += float(conditional[best])
     # Rounding aside, information is not negative and never falls.
     return LabelBatch(np.array(indices), np.maximum.accumulate(np.maximum(information, 0.0)))
-
-
-def _joint_entropies(joint: FloatArray, probs: FloatArray) -> FloatArray:
-    """Entropy of the labels of the batch and one more, for each of the N examples."""
-    num_draws, num_examples, _ = probs.shape
-    entropies = np.empty(num_examples)
-    for example in range(num_examples):  # one at a time, since C^b numbers each are many
-        mixed = joint.T @ probs[:, example] / num_draws
-        entropies[example] = entr(mixed).sum()
-    return entropies
 
 
 def _check_batch_size(batch_size: int, num_examples: int, num_classes: int) -> None:

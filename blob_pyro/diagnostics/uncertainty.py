@@ -6,13 +6,7 @@ import numpy as np
 from scipy.special import entr, log_softmax
 from scipy.stats import mannwhitneyu
 
-from blob_pyro.diagnostics.predictive import (
-    FloatArray,
-    Values,
-    as_numpy,
-    check_logits,
-    log_probs,
-)
+from blob_pyro.diagnostics.predictive import FloatArray, Values, as_numpy, check_logits, log_probs
 
 
 def predictive_entropy(logits: Values) -> FloatArray:

@@ -111,16 +111,15 @@ def find_task(name: str) -> Task:
     >>> find_task("glue_rte").class_names
     ('entailment', 'not_entailment')
     """
-    if name in TASKS:
-        return TASKS[name]
-    if name in TEXT_TASKS:
-        return TEXT_TASKS[name]
+    named: Mapping[str, Task] = {**TASKS, **TEXT_TASKS}
+    if name in named:
+        return named[name]
     if name in _BUILT_IN:
         return _BUILT_IN[name]()
     # A subject is part of a path, which must stay below the data's folder.
     if re.fullmatch(r"mmlu_\w+", name):
         return mmlu(name.removeprefix("mmlu_"))
-    known = ", ".join([*TASKS, *TEXT_TASKS, *_BUILT_IN])
+    known = ", ".join([*named, *_BUILT_IN])
     raise ValueError(f"the task {name!r} is unknown; use {known}, or mmlu_SUBJECT")
 
 

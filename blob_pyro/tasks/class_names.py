@@ -97,11 +97,8 @@ def warn_of_lookalikes(names: Iterable[str]) -> None:
         visible = "".join(c for c in folded if unicodedata.category(c) not in ("Cf", "Cc"))
         other = seen.setdefault(re.sub(r"\s+", " ", visible).strip(), name)
         if other != name:
-            warnings.warn(
-                f"the classes {other!a} and {name!a} look alike; if they are one class, "
-                "write them alike",
-                stacklevel=3,
-            )
+            alike = f"the classes {other!a} and {name!a} look alike"
+            warnings.warn(f"{alike}; if they are one class, write them alike", stacklevel=3)
 
 
 def _are_numbers(names: Iterable[str]) -> bool:

@@ -196,11 +196,8 @@ def read_table(
     names, data = _numbered({"id": lines, "text": texts}, places, labels, class_names)
     for place, text in zip(places, texts, strict=True):
         if any(is_like_row(part, names) for part in text.splitlines()[:-1]):
-            warnings.warn(
-                f"{place}: the text that begins here seems to hold further rows; is a quote not "
-                "closed?",
-                stacklevel=2,
-            )
+            said = "the text that begins here seems to hold further rows; is a quote not closed?"
+            warnings.warn(f"{place}: {said}", stacklevel=2)
     splits = _split(path, data, test_fraction, seed)
     return TextClassificationTask(path.stem, splits, names, num_bad=num_bad)
 

@@ -91,9 +91,7 @@ class Source:
 
     def _theirs(self, split: str) -> str:
         if split not in self.splits:
-            raise ValueError(
-                f"{self.path} has no split {split!r} with answers but {sorted(self.splits)}"
-            )
+            raise ValueError(f"{self.path} has no split {split!r} but {sorted(self.splits)}")
         return self.splits[split]
 
 

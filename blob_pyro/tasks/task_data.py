@@ -81,9 +81,7 @@ class TaskData:
         if limit is None:
             return self
         if not 1 <= limit <= len(self.data):
-            raise ValueError(
-                f"{what}: {limit} examples were asked for, but there are {len(self.data)}"
-            )
+            raise ValueError(f"{what}: {limit} examples were asked for; there are {len(self.data)}")
         return replace(self, data=self.data.shuffle(seed=seed).select(range(limit)))
 
 
@@ -301,13 +299,10 @@ def warn_of_untrained_classes(train: Dataset, class_names: Sequence[str]) -> Non
     >>> with warnings.catch_warnings(record=True, action="always") as caught:
     ...     warn_of_untrained_classes(data, ["login", "printing"])
     >>> print(caught[0].message)
-    no example to train on has the classes ['login']; give more examples, or hold out fewer
+    no example to train on has the classes ['login']; give more, or hold out fewer
     """
     labels = set(train["label"])
     absent = [name for index, name in enumerate(class_names) if index not in labels]
     if absent:
-        warnings.warn(
-            f"no example to train on has the classes {absent}; give more examples, or hold out "
-            "fewer",
-            stacklevel=3,
-        )
+        said = f"no example to train on has the classes {absent}; give more, or hold out fewer"
+        warnings.warn(said, stacklevel=3)

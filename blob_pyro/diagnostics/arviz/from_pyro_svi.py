@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import xarray
 
 from blob_pyro.diagnostics.arviz.groups import (
     SAMPLE_DIMS,
@@ -24,9 +25,6 @@ from blob_pyro.diagnostics.arviz.groups import (
 from blob_pyro.diagnostics.arviz.psis import is_arviz_1
 from blob_pyro.diagnostics.loss_curve import Records
 from blob_pyro.version import __version__
-
-if TYPE_CHECKING:
-    import xarray
 
 
 def from_pyro_svi(
@@ -199,8 +197,6 @@ def to_arviz(
         name: _finished(group, coords).assign_attrs(common) for name, group in groups.items()
     }
     if is_arviz_1():
-        import xarray
-
         tree = xarray.DataTree.from_dict(finished)
         tree.attrs.update(common)
         return tree

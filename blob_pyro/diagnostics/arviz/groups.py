@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
+import xarray
 from scipy.special import log_softmax
 
 from blob_pyro.diagnostics.layer_path import layer_path
@@ -19,9 +20,6 @@ from blob_pyro.diagnostics.predictive import (
     check_labels,
     check_logits,
 )
-
-if TYPE_CHECKING:
-    import xarray
 
 Fit: TypeAlias = Mapping[str, Values]
 Fits: TypeAlias = Fit | Sequence[Fit]
@@ -69,9 +67,7 @@ def stacked(name: str, fits: Fits, sizes: Sizes) -> Arrays:
     for chain, fit in enumerate(chains):
         if set(fit) != set(chains[0]):
             names = [sorted(chains[0]), sorted(fit)]
-            raise ValueError(
-                f"{name} of chains 0 and {chain} has the names {names}; wanted one set"
-            )
+            raise ValueError(f"{name} of chains 0 and {chain} differs in its names: {names}")
     for variable in chains[0]:
         parts = [as_numpy(fit[variable]) for fit in chains]
         shapes = [part.shape for part in parts]
@@ -148,8 +144,6 @@ def latent_group(name: str, draws: Fits, dims: Dims, sample_shape: Sizes) -> xar
     >>> group["q.lora_A.weight"].dims
     ('chain', 'draw', 'rank', 'in_feature')
     """
-    import xarray
-
     arrays = stacked(name, draws, sample_shape)
     named = {
         site: [*zip(_dims(site, array.ndim - 2, dims), array.shape[2:], strict=True)]
@@ -199,8 +193,6 @@ def stack_layers(group: xarray.Dataset) -> xarray.Dataset:
     >>> group["layers.q"].dims, group["layer"].values
     (('chain', 'draw', 'layer', 'rank', 'in_feature'), array([3, 7]))
     """
-    import xarray
-
     modules: dict[str, dict[int, xarray.DataArray]] = {}
     for site, variable in group.data_vars.items():
         module, layer = layer_path(str(site))
@@ -254,8 +246,6 @@ def sample_stats(
     >>> group["log_q"].dims
     ('chain', 'draw', 'site')
     """
-    import xarray
-
     variables: dict[str, Any] = {}
     coords: dict[str, Any] = {}
     if log_q is not None:
@@ -329,8 +319,6 @@ def replicated_group(log_p: FloatArray, example_dim: str, seed: int) -> xarray.D
     >>> replicated_group(log_p, "example", seed=0)["labels"].values
     array([[[1]]])
     """
-    import xarray
-
     # Gumbel-max: an exact categorical draw from log-probabilities, and never a class of -inf.
     noise = np.random.default_rng(seed).gumbel(size=log_p.shape)
     labels = np.argmax(log_p + noise, axis=-1)
@@ -365,8 +353,6 @@ def observed_groups(arrays: Arrays, shape: Sequence[int]) -> dict[str, xarray.Da
     >>> observed_groups(arrays, (1, 30, 2, 2))["observed_data"]["labels"].values
     array([0, 1])
     """
-    import xarray
-
     groups: dict[str, xarray.Dataset] = {}
     if "log_likelihood" in arrays:
         dims, log_lik = (*SAMPLE_DIMS, "example"), arrays["log_likelihood"]
@@ -415,8 +401,6 @@ def constant_group(data: Fit, example_dim: str, num_examples: int, dims: Dims) -
     >>> group["id"].dims
     ('example',)
     """
-    import xarray
-
     variables: dict[str, Any] = {}
     for name, values in data.items():
         array = as_numpy(values)

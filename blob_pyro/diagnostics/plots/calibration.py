@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from blob_pyro.diagnostics.calibration import ReliabilityCurve, reliability_curve, risk_coverage
 from blob_pyro.diagnostics.metrics import expected_calibration_error
 from blob_pyro.diagnostics.plots.style import Series, series, styled_axes
 from blob_pyro.diagnostics.predictive import BoolArray, Values
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 STRIP_HEIGHT = 0.28  # room under zero accuracy for the histogram, in units of accuracy
 FEW = 5  # examples; the accuracy of fewer says next to nothing, and no line leads to it

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from blob_pyro.diagnostics.layer_path import layer_path
 from blob_pyro.diagnostics.loss_curve import Records, loss_curve
 from blob_pyro.diagnostics.plots.style import name_ticks, series, styled_axes
 from blob_pyro.diagnostics.predictive import FloatArray, Values, as_numpy
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 NAMES = {"nll": "NLL (nats, data set)", "kl": "KL (nats, unweighted)", "loss": "loss (descended)"}
 GREY = "0.35"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+import matplotlib
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
 RC: Any = {  # matplotlib types its keys as a Literal of all of them
     "figure.figsize": (5.0, 4.2),
@@ -102,8 +103,6 @@ def plot_style() -> Iterator[None]:
     ----------
     Okabe and Ito (2008), "Color universal design".
     """
-    import matplotlib
-
     with matplotlib.rc_context(RC):
         yield
 
@@ -120,8 +119,6 @@ def styled_axes(ax: Axes | None) -> Iterator[Axes]:
     ...     same is ax
     True
     """
-    import matplotlib.pyplot as plt
-
     with plot_style():
         yield plt.subplots(layout="constrained")[1] if ax is None else ax
 

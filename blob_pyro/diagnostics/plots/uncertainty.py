@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from scipy.special import softmax
 
 from blob_pyro.diagnostics.calibration import check_num_bins
@@ -17,9 +18,6 @@ from blob_pyro.diagnostics.uncertainty import (
     mutual_information,
     predictive_entropy,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MEASURES = {
     "entropy": (predictive_entropy, "predictive entropy (nats)"),

@@ -110,7 +110,7 @@ def test_chains_come_first() -> None:
 
 
 def test_differing_names_are_refused() -> None:
-    message = r"posterior of chains 0 and 1 has the names \[\['a'\], \['b'\]\]"
+    message = r"posterior of chains 0 and 1 differs in its names: \[\['a'\], \['b'\]\]"
     with pytest.raises(ValueError, match=message):
         stacked("posterior", [{"a": [0.0]}, {"b": [0.0]}], {})
 
