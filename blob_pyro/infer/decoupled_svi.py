@@ -110,8 +110,7 @@ class DecoupledSVI:
     ) -> None:
         if scale_updates not in get_args(ScaleUpdates):
             raise ValueError(
-                f"scale_updates={scale_updates!r} is unknown; use 'kl_optim' (the paper's code) "
-                "or 'both'"
+                f"scale_updates={scale_updates!r} is unknown; use 'kl_optim' or 'both'"
             )
         self.model = model
         self.guide = guide

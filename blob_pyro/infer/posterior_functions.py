@@ -54,7 +54,9 @@ class DrawsAtOnce:
             size = self._group_size(batch["input_ids"])
             groups = [self.draws[i : i + size] for i in range(0, len(self.draws), size)]
             try:
-                return torch.cat([self._run(group, batch).cpu() for group in groups])
+                # With the labels, which the model checks.
+                parts = [self.model.logits_under(group, **batch).cpu() for group in groups]
+                return torch.cat(parts)
             except RuntimeError as error:
                 if size == 1 or not should_reduce_batch_size(error):
                     raise
@@ -72,10 +74,6 @@ class DrawsAtOnce:
             f"{self.size}. Pass parallel={self.size}, or make the batches smaller",
             stacklevel=4,
         )
-
-    def _run(self, group: Sequence[Draw], batch: Batch) -> torch.Tensor:
-        # With the labels, which the model checks.
-        return self.model.logits_under(group, **batch)
 
 
 class PosteriorFunctions:

@@ -95,7 +95,8 @@ def posterior_predictive(
     functions = PosteriorFunctions(model, guide, first, num_samples, seed, parallel=parallel)
     chosen = _chosen(functions.draws, return_sites)
     for batch in chain([first], batches):
-        _check_labelled_alike(first, batch)
+        if ("labels" in first) != ("labels" in batch):
+            raise ValueError("only some batches have labels; give labels for all or for none")
         logits.append(functions(batch))
         labels += [batch["labels"].cpu()] if "labels" in batch else []
     rows = _places(loader, sum(batch.shape[1] for batch in logits))
@@ -110,11 +111,6 @@ def _places(loader: Iterable[Batch], num_rows: int) -> torch.Tensor:
     """Say in which row of what was read each example of the data set stands."""
     order = getattr(getattr(loader, "sampler", None), "order", range(num_rows))
     return torch.as_tensor(order).argsort()
-
-
-def _check_labelled_alike(first: Batch, batch: Batch) -> None:
-    if ("labels" in first) != ("labels" in batch):
-        raise ValueError("only some batches have labels; give labels for all examples or for none")
 
 
 def _chosen(draws: list[Draw], sites: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from blob_pyro.infer import ELBOTerms, ReweightedTrace_ELBO
 from blob_pyro.lora import NormalPrior
 from blob_pyro.models import BayesianLora
 from blob_pyro.training import Collator, TrainingConfig, fit
-from blob_pyro.training.steps import JointSteps, by_decay, schedule
+from blob_pyro.training.steps import JointSteps, adamw, schedule
 
 
 class IVONSteps(JointSteps):
@@ -46,11 +46,8 @@ class IVONSteps(JointSteps):
         if accelerator.scaler is not None:
             raise ValueError("IVON cannot read the scaled gradients of fp16; use bf16")
         posterior = _posterior_settings(model, elbo.kl_scale, guide.init_scale)
-        self._guide, self._kl_scale, self._settings = (
-            guide.to(accelerator.device),
-            elbo.kl_scale,
-            newton,
-        )
+        self._guide = guide.to(accelerator.device)
+        self._kl_scale, self._settings = elbo.kl_scale, newton
         self._newton = _optimizer()(guide.M.parameters(), rescale_lr=False, **newton, **posterior)
         self._newton_schedule = schedule(config)(self._newton)
         # The network runs at one point at a time, which IVON moves about the means.
@@ -64,8 +61,7 @@ class IVONSteps(JointSteps):
         self, model: BayesianLora, guide: LoraGuide, config: TrainingConfig
     ) -> tuple[torch.optim.Optimizer, LRScheduler]:
         points = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        groups = by_decay(points, model, guide, config)
-        adam = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
+        adam = adamw(points, model, guide, config)
         return adam, schedule(config)(adam)
 
     @property
@@ -135,8 +131,8 @@ class IVONSteps(JointSteps):
     def _write_scales(self) -> None:
         (group,) = self._newton.param_groups
         precision = group["ess"] * (group["hess"] + group["weight_decay"])
-        sizes = [root.numel() for _, root in self._guide.G.items()]
-        for (_, root), part in zip(self._guide.G.items(), precision.split(sizes), strict=True):
+        sizes = [root.numel() for root in self._guide.G.parameters()]
+        for root, part in zip(self._guide.G.parameters(), precision.split(sizes), strict=True):
             root.copy_(part.pow(-0.25).view_as(root))
 
 
@@ -239,6 +235,6 @@ def _posterior_settings(
     if hess_init <= 0:
         raise ValueError(
             f"init_scale={init_scale} lets the posterior start no narrower than the prior's "
-            f"{model.prior.scale:.3g}, which a Hessian above zero forbids; give one below that"
+            f"{model.prior.scale:.3g}; give one below that"
         )
     return {"ess": ess, "weight_decay": decay, "hess_init": hess_init}

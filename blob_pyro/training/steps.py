@@ -31,22 +31,13 @@ def schedule(config: TrainingConfig) -> Any:
     )
 
 
-def adamw(model: BayesianLora, guide: LoraGuide, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Make the optimiser of the whole loss."""
-    points = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = by_decay([*points, *guide.M.parameters()], model, guide, config)
-    if spread := guide.scale_parameters():
-        groups.append({"params": spread, "lr": config.scale_learning_rate})
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
-
-
-def by_decay(
+def adamw(
     parameters: Iterable[nn.Parameter],
     model: BayesianLora,
     guide: LoraGuide,
     config: TrainingConfig,
-) -> list[dict[str, Any]]:
-    """Put ``B`` and heads into groups of their own; of ``A``, the prior is the regulariser."""
+) -> torch.optim.Optimizer:
+    """Make an optimiser with groups for ``B`` and heads; the prior regularises ``A``."""
     named = (*model.named_parameters(), *guide.M.items())
     ups = {id(parameter) for name, parameter in named if "lora_B" in name}
     heads = {id(parameter) for parameter in model.parameters()} - ups
@@ -54,11 +45,12 @@ def by_decay(
     for parameter in parameters:
         key = id(parameter)
         groups["B" if key in ups else "head" if key in heads else "M"].append(parameter)
-    return [
+    own: list[dict[str, Any]] = [
         {"params": groups["M"]},
         {"params": groups["B"], "weight_decay": config.weight_decay},
         {"params": groups["head"], "lr": config.head_learning_rate or config.learning_rate},
     ]
+    return torch.optim.AdamW(own, lr=config.learning_rate, weight_decay=0.0)
 
 
 class Steps(ABC):
@@ -177,7 +169,10 @@ class JointSteps(Steps):
         self, model: BayesianLora, guide: LoraGuide, config: TrainingConfig
     ) -> tuple[torch.optim.Optimizer, LRScheduler]:
         """Make optimiser and schedule."""
-        optimizer = adamw(model, guide, config)
+        points = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = adamw([*points, *guide.M.parameters()], model, guide, config)
+        if spread := guide.scale_parameters():
+            optimizer.add_param_group({"params": spread, "lr": config.scale_learning_rate})
         return optimizer, schedule(config)(optimizer)
 
     @property
@@ -240,15 +235,10 @@ class DecoupledSteps(Steps):
                 "kl_learning_rate gives the KL an optimiser of its own, which cannot share the "
                 "scaled gradients of fp16; use bf16, or leave kl_learning_rate out"
             )
-
-        def adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-            groups = by_decay(parameters, model, guide, config)
-            return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
-
         self._svi = DecoupledSVI(
             model,
             guide,
-            adamw,
+            partial(adamw, model=model, guide=guide, config=config),
             partial(torch.optim.SGD, lr=cast(float, config.kl_learning_rate)),
             self._elbo,
             scale_updates=config.scale_updates,

@@ -6,6 +6,7 @@ Under ``accelerate launch`` it is a program of two processes, which writes what 
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import BertConfig, BertForSequenceClassification
 
-from blob_pyro.guides import LowRankGaussianGuide
+from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.lora import HierarchicalNormalPrior
 from blob_pyro.models import SequenceClassifier
+from blob_pyro.posthoc import ivon, swag
 from blob_pyro.training import TrainingConfig, fit, sharded_predictive
 
 # Five batches of two and one of one: the last micro-batch of an epoch counts half.
@@ -77,6 +79,23 @@ def run(name: str, accumulation_steps: int, **options: Any) -> tuple[Tensors, li
     return {key: tensor.detach().clone() for key, tensor in learned.items()}, records
 
 
+def fit_posthoc(accumulation_steps: int) -> Tensors:
+    """Walk SWAG's path, and take IVON's steps if it is installed."""
+    settings = {"num_steps": 6, "batch_size": 2, "flipout": False, "learning_rate": 1e-2}
+    config = TrainingConfig(accumulation_steps=accumulation_steps, **settings)
+    model, _, elbo = program()
+    path = swag(
+        model, PointEstimateGuide(model), elbo, DATA, collate, config,
+        collect_every=2, num_deviations=3,
+    )  # fmt: skip
+    found = {f"swag/{name}": value for name, value in path.state_dict().items()}
+    if find_spec("ivon") is not None:
+        model, _, elbo = program()
+        guide = ivon(model, elbo, DATA, collate, config, init_scale=0.05, beta2=0.9)
+        found |= {f"ivon/{name}": value for name, value in guide.state_dict().items()}
+    return found
+
+
 def predict(num_data: int) -> torch.Tensor:
     model, guide, _ = program()
     data = HELD_OUT.select(range(num_data))
@@ -95,6 +114,7 @@ def main(folder: Path) -> None:
     learned, _ = run("both", accumulation_steps=1, prior=HierarchicalNormalPrior(0.2))
     results |= {f"hyper/{state.process_index}/{key}": value for key, value in learned.items()}
     results |= {f"predicted/{num_data}": predict(num_data) for num_data in (7, 1)}
+    results |= {f"posthoc/{state.process_index}/{k}": v for k, v in fit_posthoc(1).items()}
     # With an ordinary guide, what comes next says whether the noise was the same.
     model, _, elbo = program()
     fit(

@@ -72,6 +72,12 @@ def test_two_processes_train_as_one_that_accumulates_twice(
     assert torch.allclose(two[f"{name}/records"], expected, rtol=1e-4)
 
 
+def test_step_rules_of_other_methods_are_those_of_one_process(two: Tensors, runs: Any) -> None:
+    for name, value in runs.fit_posthoc(accumulation_steps=2).items():
+        for process in (0, 1):
+            assert (value - two[f"posthoc/{process}/{name}"]).abs().max() < 1e-5, name
+
+
 def test_processes_draw_noise_of_their_own(two: Tensors) -> None:
     assert not torch.equal(two["noise/0"], two["noise/1"])
 
