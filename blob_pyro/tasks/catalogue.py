@@ -123,11 +123,7 @@ def find_task(name: str) -> Task:
     raise ValueError(f"the task {name!r} is unknown; use {known}, or mmlu_SUBJECT")
 
 
-_BUILT_IN = {
-    "helpdesk": helpdesk,
-    "helpdesk_out_of_scope": helpdesk_out_of_scope,
-    "reviews": reviews,
-}
+_BUILT_IN = {task.__name__: task for task in (helpdesk, helpdesk_out_of_scope, reviews)}
 
 _openbookqa = partial(_with_choices, stem="question_stem")
 _QUESTIONS: Any = (

@@ -133,9 +133,7 @@ class OptionCollator(Collator):
         texts = [example["prompt"] for example in examples]
         prompts = prompt_tokens(self.tokenizer, texts, self.max_length)
         options = [self._option_tokens(example["options"]) for example in examples]
-        owners = [
-            [k for k, tokens in enumerate(texts, start=1) for _ in tokens] for texts in options
-        ]
+        owners = [[k for k, tokens in enumerate(row, 1) for _ in tokens] for row in options]
         # Nothing pads between prompt and options: a row is as long as its tokens are many.
         rows = [
             [*prompt, *(token for tokens in texts for token in tokens)]

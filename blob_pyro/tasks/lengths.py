@@ -40,8 +40,7 @@ def lengths(data: Dataset) -> list[int]:
     columns = [data[name] for name in _TEXTS if name in data.column_names]
     if not columns:
         raise ValueError(
-            f"the data have the columns {data.column_names}, none of which is one of "
-            f"{['input_ids', *_TEXTS]}; add the tokens or texts, by whose length batches are made"
+            f"the data have the columns {data.column_names}; add one of {['input_ids', *_TEXTS]}"
         )
     if "options" in data.column_names:
         columns.append(["".join(options) for options in data["options"]])

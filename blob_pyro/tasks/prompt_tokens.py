@@ -50,10 +50,8 @@ def prompt_tokens(
     [[0, 2]]
     """
     encoded = tokenizer(list(prompts), return_special_tokens_mask=True)
-    rows = []
-    for prompt, ids, special in zip(
-        prompts, encoded["input_ids"], encoded["special_tokens_mask"], strict=True
-    ):
+    tokens, masks, rows = encoded["input_ids"], encoded["special_tokens_mask"], []
+    for prompt, ids, special in zip(prompts, tokens, masks, strict=True):
         row = _cut(ids, special, max_length) or _beginning(tokenizer, ids)
         if not row:
             raise ValueError(

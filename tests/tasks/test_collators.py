@@ -94,7 +94,7 @@ def test_it_is_tokens_that_make_a_text_long(tokenizer: Any) -> None:
 def test_tokenised_data_are_as_long_as_their_tokens() -> None:
     rows = {"input_ids": [[5, 6, 7], [8]], "text": ["a b c", "internationalisation"]}
     assert lengths(Dataset.from_dict(rows)) == [3, 1]
-    message = r"the columns \['tokens'\], none of which is one of \['input_ids', 'text', "
+    message = r"the columns \['tokens'\]; add one of \['input_ids', 'text', "
     with pytest.raises(ValueError, match=message):
         lengths(Dataset.from_dict({"tokens": [[5]]}))
 

@@ -4,33 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-RC: Any = {  # matplotlib types its keys as a Literal of all of them
-    "figure.figsize": (5.0, 4.2),
-    "figure.dpi": 120,
-    "savefig.dpi": 200,
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.labelsize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "0.9",
-    "grid.linewidth": 0.8,
-    "hatch.linewidth": 0.6,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 5.5,
-    "pdf.fonttype": 42,  # text stays text in PDF files
-    "svg.fonttype": "none",
-}
+STYLE = Path(__file__).with_name("blob_pyro.mplstyle")
 
 
 class Series(NamedTuple):
@@ -103,7 +83,7 @@ def plot_style() -> Iterator[None]:
     ----------
     Okabe and Ito (2008), "Color universal design".
     """
-    with matplotlib.rc_context(RC):
+    with plt.style.context(STYLE):
         yield
 
 

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from blob_pyro.diagnostics import plot_style
-from blob_pyro.diagnostics.plots.style import RC, SERIES, series
+from blob_pyro.diagnostics.plots.style import SERIES, STYLE, series
 
 
 def lightness(color: str) -> float:
@@ -17,9 +17,8 @@ def lightness(color: str) -> float:
 def test_style_holds_inside_the_block_only() -> None:
     before = dict(mpl.rcParams)
     with plot_style():
-        for name, value in RC.items():
-            inside = mpl.rcParams[name]
-            assert tuple(inside) == value if isinstance(value, tuple) else inside == value
+        for name, value in mpl.rc_params_from_file(STYLE, use_default_template=False).items():
+            assert mpl.rcParams[name] == value
     assert dict(mpl.rcParams) == before
 
 
