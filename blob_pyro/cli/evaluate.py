@@ -69,13 +69,13 @@ def evaluate(
 
     Example: `blob-pyro evaluate posterior --ood ai2_arc_easy --ood mmlu_college_chemistry`
     """
-    from accelerate import PartialState
+    from accelerate import Accelerator
 
     from blob_pyro.cli.examples import Selection, Source
     from blob_pyro.files.card import write_metrics
     from blob_pyro.recipe import load
 
-    console.quiet = not PartialState().is_main_process
+    console.quiet = not Accelerator().is_main_process
     program = load(posterior)
     _ = program.classifier
     trained = cast("Task", program.task)
