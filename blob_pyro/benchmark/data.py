@@ -16,11 +16,8 @@ def training_data(task: Task, config: TaskConfig, data_dir: Path | None, seed: i
     They are those of the methods with validation: what is kept for it is nowhere trained on, since
     a temperature is fitted to it on top of a fit that knew nothing of it.
     """
-    if (
-        config.max_train is None
-        and config.max_validation is not None
-        and not task.has_validation(data_dir)
-    ):
+    divided = config.max_train is None and config.max_validation is not None
+    if divided and not task.has_validation(data_dir):
         return training_and_validation_data(task, config, data_dir, seed)[0]
     return task.load("train", data_dir=data_dir, limit=config.max_train, seed=seed).data
 
@@ -40,9 +37,8 @@ def training_and_validation_data(
         validation.
     """
     if task.has_validation(data_dir):
-        validation = task.load(
-            "validation", data_dir=data_dir, limit=config.max_validation, seed=seed
-        )
+        limit = config.max_validation
+        validation = task.load("validation", data_dir=data_dir, limit=limit, seed=seed)
         return training_data(task, config, data_dir, seed), validation.data
     if config.max_validation is None:
         raise ValueError(

@@ -161,12 +161,8 @@ def reliability_curve(logits: Values, labels: Values, *, num_bins: int = 15) -> 
     total, hits = (
         np.bincount(bins, each, minlength=num_bins)[used] for each in (confidence, right)
     )
-    columns = np.full((4, num_bins), np.nan)
-    columns[:, used] = (
-        total / counts[used],
-        hits / counts[used],
-        *wilson_interval(hits, counts[used]),
-    )
+    columns, trials = np.full((4, num_bins), np.nan), counts[used]
+    columns[:, used] = total / trials, hits / trials, *wilson_interval(hits, trials)
     mean_confidence, accuracy, lower, upper = columns
     return ReliabilityCurve(mean_confidence, accuracy, lower, upper, counts)
 

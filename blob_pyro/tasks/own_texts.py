@@ -70,7 +70,10 @@ def text_task(
         columns = data.column_names if isinstance(data, Dataset) else list(data.columns)
         for column in (text_column, label_column):
             if column not in columns:
-                raise ValueError(f"the data have no column {column!r} but {columns}; name it")
+                raise ValueError(
+                    f"the data have no column {column!r} but {columns}; give text_column or "
+                    "label_column"
+                )
         feature = data.features[label_column] if isinstance(data, Dataset) else None
         known = feature.names if isinstance(feature, ClassLabel) else None
         data, labels = list(data[text_column]), list(data[label_column])

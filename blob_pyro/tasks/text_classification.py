@@ -83,10 +83,8 @@ class TextClassificationTask(DataTask):
 
     def prompts(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[str]:
         """Fill the prompt with each text (which may itself hold braces) and its pair."""
-        return [
-            _filled(self.prompt, text, pair)
-            for text, pair in zip(texts, pairs or [""] * len(texts), strict=True)
-        ]
+        both = zip(texts, pairs or [""] * len(texts), strict=True)
+        return [_filled(self.prompt, text, pair) for text, pair in both]
 
     def lettered(self) -> TextClassificationTask:
         r"""Ask by letter: the prompt lists the classes, and the model's next token is a letter.
@@ -104,12 +102,9 @@ class TextClassificationTask(DataTask):
         B. paper jam
         Answer:
         """
-        return replace(
-            self,
-            prompt=f"{self.prompt.removesuffix('Answer:').rstrip()}\n{listed(self.class_names)}\n"
-            "Answer:",
-            words=letters(len(self.class_names)),
-        )
+        asked = self.prompt.removesuffix("Answer:").rstrip()
+        prompt = f"{asked}\n{listed(self.class_names)}\nAnswer:"
+        return replace(self, prompt=prompt, words=letters(len(self.class_names)))
 
     def check(self, data: Dataset) -> None:
         """Raise a ``ValueError`` unless every example has a label that is one of the classes."""
