@@ -158,7 +158,7 @@ def read_posterior_config(folder: Path) -> PosteriorConfig:
     Returns
     -------
     PosteriorConfig
-        All that :func:`blob_pyro.load_posterior` needs.
+        All that :func:`~blob_pyro.files.load_posterior` needs.
 
     Raises
     ------

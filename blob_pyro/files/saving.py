@@ -60,8 +60,8 @@ def save_posterior(
     method
         How it was fitted, such as a name of :data:`blob_pyro.recipe.METHODS`.
     tokenizer
-        Tokenizer of the texts that it was fitted to, by which :func:`blob_pyro.load` refuses
-        another one.
+        Tokenizer of the texts that it was fitted to, by which :func:`~blob_pyro.recipe.load`
+        refuses another one.
 
     Raises
     ------

@@ -98,7 +98,7 @@ class LoraProjection(PyroModule):
 
     @property
     def mean_weight(self) -> torch.Tensor:
-        """The mean of the guide that was made last, or where a guide starts: ``r x n``."""
+        """The mean, ``r x n``, of the guide that was made last, or where a guide starts."""
         mean = self.__dict__["_mean"]
         return self.initial_weight if mean is None else mean().to(self.initial_weight)
 

@@ -40,7 +40,7 @@ def base_identity(
     saved
         PEFT's ``modules_to_save``: parts that an adapter brings along, which are left out.
     files
-        From :func:`files_state`, if the network is just what these files hold: its digest is then
+        From ``files_state``, if the network is just what these files hold: its digest is then
         kept in the cache of the Hugging Face libraries, and read from there the next time.
 
     Returns

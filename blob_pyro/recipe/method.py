@@ -58,8 +58,8 @@ class Method:
     starts_from
         Name of the method whose fit it starts from; None to train a guide of its own.
     from_fit
-        Function of (model, guide, data, collator, recipe, **run), giving the model and guide that
-        predict; ``data`` are the training examples.  It may change what it gets.  ``run`` are
+        Function of ``(model, guide, data, collator, recipe, **run)``, giving the model and guide
+        that predict; ``data`` are the training examples.  It may change what it gets.  ``run`` are
         keywords of :func:`blob_pyro.training.fit`, for one that takes gradient steps.
     from_fits
         In the place of ``from_fit``: function of several programs of ``starts_from``, fitted with

@@ -71,7 +71,7 @@ class Posterior:
 
     Examples
     --------
-    See :func:`blob_pyro.fine_tune`.
+    See :func:`~blob_pyro.recipe.fine_tune`.
     """
 
     # scikit-learn before 1.6 reads this.
@@ -294,7 +294,7 @@ class Posterior:
         """Write texts after prompts, averaging the probabilities of K draws at every token.
 
         ``posterior.tokenizer.batch_decode(generation.tokens, skip_special_tokens=True)`` gives the
-        texts; see :func:`blob_pyro.generate` for parameters and returns.
+        texts; see :func:`~blob_pyro.infer.generate` for parameters and returns.
         """
         batch = self.tokenizer(list(prompts), padding=True, return_tensors="pt").to(self._device)
         return generate(
@@ -308,7 +308,7 @@ class Posterior:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder that :func:`blob_pyro.load` reads, and that is a PEFT adapter too."""
+        """Write a folder that :func:`~blob_pyro.recipe.load` reads, and that PEFT reads too."""
         record = None if self.task is None else task_record(self.task, self.scoring)
         save_posterior(
             folder,
@@ -320,7 +320,7 @@ class Posterior:
         )
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload to the Hugging Face Hub; see :func:`blob_pyro.push_to_hub` for the options."""
+        """Upload to the Hugging Face Hub; options: :func:`~blob_pyro.files.card.push_to_hub`."""
         with tempfile.TemporaryDirectory() as folder:
             self.save(Path(folder) / "posterior")
             return push_to_hub(Path(folder) / "posterior", repo_id, **options)
@@ -423,7 +423,7 @@ def load(
     folder
         The folder.
     base_model
-        As in :func:`blob_pyro.load_posterior`; None loads the network that the folder names.
+        As in :func:`~blob_pyro.files.load_posterior`; None loads the network that the folder names.
     tokenizer
         Its tokenizer; None loads it by the same name.
 

@@ -81,7 +81,7 @@ class Predictions:
 
     @property
     def epistemic_uncertainty(self) -> npt.NDArray[np.float32]:
-        """The part of it on which the draws disagree: mutual information, ``N``, in nats."""
+        """Mutual information, the part of it on which the draws disagree, ``N``, in nats."""
         return np.asarray(mutual_information(self.logits))
 
     def to_pandas(self) -> pandas.DataFrame:

@@ -72,8 +72,8 @@ class Recipe(Settings):
     head needs neither."""
 
     pooling: Pooling = "auto"
-    """What an encoder's head reads: the ``mean`` of the token vectors, or what the architecture's
-    own ``head`` reads; ``auto`` for the mean if the model's files say that it is pooled so."""
+    """What an encoder's head reads.  It is the ``mean`` of the token vectors, or what the
+    architecture's own ``head`` reads; ``auto`` for the mean if the model's files say so."""
 
     logit_temperature: float = Field(default=1.0, gt=0)
     """Logits are divided by it, in training as in prediction.  Above 1, a base model that is too
