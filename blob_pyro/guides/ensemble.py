@@ -150,9 +150,9 @@ def _beside(name: str) -> str:
 class EnsembleGuide(LoraGuide):
     r"""The mixture :math:`q(A, B) = \frac{1}{E} \sum_e q_e(A, B)` of E fitted guides.
 
-    :func:`ensemble` makes one.  A draw is a member's draw, so averaging probabilities over draws
-    averages the members'; ``posterior_draws`` takes the members in turn, and K draws fall evenly on
-    them.  There is nothing left to train.
+    :func:`blob_pyro.posthoc.ensemble` makes one.  A draw is a member's draw, so averaging
+    probabilities over draws averages the members'; ``posterior_draws`` takes the members in turn,
+    and K draws fall evenly on them.  There is nothing left to train.
 
     Parameters
     ----------

@@ -37,8 +37,7 @@ class LaplaceGuide(LoraGuide):
         A model of :mod:`blob_pyro.models`; ``M`` starts at its adapter's own weights.
     prior_precision
         :math:`\lambda`, in the units of one over the weight's square.  It takes the place of the
-        model's prior, as :math:`1 / \sigma_p^2` would; :meth:`LoraGuide.kl` still is that from the
-        model's.
+        model's prior, as :math:`1 / \sigma_p^2` would; ``kl`` still is that from the model's.
     max_rank
         Eigenpairs of a factor.
     predictive

@@ -36,7 +36,7 @@ def posterior_predictive(
     model
         The Pyro model.
     guide
-        Its fitted guide.  A :class:`blob_pyro.posthoc.LaplaceGuide` also says whether the draws go
+        Its fitted guide.  A :class:`blob_pyro.guides.LaplaceGuide` also says whether the draws go
         through the network or through the model linearised at its mean.
     loader
         Batches of keywords for the model, with or without ``labels``; a fixed order.  If its

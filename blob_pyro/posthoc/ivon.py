@@ -154,9 +154,9 @@ def ivon(
     IVON descends :math:`\lambda E_q[\bar\ell] + KL(q, p)` for the mean loss :math:`\bar\ell` over N
     data, with :math:`q = N(m, 1 / (\lambda (h + \delta)))` and :math:`h` a running estimate of the
     loss's diagonal Hessian.  With :math:`\lambda = N / \kappa` and :math:`\delta = 1 / (\lambda
-    \sigma_p^2)` that is what :class:`ReweightedTrace_ELBO` of ``kl_scale`` :math:`\kappa` descends
-    under a prior of scale :math:`\sigma_p`.  Trainable parameters that are not latent take AdamW
-    steps.
+    \sigma_p^2)` that is what :class:`blob_pyro.infer.ReweightedTrace_ELBO` of ``kl_scale``
+    :math:`\kappa` descends under a prior of scale :math:`\sigma_p`.  Trainable parameters that are
+    not latent take AdamW steps.
 
     The package ``ivon-opt`` is not installed with this library: it is under the GPL, version 3 or
     later, so install it yourself (``pip install 'blob-pyro[ivon]'``) if that suits you.

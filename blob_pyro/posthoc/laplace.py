@@ -107,7 +107,7 @@ def laplace(
         :math:`\lambda`; None takes the one that maximises the marginal likelihood.
     max_rank, predictive
         Eigenpairs kept of each factor, and how to predict: see
-        :class:`blob_pyro.posthoc.LaplaceGuide`.
+        :class:`blob_pyro.guides.LaplaceGuide`.
     progress
         Show a progress bar on the terminal.
 
@@ -120,7 +120,7 @@ def laplace(
     ------
     ValueError
         If the loader is empty or has no labels, an argument is one that
-        :class:`blob_pyro.posthoc.LaplaceGuide` refuses, or no prior precision is best, since no
+        :class:`blob_pyro.guides.LaplaceGuide` refuses, or no prior precision is best, since no
         logit depends on the latent weights.
 
     Examples

@@ -77,7 +77,7 @@ def tfb(
 
     Each layer's adapter is rotated to the singular vectors of its :math:`B`
     (:func:`blob_pyro.posthoc.to_singular_basis`), and :math:`\sigma_q` of
-    :class:`TFBGuide` is found by bisection: the largest one for which
+    :class:`blob_pyro.guides.TFBGuide` is found by bisection: the largest one for which
 
     .. math:: |L(\sigma_q) - L(0)| \le \epsilon L(0),
 
