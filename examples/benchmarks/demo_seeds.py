@@ -1,7 +1,7 @@
 """The demonstration over several seeds: mean and standard deviation of every number.
 
 Each finished seed is one JSON file in ``--output-dir``, so an interrupted run goes on where it was.
-``--smoke-test`` takes one seed, one step and one draw.
+``--smoke-test`` takes MiniLM, one seed, one step and one draw.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pandas
+from defaults import minilm_folder
 
 from blob_pyro.benchmark.demo import NUM_STEPS, demonstrate, text
 from blob_pyro.networks import SMOLLM2
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("demo_seeds"))
     options = parser.parse_args()
     if options.smoke_test:
+        options.model = minilm_folder()
         options.seeds = options.num_steps = options.num_samples = 1
     options.output_dir.mkdir(parents=True, exist_ok=True)
     metrics = [seed_metrics(seed, options) for seed in range(options.seeds)]
