@@ -247,8 +247,8 @@ class EnsembleGuide(LoraGuide):
     @override
     def site_posterior(self, name: str) -> NoReturn:
         raise ValueError(
-            f"site {name!r} has no distribution of its own in an ensemble, where sites depend on "
-            "the member; ask guide.members[number].guide"
+            f"site {name!r} has no distribution of its own in an ensemble; ask "
+            "guide.members[number].guide"
         )
 
     @override

@@ -89,9 +89,7 @@ class LaplaceGuide(LoraGuide):
         if max_rank < 1:
             raise ValueError(f"max_rank={max_rank}: keep at least one eigenpair of each factor")
         if predictive not in get_args(LaplacePredictive):
-            raise ValueError(
-                f"predictive={predictive!r} is unknown; use one of {get_args(LaplacePredictive)}"
-            )
+            raise ValueError(f"{predictive=} is unknown; use one of {get_args(LaplacePredictive)}")
         self.prior_precision = prior_precision
         self.max_rank = max_rank
         self.predictive: LaplacePredictive = predictive

@@ -72,9 +72,7 @@ class LowRankGaussianGuide(LoraGuide):
     ) -> None:
         super().__init__(model)
         if parameterization not in _SCALES:
-            raise ValueError(
-                f"parameterization={parameterization!r} is unknown; use one of {[*_SCALES]}"
-            )
+            raise ValueError(f"{parameterization=} is unknown; use one of {[*_SCALES]}")
         self.init_scale = check_init_scale(init_scale)
         self.parameterization: Parameterization = parameterization
         self._scale, from_root = _SCALES[parameterization]

@@ -60,20 +60,17 @@ class DrawsAtOnce:
             except RuntimeError as error:
                 if size == 1 or not should_reduce_batch_size(error):
                     raise
-                self._halve(size)
+                self.size = size // 2
+                warnings.warn(
+                    f"memory ran out with {size} draws in one forward pass; going on with "
+                    f"{self.size}. Pass parallel={self.size}, or make the batches smaller",
+                    stacklevel=3,
+                )
 
     def _group_size(self, input_ids: torch.Tensor) -> int:
         if not (self.chooses and input_ids.device.type == "cpu"):
             return self.size
         return max(1, min(self.size, _CPU_TOKENS // input_ids.numel()))
-
-    def _halve(self, size: int) -> None:
-        self.size = size // 2
-        warnings.warn(
-            f"memory ran out with {size} draws in one forward pass; going on with "
-            f"{self.size}. Pass parallel={self.size}, or make the batches smaller",
-            stacklevel=4,
-        )
 
 
 class PosteriorFunctions:
