@@ -30,6 +30,7 @@ class TrainingProgress:
 
     def __init__(self, name: str, num_steps: int | None, console: Console) -> None:
         self._progress = Progress(f"training {name}", num_steps, console)
+        self._earlier, self._taken = 0, 0
 
     def __enter__(self) -> Callable[[StepRecord], None]:
         self._progress.__enter__()
@@ -39,4 +40,8 @@ class TrainingProgress:
         self._progress.__exit__(*exc_info)
 
     def _on_step(self, record: StepRecord) -> None:
-        self._progress.update(record.step + 1, f"loss {record.loss:.3f}")
+        if record.step < self._taken:
+            # Another run, such as an ensemble's next member.
+            self._earlier += self._taken
+        self._taken = record.step + 1
+        self._progress.update(self._earlier + self._taken, f"loss {record.loss:.3f}")
