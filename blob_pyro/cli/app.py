@@ -43,7 +43,10 @@ def demo(
         Path("blob_pyro_demo")
     ),
     model: Model = DEFAULT_MODEL,
-    num_steps: Annotated[int, typer.Option(min=1, help="Gradient steps of each method.")] = 200,
+    num_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Gradient steps of each method; else those of minutes."),
+    ] = None,
     num_samples: NumSamples = 10,
     seed: Seed = 0,
 ) -> None:

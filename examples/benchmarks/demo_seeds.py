@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas
 from defaults import minilm_folder
 
-from blob_pyro.benchmark.demo import NUM_STEPS, demonstrate, text
+from blob_pyro.benchmark.demo import demonstrate, text
 from blob_pyro.networks import SMOLLM2
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--smoke-test", action="store_true")
     parser.add_argument("--model", default=SMOLLM2)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--num-steps", type=int, default=NUM_STEPS)
+    parser.add_argument("--num-steps", type=int)
     parser.add_argument("--num-samples", type=int, default=10)
     parser.add_argument("--split", default="test", choices=["test", "validation"])
     parser.add_argument("--output-dir", type=Path, default=Path("demo_seeds"))
