@@ -113,7 +113,7 @@ def several_scales(site: Any) -> Any:
 def test_where_there_is_no_closed_form_it_says_so(
     case: str, peft_network: Any, classifier: Any, token_batch: Any
 ) -> None:
-    message = r"no density over matrices.*take ReweightedTrace_ELBO.*one scale a site"
+    message = r"no density over matrices.*needs ReweightedTrace_ELBO.*one scale a site"
     if case == "several scales":
         net = peft_network("bert", "SEQ_CLS")
         model = SequenceClassifier(net, num_data=8, prior=several_scales)
