@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -126,9 +127,15 @@ def _check_base(
     found = base_identity(network, wanted.saved_modules, files)
     needed: dict[str, Any] = {"shapes": wanted.shapes}
     # Numbers can only be compared at the precision that they were hashed at.
-    if found["dtype"] == wanted.dtype and wanted.weights is not None:
+    if found["dtype"] != wanted.dtype:
+        warnings.warn(
+            f"{folder} was fitted to a base model in {wanted.dtype} and this one is in "
+            f"{found['dtype']}, so only the names and sizes of its weights were compared",
+            stacklevel=4,
+        )
+    elif wanted.weights is not None:
         needed["weights"] = wanted.weights
-    elif found["dtype"] == wanted.dtype:
+    else:
         needed["values"] = wanted.values
         found["values"] = sampled_values(network, wanted.saved_modules)
     # Entries of configurations come and go with versions of Transformers.
