@@ -15,7 +15,7 @@ from torch.distributions import biject_to
 
 from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.models import BayesianLora
-from blob_pyro.poutine import Site, sample_sites
+from blob_pyro.poutine import Site, in_turn, sample_sites
 
 # That of Pyro's AutoNormal, in unconstrained space.
 _INIT_SCALE = 0.1
@@ -26,7 +26,7 @@ def hyper_sites(model: BayesianLora) -> dict[str, Site]:
 
     Neither the trace of a caller nor the random state notices.
     """
-    with poutine.block(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with in_turn(), poutine.block(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         trace = poutine.trace(model.sample_latents).get_trace()
     return {name: site for name, site in sample_sites(trace) if name not in model.sites}
 
@@ -45,7 +45,7 @@ class HyperPosterior(nn.Module):
     def __init__(self, sites: Mapping[str, Site]) -> None:
         super().__init__()
         self._transforms = {name: biject_to(site["fn"].support) for name, site in sites.items()}
-        with torch.random.fork_rng(devices=[]):
+        with in_turn(), torch.random.fork_rng(devices=[]):
             values = {name: init_to_median(site) for name, site in sites.items()}
         free = {name: self._transforms[name].inv(value) for name, value in values.items()}
         self.loc = SiteParameters(free)

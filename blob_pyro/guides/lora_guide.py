@@ -18,7 +18,7 @@ from blob_pyro.guides.hyper_posterior import HyperPosterior, hyper_sites
 from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.lora import LoraSite
 from blob_pyro.models import BayesianLora, Classifier
-from blob_pyro.poutine import kl_terms, taking_turns
+from blob_pyro.poutine import in_turn, kl_terms, taking_turns
 
 Batch = Mapping[str, torch.Tensor]
 Draw = dict[str, torch.Tensor]
@@ -218,7 +218,7 @@ class LoraGuide(nn.Module, ABC):
         torch.Tensor
             Nats, summed over all sites; a differentiable scalar, not reweighted.
         """
-        with poutine.block():
+        with in_turn(), poutine.block():
             guide_trace = poutine.trace(self).get_trace()
             prior = poutine.replay(self.model.sample_latents, trace=guide_trace)
             prior_trace = poutine.trace(prior).get_trace()

@@ -11,7 +11,7 @@ from pyro import poutine
 from blob_pyro.distributions import ColumnDropout
 from blob_pyro.guides import LoraGuide
 from blob_pyro.guides.hyper_posterior import hyper_sites
-from blob_pyro.poutine import sample_sites
+from blob_pyro.poutine import in_turn, sample_sites
 
 SiteValues = dict[str, torch.Tensor]
 
@@ -57,7 +57,7 @@ def log_densities(
     """
     like = next(iter(guide.mean().values()))
     values = {name: draw.to(like) for name, draw in draws.items()}
-    with torch.no_grad(), poutine.block():
+    with in_turn(), torch.no_grad(), poutine.block():
         if missing := hyper_sites(guide.model).keys() - values.keys():
             raise ValueError(f"draws lack the sites {sorted(missing)} of the hyper-prior; add them")
         log_q = {name: _log_q(guide, name, value) for name, value in values.items()}
@@ -89,7 +89,7 @@ def _log_q(guide: LoraGuide, name: str, value: torch.Tensor) -> torch.Tensor:
 
 def _log_prior(guide: LoraGuide, draw: SiteValues) -> SiteValues:
     # The random state does not notice the sites that are drawn beside.
-    with torch.random.fork_rng(devices=[]):
+    with in_turn(), torch.random.fork_rng(devices=[]):
         conditioned = poutine.condition(guide.model.sample_latents, draw)
         trace = poutine.trace(conditioned).get_trace()
     priors = dict(sample_sites(trace))

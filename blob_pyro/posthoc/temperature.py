@@ -12,6 +12,7 @@ import torch
 from blob_pyro.infer.posterior_draws import Batch, Guide
 from blob_pyro.infer.posterior_predictive import posterior_predictive
 from blob_pyro.models import Classifier
+from blob_pyro.poutine import in_turn
 
 # Between 1 / 100 and 100; examples that are all answered right would drive it to zero.
 _LOG_LIMIT = math.log(100.0)
@@ -162,14 +163,15 @@ def calibrate(
             "predictive='probit' shrinks logits by variances that depend on the temperature, so "
             "none can be fitted to them; make the guide with predictive='linearised'"
         )
-    temperature = model.temperature
-    model.set_temperature(1.0)
-    try:
-        predictive = posterior_predictive(model, guide, loader, draws, seed, progress=False)
-        if "labels" not in predictive:
-            raise ValueError("a temperature is fitted to labels, which the batches do not have")
-        logits, labels = predictive["logits"], predictive["labels"]
-        temperature = fit_temperature(logits, labels, per_class=per_class)
-    finally:
-        model.set_temperature(temperature)
-    return model.temperature
+    with in_turn(), model.use.running():
+        temperature = model.temperature
+        model.set_temperature(1.0)
+        try:
+            predictive = posterior_predictive(model, guide, loader, draws, seed, progress=False)
+            if "labels" not in predictive:
+                raise ValueError("a temperature is fitted to labels, which the batches do not have")
+            logits, labels = predictive["logits"], predictive["labels"]
+            temperature = fit_temperature(logits, labels, per_class=per_class)
+        finally:
+            model.set_temperature(temperature)
+        return model.temperature

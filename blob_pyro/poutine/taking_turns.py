@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pyro.poutine.runtime import _PYRO_STACK
 
 _LOCK = threading.RLock()
+_RUN = threading.RLock()
 
 
 @contextmanager
@@ -32,6 +33,23 @@ def taking_turns() -> Iterator[None]:
         _check_stack()
         yield
         _check_stack()
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """Keep other threads away likewise, but let this one have handlers of its own.
+
+    What sets torch's random state back, or puts a handler on Pyro's stack for a while, takes it.
+    """
+    with _LOCK:
+        yield
+
+
+@contextmanager
+def one_run() -> Iterator[None]:
+    """Let one thread train at a time: all of them draw from the one random state of torch."""
+    with _RUN:
+        yield
 
 
 def _check_stack() -> None:

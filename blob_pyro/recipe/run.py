@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from blob_pyro.guides import LoraGuide
 from blob_pyro.models import Classifier
 from blob_pyro.networks import pooling_of
+from blob_pyro.poutine import in_turn, one_run
 from blob_pyro.recipe.methods import find_method
 from blob_pyro.recipe.network import lora_config, make_likelihood
 from blob_pyro.recipe.recipe import Recipe
@@ -80,6 +81,7 @@ def on_device(program: Program) -> Program:
     return model.to(device), guide.to(device)
 
 
+@one_run()
 def run_recipe(
     recipe: Recipe,
     base_model: PreTrainedModel,
@@ -260,14 +262,15 @@ class Run:
 
     def _train(self, recipe: Recipe) -> Program:
         method = find_method(recipe.method)
-        # Adapter, guide, noise and batches all follow from the one seed.
-        pyro.set_rng_seed(recipe.training.seed)
         if isinstance(self.task, TextClassificationTask):
             warn_of_untrained_classes(self.data, self.task.class_names)
         if self.validation is not None:
             warn_of_shared_examples(self.data, self.validation, "validation")
-        model = self._model(recipe)
-        guide = method.guide(model, recipe)
+        with in_turn():
+            # Adapter, guide, noise and batches all follow from the one seed.
+            pyro.set_rng_seed(recipe.training.seed)
+            model = self._model(recipe)
+            guide = method.guide(model, recipe)
         if method.objective == "none":
             return on_device((model, guide))
         examples_per_step = recipe.training.examples_per_step(self.accelerator.num_processes)

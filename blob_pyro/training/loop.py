@@ -14,7 +14,7 @@ from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.lora.saveable import check_saveable
 from blob_pyro.models import BayesianLora, Classifier
-from blob_pyro.poutine import flipout, taking_turns
+from blob_pyro.poutine import flipout, one_run, taking_turns
 from blob_pyro.training.batches import Batch, Collator, process_batches
 from blob_pyro.training.checkpoints import CheckpointConfig, Checkpoints
 from blob_pyro.training.config import TrainingConfig, flush_denormals
@@ -25,6 +25,7 @@ from blob_pyro.training.training_state import TrainingState, separate_noise
 from blob_pyro.training.validation import Validation
 
 
+@one_run()
 def fit(
     model: BayesianLora,
     guide: LoraGuide,
