@@ -154,5 +154,6 @@ def _sentence(entry: Any, known: list[str] | None) -> str:
     context = entry.get("ctx", {})
     if kind == "value_error":
         return f"{path}: {context['error']}" if path else str(context["error"])
-    wanted = _WANTED.get(kind, entry["msg"]).format(**context)
+    # A message of pydantic's own may hold the value, braces and all.
+    wanted = _WANTED[kind].format(**context) if kind in _WANTED else entry["msg"]
     return f"{path}={_SHORT.repr(entry['input'])}: {wanted}"

@@ -46,7 +46,7 @@ class _LoraRecord(BaseModel):
     base_model_name_or_path: str | None = None
     revision: str | None = None
     r: Annotated[int, Field(ge=1)] = 8
-    lora_alpha: int | float = Field(8, gt=0)
+    lora_alpha: int | float = Field(gt=0)
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lora_bias: bool = False
     use_rslora: bool = False
@@ -127,8 +127,12 @@ def _adapter_tensors(
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors from any device as a safetensors file."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # That of the umask, where safetensors lets the owner alone read.
+    path.touch()
+    mode = path.stat().st_mode
     try:
         save_file(on_cpu, path, metadata={"format": "pt"})
+        path.chmod(mode)
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written ({error})") from error
 

@@ -239,4 +239,6 @@ def _plain(text: object) -> str:
     >>> print(_plain("a|b <i>"))
     a\|b \<i\>
     """
-    return re.sub(r"([\\`*_{}\[\]<>()#|!~&$])", r"\\\1", " ".join(str(text).split()))
+    shown = re.sub(r"([\\`*_{}\[\]<>()#|!~&$])", r"\\\1", " ".join(str(text).split()))
+    # Control characters, which a terminal that shows the card would obey.
+    return "".join(c if c.isprintable() else f"\\\\u{ord(c):04x}" for c in shown)

@@ -72,11 +72,12 @@ def sampled_values(network: nn.Module, saved: Sequence[str] = ()) -> str:
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Digest a tokenizer: vocabulary, merges, rules, special tokens and longest text."""
+    """Digest a tokenizer: vocabulary, merges, rules, special tokens, and how it cuts."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     state = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
     state = {name: value for name, value in state.items() if name not in _PER_CALL}
-    return _digest_of([state, tokenizer.special_tokens_map, tokenizer.model_max_length])
+    cut = tokenizer.model_max_length, tokenizer.truncation_side
+    return _digest_of([state, tokenizer.special_tokens_map, cut])
 
 
 def files_state(name: str) -> str | None:

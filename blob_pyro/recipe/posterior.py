@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -14,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from blob_pyro.diagnostics import from_pyro_svi
@@ -41,6 +43,7 @@ from blob_pyro.tasks import (
     text_task,
     texts_of,
 )
+from blob_pyro.tasks.prompt_tokens import prompt_tokens
 from blob_pyro.training import StepRecord, sharded_predictive
 
 if TYPE_CHECKING:
@@ -109,7 +112,8 @@ class Posterior:
             f"likelihood: {type(self.model).__name__}",
         ]
         if isinstance(self.task, TextClassificationTask):
-            names = ", ".join(self.task.class_names[:6])
+            # As Python would write them: control characters are shown.
+            names = ", ".join(repr(name)[1:-1] for name in self.task.class_names[:6])
             more = len(self.task.class_names) - 6
             lines.append(f"classes: {names}" + (f" and {more} more" if more > 0 else ""))
         elif self.task is not None:
@@ -296,12 +300,16 @@ class Posterior:
         ``posterior.tokenizer.batch_decode(generation.tokens, skip_special_tokens=True)`` gives the
         texts; see :func:`~blob_pyro.infer.generate` for parameters and returns.
         """
-        batch = self.tokenizer(list(prompts), padding=True, return_tensors="pt").to(self._device)
+        rows = [
+            torch.tensor(ids, device=self._device)
+            for ids in prompt_tokens(self.tokenizer, texts_of(prompts))
+        ]
+        pad = partial(pad_sequence, batch_first=True, padding_side="left")
         return generate(
             self.model,
             self.guide,
-            batch["input_ids"],
-            batch["attention_mask"],
+            pad(rows, padding_value=self.tokenizer.pad_token_id or 0),
+            pad([torch.ones_like(row) for row in rows]),
             num_samples,
             seed,
             **options,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,6 +67,10 @@ def text_task(
         return read_table(data, text_column, label_column, test_fraction=0, class_names=class_names)
     known: list[str] | None = None
     if isinstance(data, Dataset | pandas.DataFrame):
+        if labels is not None:
+            raise ValueError(
+                f"labels were given beside a {type(data).__name__}; name its label_column"
+            )
         columns = data.column_names if isinstance(data, Dataset) else list(data.columns)
         for column in (text_column, label_column):
             if column not in columns:
@@ -79,6 +83,8 @@ def text_task(
         data, labels = list(data[text_column]), list(data[label_column])
     if labels is None:
         raise ValueError("the texts have no labels; pass labels=[...], one for each text")
+    _check_order(data, "the texts")
+    _check_order(labels, "the labels")
     if len(data) != len(labels):
         raise ValueError(f"there are {len(data)} texts and {len(labels)} labels; give one each")
     places = [f"row {row}" for row in range(len(labels))]
@@ -103,10 +109,17 @@ def texts_of(data: Any, text_column: str = "text") -> list[str]:
         raise ValueError(f"data is the one text {data!r}; give a list of texts")
     if isinstance(data, Dataset | pandas.DataFrame):
         data = data[text_column]
+    _check_order(data, "the texts")
     for row, text in enumerate(data):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"row {row}: the text is {text!r}; give a text that is not empty")
     return [str(text) for text in data]
+
+
+def _check_order(values: Any, what: str) -> None:
+    """Raise a ``ValueError`` for what has no order and length of its own."""
+    if isinstance(values, Mapping | Set) or not hasattr(values, "__len__"):
+        raise ValueError(f"{what} are a {type(values).__name__}; give a list, array or series")
 
 
 def _class_name(place: str, label: Any) -> str:

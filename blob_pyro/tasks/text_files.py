@@ -32,6 +32,8 @@ def read_text(path: Path) -> str:
     ...
     ValueError: ...a.txt, line 1: is not UTF-8 text (invalid start byte); save the file as UTF-8
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path}: is no regular file, and reading it could wait for ever")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:

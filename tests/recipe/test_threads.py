@@ -1,0 +1,82 @@
+"""A fitted object in several threads, against the answers of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import blob_pyro
+from blob_pyro.recipe import Posterior
+
+TEXTS = ["toner is out", "locked out", "jam in tray", "my password", "no paper", "who am I"]
+LABELS = ["printing", "login"] * 3
+SETTINGS: dict[str, Any] = {"num_steps": 3, "rank": 2, "learning_rate": 0.05, "progress": False}
+
+
+@pytest.fixture
+def posterior(base_folder: str) -> Posterior:
+    return blob_pyro.fine_tune(TEXTS, base_folder, LABELS, **SETTINGS)
+
+
+@contextmanager
+def beside(work: Callable[[], Any]) -> Iterator[None]:
+    """Do something over and over in another thread."""
+    done = False
+
+    def loop() -> None:
+        while not done:
+            work()
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(loop)
+        try:
+            yield
+        finally:
+            done = True
+            other.result()
+
+
+def test_calibrations_at_once_find_the_temperature_of_one(posterior: Posterior) -> None:
+    expected = posterior.calibrate(TEXTS, LABELS, num_samples=3)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(
+            pool.map(lambda _: posterior.calibrate(TEXTS, LABELS, num_samples=3), range(16))
+        )
+    assert found == [expected] * 16
+    assert float(posterior.classifier.temperature) == expected
+
+
+def test_a_load_beside_changes_no_prediction(posterior: Posterior, tmp_path: Path) -> None:
+    posterior.save(tmp_path / "p")
+    expected = posterior.predict_proba(TEXTS, num_samples=3)
+    with beside(lambda: blob_pyro.load(tmp_path / "p")):
+        for _ in range(20):
+            assert np.array_equal(posterior.predict_proba(TEXTS, num_samples=3), expected)
+
+
+def test_fits_at_once_are_the_fits_one_after_the_other(
+    posterior: Posterior, base_folder: str
+) -> None:
+    expected = posterior.predict_proba(TEXTS, num_samples=3)
+
+    def fit(_: int) -> Any:
+        fitted = blob_pyro.fine_tune(TEXTS, base_folder, LABELS, **SETTINGS)
+        return fitted.predict_proba(TEXTS, num_samples=3)
+
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(fit, range(4)):
+            assert np.array_equal(found, expected)
+
+
+def test_texts_are_written_beside_predictions(posterior: Posterior) -> None:
+    expected = posterior.generate(TEXTS[:2], num_samples=2, seed=0, max_new_tokens=3).tokens
+    with beside(lambda: posterior.predict_proba(TEXTS, num_samples=2)):
+        for _ in range(10):
+            found = posterior.generate(TEXTS[:2], num_samples=2, seed=0, max_new_tokens=3).tokens
+            assert (found == expected).all()
