@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +32,7 @@ from blob_pyro.networks.identity import files_state, sampled_values
 from blob_pyro.networks.reading import reading
 
 # Those of blob_pyro.models that can be fitted.
+_ATTEMPTS = 10
 _FITTED = ("CausalLM", "LabelTokenClassifier", "OptionLikelihood", "SequenceClassifier")
 _MODELS: dict[str, Any] = {name: getattr(models, name) for name in _FITTED}
 
@@ -71,8 +73,7 @@ def load_posterior(
         another base model or prior, or if the network has an adapter of that name.
     """
     folder = Path(folder)
-    config = read_posterior_config(folder)
-    tensors = read_tensors(folder / ADAPTER_FILE)
+    config, tensors, guide_tensors = _read_version(folder)
     files = None
     if base_model is None:
         base_model, files = _base_network(folder, config, tensors)
@@ -83,9 +84,34 @@ def load_posterior(
     make = known(folder, config.guide.name, find_guide)
     with reading(folder / CONFIG_FILE):
         guide: LoraGuide = make.from_config(model, config.guide.arguments)
-    _load_guide(folder, guide)
+    _load_guide(folder, guide, guide_tensors)
     model.eval()
     return model, guide
+
+
+def _read_version(
+    folder: Path,
+) -> tuple[PosteriorConfig, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Read all files of one version of a folder, which another process may replace meanwhile."""
+    for _ in range(_ATTEMPTS):
+        before = _version(folder)
+        try:
+            config = read_posterior_config(folder)
+            tensors = read_tensors(folder / ADAPTER_FILE), read_tensors(folder / POSTERIOR_FILE)
+        except ValueError:
+            if _version(folder) == before:
+                raise
+        else:
+            if _version(folder) == before:
+                return config, *tensors
+    raise ValueError(f"{folder} was replaced again and again while it was read; load it later")
+
+
+def _version(folder: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        state = folder.stat()
+        return state.st_ino, state.st_mtime_ns
+    return None
 
 
 def posterior_task(folder: str | Path) -> dict[str, Any]:
@@ -169,9 +195,8 @@ def _model(
     return model
 
 
-def _load_guide(folder: Path, guide: LoraGuide) -> None:
+def _load_guide(folder: Path, guide: LoraGuide, tensors: dict[str, torch.Tensor]) -> None:
     path = folder / POSTERIOR_FILE
-    tensors = read_tensors(path)
     expected = {name: t for name, t in guide.state_dict().items() if not name.startswith("M.")}
     check_tensors(path, tensors, expected, "the adapter beside it")
     before = guide.scale()

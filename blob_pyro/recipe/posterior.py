@@ -304,6 +304,8 @@ class Posterior:
             torch.tensor(ids, device=self._device)
             for ids in prompt_tokens(self.tokenizer, texts_of(prompts))
         ]
+        if not rows:
+            raise ValueError("there are no prompts; give one or more")
         pad = partial(pad_sequence, batch_first=True, padding_side="left")
         return generate(
             self.model,
@@ -449,6 +451,8 @@ def load(
     config = read_posterior_config(folder)
     record = config.task
     model, guide = load_posterior(folder, base_model)
+    if read_posterior_config(folder) != config:
+        raise ValueError(f"{folder} was replaced while it was read; load it again")
     task: Task | None = None
     scoring: Scoring = "options"
     if isinstance(model, Classifier):

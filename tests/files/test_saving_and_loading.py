@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from blob_pyro import generate, load_posterior, save_posterior
-from blob_pyro.files import posterior_task
+from blob_pyro.files import loading, posterior_task
 from blob_pyro.files.config import read_posterior_config, sha256_of
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
@@ -508,3 +508,34 @@ def test_a_folder_of_a_former_format_is_read(written: int, tmp_path: Path) -> No
         base.model.norm.weight.mul_(1.01)
     with pytest.raises(ValueError, match="the values of this LlamaForCausalLM differ"):
         load_posterior(tmp_path / "p", base)
+
+
+def test_files_of_two_versions_are_never_put_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = bert()
+    base = copy.deepcopy(network)
+    model, _ = program(network)
+    folder = tmp_path / "p"
+
+    def save(value: float) -> None:
+        guide = LowRankGaussianGuide(model, init_scale=value)
+        with torch.no_grad():
+            for mean in guide.M.parameters():
+                mean.fill_(value)
+        save_posterior(folder, model, guide)
+
+    def read_and_replace(path: Path) -> Any:
+        config = read_posterior_config(path)
+        if versions:
+            save(versions.pop())
+        return config
+
+    save(0.05)
+    versions = [0.2, 0.1]  # by another process, while the files are read
+    monkeypatch.setattr(loading, "read_posterior_config", read_and_replace)
+    _, found = load_posterior(folder, base)
+    assert not versions
+    (mean, *_), (width, *_) = found.mean().values(), found.scale().values()
+    assert mean.flatten()[0] == torch.tensor(0.2)
+    assert 0.1 <= width.max() <= 0.2 * 1.001
