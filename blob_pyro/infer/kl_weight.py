@@ -12,7 +12,7 @@ ScaleUpdates = Literal["kl_optim", "both"]
 
 def check_schedule(num_batches: int, schedule: str) -> None:
     """Raise a ``ValueError`` if the cycle is empty or the schedule unknown."""
-    if num_batches < 1:
+    if num_batches % 1 or num_batches < 1:
         raise ValueError(f"num_batches={num_batches}: a cycle needs at least one batch")
     if schedule not in get_args(Schedule):
         raise ValueError(f"schedule={schedule!r} is unknown; choose one of {get_args(Schedule)}")

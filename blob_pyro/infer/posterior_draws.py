@@ -37,7 +37,7 @@ def posterior_draws(guide: Guide, num_samples: int, batch: Batch) -> list[Draw]:
     ValueError
         If ``num_samples`` is negative, or 0 for a guide without a mean.
     """
-    if num_samples < 0:
+    if num_samples % 1 or num_samples < 0:
         raise ValueError(f"num_samples={num_samples}: give the number of draws, or 0 for the mean")
     if hasattr(guide, "draws"):
         drawn: list[Draw] = guide.draws(num_samples)

@@ -90,7 +90,7 @@ class BayesianLora(PyroModule):
     ) -> None:
         super().__init__()
         check_peft_model(net)
-        if num_data < 1:
+        if num_data % 1 or num_data < 1:
             raise ValueError(f"num_data={num_data}: a model needs at least one training example")
         prior = prior or NormalPrior(prior_scale)
         if not lora_sites(net, adapter):

@@ -54,6 +54,7 @@ def test_long_cycles_neither_overflow_nor_vanish(num_batches: int) -> None:
     [
         ((0, 0, "blob"), "num_batches=0: a cycle needs at least one batch"),
         ((0, -3, "uniform"), "num_batches=-3: a cycle needs at least one batch"),
+        ((0, 1.5, "uniform"), "num_batches=1.5: a cycle needs at least one batch"),
         ((-1, 4, "blob"), "step=-1: steps are counted from 0"),
         ((0, 4, "linear"), "schedule='linear' is unknown; choose one of \\('blob'"),
     ],
