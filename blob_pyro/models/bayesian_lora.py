@@ -303,7 +303,8 @@ class BayesianLora(PyroModule):
                 f"the adapter {self.adapter!r} is disabled, where its draws have no effect; call "
                 "model.network itself for the base model, or enable the adapter first"
             )
-        if self.network.get_submodule(self._first_layer) is not layer:
+        there: Any = self.network.get_submodule(self._first_layer)
+        if there is not layer:
             raise ValueError(
                 f"the adapter {self.adapter!r} is no longer in the network (unload was called), "
                 "where its draws have no effect; make a new model of the network"
