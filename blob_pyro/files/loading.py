@@ -72,7 +72,18 @@ def load_posterior(
         If the folder is no posterior, is damaged, comes from a newer format, or was fitted to
         another base model or prior, or if the network has an adapter of that name.
     """
-    folder = Path(folder)
+    _, model, guide = load_with_config(Path(folder), base_model, prior=prior, adapter=adapter)
+    return model, guide
+
+
+def load_with_config(
+    folder: Path,
+    base_model: nn.Module | None,
+    *,
+    prior: Prior | None = None,
+    adapter: str = "default",
+) -> tuple[PosteriorConfig, BayesianLora, LoraGuide]:
+    """Do what :func:`load_posterior` does, and give the configuration of the same version too."""
     config, tensors, guide_tensors = _read_version(folder)
     files = None
     if base_model is None:
@@ -86,7 +97,7 @@ def load_posterior(
         guide: LoraGuide = make.from_config(model, config.guide.arguments)
     _load_guide(folder, guide, guide_tensors)
     model.eval()
-    return model, guide
+    return config, model, guide
 
 
 def _read_version(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -15,12 +14,12 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from blob_pyro.diagnostics import from_pyro_svi
-from blob_pyro.files import load_posterior, push_to_hub, save_posterior
-from blob_pyro.files.config import CONFIG_FILE, read_posterior_config
+from blob_pyro.files import push_to_hub, save_posterior
+from blob_pyro.files.config import CONFIG_FILE
+from blob_pyro.files.loading import load_with_config
 from blob_pyro.files.task import recorded_task, task_record
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import Generation, generate
@@ -43,6 +42,7 @@ from blob_pyro.tasks import (
     text_task,
     texts_of,
 )
+from blob_pyro.tasks.collators import padded
 from blob_pyro.tasks.prompt_tokens import prompt_tokens
 from blob_pyro.training import StepRecord, sharded_predictive
 
@@ -300,22 +300,13 @@ class Posterior:
         ``posterior.tokenizer.batch_decode(generation.tokens, skip_special_tokens=True)`` gives the
         texts; see :func:`~blob_pyro.infer.generate` for parameters and returns.
         """
-        rows = [
-            torch.tensor(ids, device=self._device)
-            for ids in prompt_tokens(self.tokenizer, texts_of(prompts))
-        ]
-        if not rows:
+        texts = texts_of(prompts)
+        if not texts:
             raise ValueError("there are no prompts; give one or more")
-        pad = partial(pad_sequence, batch_first=True, padding_side="left")
-        return generate(
-            self.model,
-            self.guide,
-            pad(rows, padding_value=self.tokenizer.pad_token_id or 0),
-            pad([torch.ones_like(row) for row in rows]),
-            num_samples,
-            seed,
-            **options,
-        )
+        rows = prompt_tokens(self.tokenizer, texts)
+        batch = padded(rows, self.tokenizer.pad_token_id or 0, on_left=True)
+        input_ids, mask = (tensor.to(self._device) for tensor in batch)
+        return generate(self.model, self.guide, input_ids, mask, num_samples, seed, **options)
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that :func:`~blob_pyro.recipe.load` reads, and that PEFT reads too."""
@@ -448,11 +439,8 @@ def load(
         If the folder is no posterior, is damaged, or its classes are not those of its model.
     """
     folder = Path(folder)
-    config = read_posterior_config(folder)
+    config, model, guide = load_with_config(folder, base_model)
     record = config.task
-    model, guide = load_posterior(folder, base_model)
-    if read_posterior_config(folder) != config:
-        raise ValueError(f"{folder} was replaced while it was read; load it again")
     task: Task | None = None
     scoring: Scoring = "options"
     if isinstance(model, Classifier):

@@ -83,16 +83,16 @@ def text_task(
         data, labels = list(data[text_column]), list(data[label_column])
     if labels is None:
         raise ValueError("the texts have no labels; pass labels=[...], one for each text")
-    _check_order(data, "the texts")
+    texts = texts_of(data)
     _check_order(labels, "the labels")
-    if len(data) != len(labels):
-        raise ValueError(f"there are {len(data)} texts and {len(labels)} labels; give one each")
+    if len(texts) != len(labels):
+        raise ValueError(f"there are {len(texts)} texts and {len(labels)} labels; give one each")
     places = [f"row {row}" for row in range(len(labels))]
     if known is None:
         named = [_class_name(*pair) for pair in zip(places, labels, strict=True)]
     else:
         named = [known[cast(int, n)] if n in range(len(known)) else cast(Any, n) for n in labels]
-    rows = {"id": [str(row) for row in range(len(labels))], "text": texts_of(data)}
+    rows = {"id": [str(row) for row in range(len(labels))], "text": texts}
     names, examples = _numbered(rows, places, named, known or class_names)
     return TextClassificationTask("texts", DatasetDict(train=examples), names)
 
