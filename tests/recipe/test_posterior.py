@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas
@@ -15,6 +15,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 from sklearn.metrics._scorer import get_scorer
 from sklearn.utils.validation import check_is_fitted
+from tokenizers.processors import TemplateProcessing
 
 import blob_pyro
 from blob_pyro.infer import posterior_predictive
@@ -175,3 +176,44 @@ def test_what_cannot_be_measured_is_refused(posterior: blob_pyro.Posterior) -> N
     for measure in (posterior.evaluate, posterior.evaluate_other):
         with pytest.raises(ValueError, match="boolq is of another kind than what this posterior"):
             measure(TASKS["boolq"])
+
+
+def test_a_text_is_written_before_what_ends_one(posterior: blob_pyro.Posterior) -> None:
+    options: dict[str, Any] = {"num_samples": 2, "seed": 0, "max_new_tokens": 4}
+    expected = posterior.generate(["a b", "c"], **options).tokens
+    end, tokenizer = posterior.tokenizer.pad_token, posterior.tokenizer
+    cast(Any, tokenizer).backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(str(end), int(tokenizer.pad_token_id))]
+    )
+    assert tokenizer("a b")["input_ids"][-1] == tokenizer.pad_token_id
+    assert torch.equal(posterior.generate(["a b", "c"], **options).tokens, expected)
+
+
+def test_what_has_no_order_or_two_sets_of_labels_is_refused(
+    posterior: blob_pyro.Posterior,
+) -> None:
+    for texts in ({"text": TEXTS}, set(TEXTS), (text for text in TEXTS)):
+        with pytest.raises(ValueError, match="give a list, array or series"):
+            posterior.predict_proba(texts)
+        with pytest.raises(ValueError, match="give a list, array or series"):
+            posterior.generate(cast(Any, texts))
+    frame = pandas.DataFrame({"text": TEXTS, "label": LABELS})
+    with pytest.raises(ValueError, match="labels were given beside a DataFrame"):
+        posterior.evaluate(frame, LABELS[::-1])
+
+
+def test_an_adapter_that_left_the_network_predicts_nothing(
+    posterior: blob_pyro.Posterior,
+) -> None:
+    posterior.model.network.unload()
+    with pytest.raises(ValueError, match="no longer in the network"):
+        posterior.predict_proba(TEXTS)
+
+
+def test_every_file_of_a_folder_has_the_mode_of_the_umask(
+    posterior: blob_pyro.Posterior, tmp_path: Path
+) -> None:
+    posterior.save(tmp_path / "desk")
+    (tmp_path / "other").touch()
+    wanted = (tmp_path / "other").stat().st_mode
+    assert {path.stat().st_mode for path in (tmp_path / "desk").iterdir()} == {wanted}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -223,3 +224,9 @@ def test_whole_numbers_are_in_their_own_order(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("text,label\na,10\nb,9\n")
     assert read_table(path, test_fraction=0).class_names == ("9", "10")
+
+
+def test_a_pipe_is_refused_where_it_would_be_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "tickets.csv")
+    with pytest.raises(ValueError, match=r"tickets\.csv: is no regular file"):
+        read_table(tmp_path / "tickets.csv")
