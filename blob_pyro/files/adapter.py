@@ -76,7 +76,7 @@ def write_adapter(folder: Path, model: BayesianLora, weights: Mapping[str, torch
     model
         The Bayesian model; its ``lora_B`` and other point estimates are written too.
     weights
-        Site name to ``lora_A``, ``r x n``.
+        Site name to ``lora_A``, ``r x n``; in an ensemble's draw names of ``heads`` too.
     """
     peft_config = cast(LoraConfig, copy.copy(model.network.peft_config[model.adapter]))
     peft_config.inference_mode = True
@@ -117,7 +117,8 @@ def _adapter_tensors(
 ) -> dict[str, torch.Tensor]:
     state = dict(model.network.state_dict())
     for site, weight in weights.items():
-        state[f"{site.removesuffix('.weight')}.{model.adapter}.weight"] = weight
+        own, _, _ = model.heads.get(site, (None, None, None))
+        state[own or f"{site.removesuffix('.weight')}.{model.adapter}.weight"] = weight
     # "auto" would ask the Hub for the base model's vocabulary, which fails without a network.
     return get_peft_model_state_dict(
         model.network, state_dict=state, adapter_name=model.adapter, save_embedding_layers=False

@@ -130,10 +130,10 @@ def export_draws(
     check_new(folder)
     with seeded(seed), torch.no_grad():
         draws = posterior_draws(guide, num_samples, {})
-    sites = model.sites
+    names = (*model.sites, *model.heads)
     with atomic_folder(folder) as draft:
         for index, draw in enumerate(draws):
             adapter = draft / f"draw-{index}"
             adapter.mkdir()
-            write_adapter(adapter, model, {site: draw[site] for site in sites})
+            write_adapter(adapter, model, {name: draw[name] for name in names if name in draw})
     return [folder / f"draw-{index}" for index in range(len(draws))]

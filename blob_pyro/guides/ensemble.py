@@ -82,14 +82,19 @@ class EnsembleMember(nn.Module):
         Covers the sites of a :class:`SomeLatents`.
     points
         Site name to value, for all other sites.
+    heads
+        What the member trained beside its matrices, by the names of the model's ``heads``.
     latent
         The matrices that ``guide`` covers.
     """
 
-    def __init__(self, guide: LoraGuide, points: SiteParameters, latent: Latent) -> None:
+    def __init__(
+        self, guide: LoraGuide, points: SiteParameters, heads: SiteParameters, latent: Latent
+    ) -> None:
         super().__init__()
         self.guide = guide
         self.points = points
+        self.heads = heads
         self.latent = latent
 
     @classmethod
@@ -105,18 +110,20 @@ class EnsembleMember(nn.Module):
         )
         view = cast(BayesianLora, SomeLatents(model, latent, points))
         guide = find_guide(config["class"]).from_config(view, config["arguments"])
-        return cls(guide, points, latent)
+        places = model.heads.items()
+        own = {name: module.get_parameter(leaf) for name, (_, module, leaf) in places}
+        return cls(guide, points, SiteParameters(own), latent)
 
     def config(self) -> dict[str, Any]:
         """Give class, arguments and matrices of the guide, as JSON values."""
         return member_config(self.guide, self.latent)
 
     def _values(self) -> dict[str, torch.Tensor]:
-        return {name: value.detach().clone() for name, value in self.points.items()}
+        return _copies(self.points)
 
     def forward(self) -> dict[str, torch.Tensor]:
-        """Draw every site."""
-        return self.guide() | self._values()
+        """Draw every site, and bring the member's head along."""
+        return self.guide() | self._values() | _copies(self.heads)
 
     def mean(self) -> dict[str, torch.Tensor]:
         """Site name to mean."""
@@ -137,6 +144,10 @@ class EnsembleMember(nn.Module):
         return left @ self.guide.mean()[name], variance.sqrt()
 
 
+def _copies(parameters: SiteParameters) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in parameters.items()}
+
+
 def member_config(guide: LoraGuide, latent: Latent) -> dict[str, Any]:
     """Give what :meth:`EnsembleMember.from_config` makes a member of, as JSON values."""
     return {"class": type(guide).__name__, "arguments": guide.config(), "latent": list(latent)}
@@ -150,9 +161,9 @@ def _beside(name: str) -> str:
 class EnsembleGuide(LoraGuide):
     r"""The mixture :math:`q(A, B) = \frac{1}{E} \sum_e q_e(A, B)` of E fitted guides.
 
-    :func:`blob_pyro.posthoc.ensemble` makes one.  A draw is a member's draw, so averaging
-    probabilities over draws averages the members'; ``posterior_draws`` takes the members in turn,
-    and K draws fall evenly on them.  There is nothing left to train.
+    :func:`blob_pyro.posthoc.ensemble` makes one.  A draw is a member's draw, its head included, so
+    averaging probabilities over draws averages the members'; ``posterior_draws`` takes the members
+    in turn, and K draws fall evenly on them.  There is nothing left to train.
 
     Parameters
     ----------
@@ -197,6 +208,11 @@ class EnsembleGuide(LoraGuide):
 
     @override
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        if self.model.heads:
+            raise ValueError(
+                "each member of this ensemble has a head, which is no site of the model's, so "
+                "Pyro's own Predictive would use one head for all; use posterior_predictive"
+            )
         device = next(self.parameters()).device
         chances = dist.Categorical(logits=torch.zeros(len(self.members), device=device))
         chosen = pyro.sample(MEMBER_SITE, chances, infer={"is_auxiliary": True})
@@ -221,7 +237,10 @@ class EnsembleGuide(LoraGuide):
 
     @override
     def mean(self) -> dict[str, torch.Tensor]:
-        """Mean of the mixture: the average of the members' weights, which is no member."""
+        """Mean of the mixture: the average of the members' weights, which is no member.
+
+        The network's own head is the average of theirs.
+        """
         return _average([member.mean() for member in self._members()])
 
     @override

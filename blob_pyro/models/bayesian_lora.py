@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
@@ -106,6 +107,7 @@ class BayesianLora(PyroModule):
             for path, module in net.named_modules()
             for leaf in module._parameters
         ]
+        self.heads = self._heads()
         self.latent = latent
         self._first_layer = next(iter(self.sites)).rpartition(".lora_")[0]
         self._example_axes: dict[str, int | None] = {}
@@ -129,6 +131,20 @@ class BayesianLora(PyroModule):
                     f"site {name!r} has the prior {site.projection.prior} but the model was given "
                     f"{prior}; pass the same prior_scale or prior to both"
                 )
+
+    def _heads(self) -> dict[str, tuple[str, torch.nn.Module, str]]:
+        """Find what the adapter trains beside its matrices: name to name in the network, and place.
+
+        The name is the same whatever the adapter is called.
+        """
+        own = re.compile(rf"\.modules_to_save\.{re.escape(self.adapter)}(?=\.)")
+        bias = re.compile(rf"(?<=\.lora_B)\.{re.escape(self.adapter)}(?=\.bias$)")
+        found = {}
+        for name, module, leaf in self._places:
+            known = bias.sub("", own.sub("", name))
+            if known != name and module._parameters[leaf] is not None:
+                found[known] = name, module, leaf
+        return found
 
     @property
     def network(self) -> PeftModel:
@@ -163,7 +179,8 @@ class BayesianLora(PyroModule):
         Parameters
         ----------
         draws
-            Site name to weight, ``r x n``, for each of K draws.
+            Site name to weight, ``r x n``, for each of K draws.  A draw of an ensemble brings its
+            member's head along, by the names of ``heads``; then K is 1.
         shape
             ``(rows, tokens)`` of the batch, before the draws are tiled.
 
@@ -174,7 +191,7 @@ class BayesianLora(PyroModule):
         """
         self._check_active()
         tiled = torch.Size([len(draws) * shape[0], *shape[1:]])
-        with self.use.running():
+        with self.use.running(), self._with_head(draws):
             weights = {name: _stacked([draw[name] for draw in draws]) for name in self.sites}
             # Whatever handlers there are, a draw is used as it is.
             self._install(weights, {n: GroupedWeight(w, tiled[0]) for n, w in weights.items()})
@@ -183,6 +200,25 @@ class BayesianLora(PyroModule):
             finally:
                 if not torch.is_grad_enabled():
                     self._forget()
+
+    @contextmanager
+    def _with_head(self, draws: Sequence[Mapping[str, torch.Tensor]]) -> Iterator[None]:
+        """Put the head that a draw brings along where the network's own is."""
+        brought = {name: draws[0][name] for name in self.heads if name in draws[0]}
+        if brought and len(draws) > 1:
+            raise ValueError(
+                f"{len(draws)} draws of an ensemble have a head each, but a network has one; give "
+                "one draw a pass"
+            )
+        places = {name: self.heads[name][1:] for name in brought}
+        own = {name: module._parameters[leaf] for name, (module, leaf) in places.items()}
+        try:
+            for name, (module, leaf) in places.items():
+                module._parameters[leaf] = cast(torch.nn.Parameter, brought[name])
+            yield
+        finally:
+            for name, (module, leaf) in places.items():
+                module._parameters[leaf] = own[name]
 
     @contextmanager
     def trial(self) -> Iterator[None]:

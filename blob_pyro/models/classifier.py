@@ -137,7 +137,8 @@ class Classifier(BayesianLora):
         Parameters
         ----------
         draws
-            Site name to weight, ``r x n``, for each of K draws.
+            Site name to weight, ``r x n``, for each of K draws; names of ``heads`` to their values
+            too if they are an ensemble's.
         **batch
             As in a call of the model.
 
@@ -146,6 +147,8 @@ class Classifier(BayesianLora):
         torch.Tensor
             Logits, ``K x B x C``, float32 or wider.
         """
+        if len(draws) > 1 and any(name in draws[0] for name in self.heads):
+            return torch.cat([self.logits_under([draw], **batch) for draw in draws])
         inputs, _ = self._checked_batch(**batch)
         with self.under(draws, inputs["input_ids"].shape) as num_draws:
             logits = untile(self.class_logits(tile(inputs, num_draws)), num_draws)

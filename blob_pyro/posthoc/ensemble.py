@@ -30,9 +30,8 @@ def ensemble(programs: Iterable[tuple[Model, LoraGuide]]) -> tuple[Model, Ensemb
     Raises
     ------
     ValueError
-        If there is no program, an adapter brings along a head, of which a network has only one, the
-        temperatures or LoRA scalings of two programs differ, or a Laplace approximation predicts by
-        its linearised model.
+        If there is no program, the temperatures, LoRA scalings or parts with a head of two programs
+        differ, or a Laplace approximation predicts by its linearised model.
 
     Examples
     --------
@@ -60,6 +59,10 @@ def ensemble(programs: Iterable[tuple[Model, LoraGuide]]) -> tuple[Model, Ensemb
     members = [EnsembleMember.from_config(model, config) for config, _ in fitted]
     for member, (_, state) in zip(members, fitted, strict=True):
         member.load_state_dict(state)
+    with torch.no_grad():
+        for name, (_, module, leaf) in model.heads.items():
+            own = torch.stack([member.heads[name] for member in members])
+            module.get_parameter(leaf).copy_(own.mean(dim=0))
     return model, EnsembleGuide(model, members)
 
 
@@ -69,19 +72,23 @@ def _member_state(model: BayesianLora, guide: LoraGuide) -> dict[str, torch.Tens
     for name, site in model.sites.items():
         if model.latent == ("A",):
             state[f"points.{name.replace('.lora_A.', '.lora_B.')}"] = site.lora_B
+    for name, (_, module, leaf) in model.heads.items():
+        state[f"heads.{name}"] = module.get_parameter(leaf)
     return {name: value.detach().clone() for name, value in state.items()}
 
 
 def _check_alike(earlier: dict[str, Any] | None, model: BayesianLora) -> dict[str, Any]:
     """Give what a network has once for all members, which has to be that of the one before."""
-    found: dict[str, Any] = {f"scaling of {n!r}": site.scaling for n, site in model.sites.items()}
+    found: dict[str, Any] = {"list of heads": sorted(model.heads)}
+    found |= {f"scaling of {n!r}": site.scaling for n, site in model.sites.items()}
     if isinstance(model, Classifier):
         found["temperature"] = model.temperature.tolist()
     for name, value in found.items():
         if earlier is not None and earlier.get(name, value) != value:
             raise ValueError(
                 f"the {name} of one member is {earlier[name]} and of another {value}, but an "
-                "ensemble has one; fit all with one lora_alpha and rank, and calibrate the ensemble"
+                "ensemble has one; fit all with one lora_alpha, rank and modules_to_save, and "
+                "calibrate the ensemble"
             )
     return found
 
@@ -92,9 +99,3 @@ def _check_member(model: BayesianLora, guide: LoraGuide) -> None:
             f"a member is a {type(guide).__name__} with predictive={guide.predictive!r}, but an "
             "ensemble's draws go through the network; make it with predictive='network'"
         )
-    for name, parameter in model.network.named_parameters():
-        if parameter.requires_grad and "lora_" not in name:
-            raise ValueError(
-                f"the adapter trains {name!r} too, of which a network has only one; use a "
-                "likelihood without such a head (LabelTokenClassifier), and no modules_to_save"
-            )

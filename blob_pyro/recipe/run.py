@@ -254,7 +254,7 @@ class Run:
         model: Classifier | None = None
         for number, start in enumerate(recipe.start_recipes()):
             # Not before the next fit is asked for: the last network stays with its adapter.
-            base_model = self.base_model if model is None else model.network.unload()
+            base_model = self.base_model if model is None else _without_adapter(model)
             checkpoints = self.checkpoints and self.checkpoints.of_member(number)
             run = replace(self, base_model=base_model, checkpoints=checkpoints)
             model, guide = run.fit(start)
@@ -312,6 +312,16 @@ class Run:
         )
         model.set_temperature(recipe.logit_temperature)
         return model
+
+
+def _without_adapter(model: Classifier) -> Any:
+    """Give a network back as it was before the fit; PEFT alone would leave the trained head."""
+    for name, module, leaf in model.heads.values():
+        trained = f".modules_to_save.{model.adapter}."
+        if trained in name:
+            original = model.network.get_parameter(name.replace(trained, ".original_module."))
+            module.get_parameter(leaf).data.copy_(original)
+    return model.network.unload()
 
 
 def _can_flip(model: Classifier) -> bool:

@@ -7,16 +7,18 @@ from typing import Any
 import pyro
 import pytest
 import torch
+from peft import PeftModel
 from pyro.infer import Predictive
 
-from blob_pyro.diagnostics import log_probs
-from blob_pyro.files import load_posterior, save_posterior
+from blob_pyro.diagnostics import from_pyro_svi, log_probs
+from blob_pyro.files import export_draws, load_posterior, save_posterior
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.lora import HierarchicalNormalPrior
-from blob_pyro.models import LabelTokenClassifier
+from blob_pyro.models import LabelTokenClassifier, SequenceClassifier
 from blob_pyro.networks import load_causal_lm
 from blob_pyro.posthoc import EnsembleGuide, LaplaceGuide, TFBGuide, ensemble
+from blob_pyro.testing import tiny_network
 
 CLASSES = [PointEstimateGuide, LowRankGaussianGuide]
 
@@ -174,10 +176,100 @@ def test_a_hyper_prior_s_sites_are_drawn_with_their_member(programs: Any, token_
     assert "prior.shared_scale" in guide.draws(1)[0]
 
 
-def test_members_with_heads_are_refused(classifier: Any) -> None:
-    model = classifier("bert", "SEQ_CLS")
-    with pytest.raises(ValueError, match=r"the adapter trains '.*classifier.*only one.*use a l"):
-        ensemble([(model, PointEstimateGuide(model))])
+def with_new_head() -> Any:
+    """Make the same network with an adapter and a head each time."""
+    pyro.set_rng_seed(0)
+    return tiny_network("bert", "SEQ_CLS", target_modules=["query", "value"])
+
+
+@pytest.fixture
+def with_heads() -> Any:
+    """Make fitted-looking programs with a head each, on the same base network."""
+
+    def make(guide_class: Any, count: int = 3, **options: Any) -> list[Any]:
+        made = []
+        for seed in range(count):
+            model = SequenceClassifier(with_new_head(), 8, **options)
+            pyro.set_rng_seed(seed)
+            guide = guide_class(model)
+            for parameter in (*guide.parameters(), *model.parameters()):
+                if parameter.requires_grad:
+                    parameter.data.add_(0.5 * torch.randn_like(parameter))
+            made.append((model, guide))
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize("latent", [("A",), ("A", "B")])
+@pytest.mark.parametrize("guide_class", CLASSES)
+def test_each_member_brings_its_own_head(
+    guide_class: Any, latent: Any, with_heads: Any, token_batch: Any, tmp_path: Path
+) -> None:
+    fitted, batch = with_heads(guide_class, latent=latent), token_batch()
+    for _, guide in fitted:
+        for parameter in guide.scale_parameters():
+            # Draws are the means, so that each member can be predicted by itself.
+            parameter.data.zero_()
+    alone = torch.cat([predicted(program, batch, 1) for program in fitted])
+    assert (alone[0] - alone[1]).abs().max() > 0.1
+    heads = [dict(model.network.get_base_model().classifier.named_parameters())
+             for model, _ in fitted]  # fmt: skip
+    trained = [{n: p.detach().clone() for n, p in h.items() if "modules_to_save" in n}
+               for h in heads]  # fmt: skip
+    program = ensemble(fitted)
+    for parallel in (False, 4):
+        found = predicted(program, batch, 6, parallel=parallel)
+        torch.testing.assert_close(found, alone.repeat(2, 1, 1), atol=1e-5, rtol=0)
+    # The network is left with the average of the heads, which belongs to the average of weights.
+    own = dict(program[0].network.get_base_model().classifier.named_parameters())
+    for name in trained[0]:
+        average = torch.stack([head[name] for head in trained]).mean(0)
+        torch.testing.assert_close(own[name].detach(), average)
+    for _, guide in fitted:
+        for parameter in guide.scale_parameters():
+            parameter.data.fill_(0.1)
+    save_posterior(tmp_path / "ens", *program)
+    base = with_new_head().unload()
+    loaded = load_posterior(tmp_path / "ens", base, adapter="other")
+    for num_samples in (0, 5):
+        assert torch.equal(
+            predicted(loaded, batch, num_samples), predicted(program, batch, num_samples)
+        )
+    values = from_pyro_svi(posterior_predictive(*loaded, [batch], 4, 0, progress=False))
+    found = torch.tensor(values.posterior["probs"].values[0])
+    expected = predicted(program, batch, 4).softmax(-1)
+    torch.testing.assert_close(found, expected, check_dtype=False, atol=1e-6, rtol=0)
+
+
+def test_a_draw_is_exported_with_its_head(
+    with_heads: Any, token_batch: Any, tmp_path: Path
+) -> None:
+    program = ensemble(with_heads(PointEstimateGuide))
+    batch = {name: value for name, value in token_batch().items() if name != "labels"}
+    expected = predicted(program, batch, 3)
+    for path, logits in zip(export_draws(tmp_path / "draws", *program, 3), expected, strict=True):
+        base = with_new_head().unload()
+        found = PeftModel.from_pretrained(base, path).eval()(**batch).logits
+        torch.testing.assert_close(found, logits, atol=1e-5, rtol=0)
+
+
+def test_heads_are_no_sites_so_pyro_and_shared_passes_are_refused(
+    with_heads: Any, token_batch: Any
+) -> None:
+    model, guide = ensemble(with_heads(PointEstimateGuide))
+    with pytest.raises(ValueError, match=r"is no site of the model's.*use posterior_predictive"):
+        Predictive(model, guide=guide, num_samples=2)(**token_batch())
+    with (
+        pytest.raises(ValueError, match="2 draws of an ensemble have a head each"),
+        model.under(guide.draws(2), torch.Size([4, 5])),
+    ):
+        pass
+
+
+def test_members_of_which_one_has_no_head_are_refused(programs: Any, with_heads: Any) -> None:
+    with pytest.raises(ValueError, match=r"list of heads of one member is \[\] and of another \['"):
+        ensemble([*programs(PointEstimateGuide, 1), *with_heads(PointEstimateGuide, 1)])
 
 
 def test_members_of_one_temperature_keep_it_and_others_are_refused(programs: Any) -> None:

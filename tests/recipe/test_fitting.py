@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import posterior_predictive
@@ -22,6 +25,12 @@ TASK = TextClassificationTask(
 )
 
 DATA = TASK.splits["train"]
+SMALL_BERT: Any = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 
 
 def test_both_methods_see_the_same_adapter_and_batches(base_folder: str) -> None:
@@ -65,6 +74,33 @@ def test_map_is_mle_with_the_priors_penalty(base_folder: str) -> None:
         for site in model.sites.values()
     )
     assert records[0].kl == pytest.approx(-float(density), rel=1e-5)
+
+
+@pytest.mark.parametrize("start", ["mle", "blob"])
+def test_members_with_heads_are_fitted_as_if_each_were_alone(start: str) -> None:
+    def network() -> Any:
+        torch.manual_seed(3)
+        config = BertConfig(vocab_size=40, num_labels=2, initializer_range=0.5, **SMALL_BERT)
+        return BertForSequenceClassification(config)
+
+    words = WordLevel({"[PAD]": 0, "a": 1, "b": 2, "c": 3, "d": 4}, unk_token="[PAD]")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(words), pad_token="[PAD]", model_max_length=8
+    )
+    training = TrainingConfig(num_steps=3, batch_size=2, learning_rate=0.05)
+    recipe = Recipe(method="ens", start=start, rank=2, training=training, init_scale=0.1)
+    batches = collator_for(TASK, tokenizer, "head").loader(DATA)
+
+    def logits(one: Recipe, num_samples: int) -> torch.Tensor:
+        program = run_recipe(one, network(), tokenizer, TASK, DATA)[:2]
+        return posterior_predictive(*program, batches, num_samples, 0, progress=False)["logits"]
+
+    found = logits(recipe, 3)
+    assert (found[0] - found[1]).abs().max() > 0.01
+    if start == "mle":
+        alone = [logits(each, 0)[0] for each in recipe.start_recipes()]
+        # Adam magnifies rounding.
+        torch.testing.assert_close(found, torch.stack(alone), atol=1e-3, rtol=0)
 
 
 def test_a_trained_method_has_no_other_posterior() -> None:
