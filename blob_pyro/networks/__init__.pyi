@@ -1,3 +1,4 @@
+from .features import pooled_features as pooled_features
 from .identity import base_identity as base_identity
 from .loading import SMOLLM2 as SMOLLM2
 from .loading import SMOLLM2_INSTALL as SMOLLM2_INSTALL
