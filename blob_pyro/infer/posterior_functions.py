@@ -29,13 +29,15 @@ class DrawsAtOnce:
     draws
         Site name to value, for each draw.
     parallel
-        Draws a group: False for 1, a number, or True for as many as pay: all of them, on the CPU
-        up to 1024 tokens a pass.  Where memory runs out, it is halved for good, with a warning.
+        Draws a group: True for as many as pay (all of them, on the CPU up to 1024 tokens a pass; 1
+        if the network can't run several in one pass), a number, or False for 1.  Where memory runs
+        out, it is halved for good, with a warning.
 
     Raises
     ------
     ValueError
-        If ``parallel`` is a number below 1, or the network can't run several draws in one pass.
+        If ``parallel`` is a number below 1, or above 1 and the network can't run several draws in
+        one pass.
     """
 
     def __init__(self, model: Classifier, draws: Sequence[Draw], parallel: bool | int) -> None:
@@ -46,7 +48,12 @@ class DrawsAtOnce:
         self.size = len(draws) if parallel is True else max(1, int(parallel))
         self.chooses = parallel is True
         if min(self.size, len(draws)) > 1:
-            model.example_axes()
+            try:
+                model.example_axes()
+            except ValueError:
+                if not self.chooses:
+                    raise
+                self.size = 1
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """Give the logits of a batch of B under all K draws, ``K x B x C``, on the CPU."""
@@ -124,7 +131,7 @@ class PosteriorFunctions:
         num_samples: int = 10,
         seed: int | None = None,
         *,
-        parallel: bool | int = False,
+        parallel: bool | int = True,
     ) -> None:
         self._model = model
         self._device = next(model.parameters()).device

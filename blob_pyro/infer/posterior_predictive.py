@@ -21,7 +21,7 @@ def posterior_predictive(
     num_samples: int = 10,
     seed: int | None = None,
     *,
-    parallel: bool | int = False,
+    parallel: bool | int = True,
     return_sites: Sequence[str] = (),
     progress: bool = True,
 ) -> dict[str, torch.Tensor]:
@@ -48,9 +48,9 @@ def posterior_predictive(
         Seed of the draws; None goes on with the global random state.  The global state is as
         before after a call with a seed.
     parallel
-        How many draws share a forward pass: False for one, a number, or True for as many as pay
-        (all of them; on the CPU up to 1024 tokens a pass, beyond which it gets slower).  Where
-        memory runs out, half as many are tried, with a warning.
+        How many draws share a forward pass: True for as many as pay (all of them; on the CPU up to
+        1024 tokens a pass, beyond which it gets slower; one if the network can't run several), a
+        number, or False for one.  Where memory runs out, half as many are tried, with a warning.
     return_sites
         Latent sites whose draws are returned too (``K x r x n`` each, under their names).
     progress
@@ -66,7 +66,7 @@ def posterior_predictive(
     ------
     ValueError
         If the loader is empty, only some batches have labels, a label is out of range, a site is
-        unknown, or ``parallel`` is below 1.
+        unknown, ``parallel`` is below 1, or a number that the network can't run.
 
     Examples
     --------

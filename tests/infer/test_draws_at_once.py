@@ -17,7 +17,7 @@ def test_draws_together_give_the_logits_of_draws_one_by_one(
 ) -> None:
     model, guide = program(name)
     batches = [token_batch(4), token_batch(3)]
-    one_by_one = predicted(model, guide, batches)
+    one_by_one = predicted(model, guide, batches, parallel=False)
     together = predicted(model, guide, batches, parallel=parallel)
     assert one_by_one["logits"].shape == together["logits"].shape == (K, 7, 3)
     torch.testing.assert_close(together, one_by_one, rtol=1e-4, atol=1e-5)
@@ -79,7 +79,7 @@ def test_where_memory_runs_out_fewer_draws_go_together(
 ) -> None:
     model, guide = program("bert")
     batches = [token_batch(4), token_batch(4)]
-    wanted = predicted(model, guide, batches)["logits"]
+    wanted = predicted(model, guide, batches, parallel=False)["logits"]
     rows = rows_seen(model, most=8, error=error)
     with pytest.warns(UserWarning, match=r"memory ran out with 4 draws.*going on with 2. Pass par"):
         found = predicted(model, guide, batches, parallel=4)["logits"]

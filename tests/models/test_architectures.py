@@ -55,8 +55,8 @@ REFUSALS = {
     "b": (
         r"layer '.*' saw .* leave the layer out of target_modules",
         "Some of these layers read rows that all texts share (relative positions). Train with "
-        "`flipout=False` (`fine_tune` does so, and warns) and predict with `parallel=False`, or "
-        "leave them out of `target_modules`.",
+        "`flipout=False` (`fine_tune` does so, and warns; prediction then takes one draw a pass), "
+        "or leave them out of `target_modules`.",
     ),
     "c": (
         r"can't recompute its layers .* gradient_checkpointing=False",

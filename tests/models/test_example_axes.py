@@ -7,7 +7,8 @@ from pyro import poutine
 from torch import nn
 from transformers import SwitchTransformersConfig, SwitchTransformersEncoderModel
 
-from blob_pyro.guides import PointEstimateGuide
+from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
+from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import BayesianLora, SequenceClassifier
 from blob_pyro.models.example_axes import _axis
 from blob_pyro.networks import MeanPoolingForSequenceClassification
@@ -60,6 +61,15 @@ def test_laplace_refuses_rows_that_all_texts_share_by_the_layers_name() -> None:
     labelled = {**batch(3), "labels": torch.tensor([0, 1, 2])}
     with pytest.raises(ValueError, match=r"layer 'base_.*query_proj.*target_modules"):
         laplace(classifier(SHARED_ROWS), [labelled], progress=False)
+
+
+def test_draws_go_one_by_one_through_a_network_that_can_not_run_several() -> None:
+    model = classifier(SHARED_ROWS)
+    program = model, LowRankGaussianGuide(model), [batch(3)], 4, 0
+    one_by_one = posterior_predictive(*program, parallel=False, progress=False)
+    torch.testing.assert_close(posterior_predictive(*program, progress=False), one_by_one)
+    with pytest.raises(ValueError, match=r"layer 'base_.*query_proj.*parallel=False"):
+        posterior_predictive(*program, parallel=2, progress=False)
 
 
 def test_experts_that_get_a_choice_of_the_tokens_are_refused_by_the_layers_name() -> None:
