@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import nn
@@ -63,8 +63,6 @@ class DecoupledSVI:
     ----------
     grad_norm
         Norm of the last step's likelihood gradient, before clipping.
-    likelihood_terms
-        Terms of the last :meth:`likelihood_loss`; its ``kl`` is 0, since it has no part in it.
 
     Raises
     ------
@@ -122,7 +120,6 @@ class DecoupledSVI:
         self.scheduler = scheduler(self.optim) if scheduler else None
         self.kl_scheduler = kl_scheduler(self.kl_optim) if kl_scheduler else None
         self.grad_norm = 0.0
-        self.likelihood_terms: ELBOTerms
         self._divisor: int
 
     def _likelihood_parameters(self) -> list[nn.Parameter]:
@@ -141,9 +138,10 @@ class DecoupledSVI:
         """
         self.zero_grad()
         self.likelihood_loss(*args, **kwargs).backward()
+        terms = cast(ELBOTerms, self.loss.terms)
         parameters = [*self.model.parameters(), *self.guide.parameters()]
         self.descend_likelihood(clip_grad_norm_(parameters, self.max_grad_norm or math.inf))
-        return float(self.descend_kl(self.likelihood_terms.nll).loss)
+        return float(self.descend_kl(terms.nll).loss)
 
     def zero_grad(self) -> None:
         """Forget the gradients; the first part of :meth:`step`."""
@@ -156,15 +154,14 @@ class DecoupledSVI:
         Returns
         -------
         torch.Tensor
-            Differentiable scalar; its terms, without the KL, are in ``likelihood_terms``.
+            Differentiable scalar; its terms, with 0 for the KL, are in ``loss.terms``.
         """
         nll, self._divisor = self.loss.expected_nll(self.model, self.guide, *args, **kwargs)
         # Checked before anything moves; the KL is not known yet.
         value, weight = nll.detach(), self.loss.current_weight()
-        self.likelihood_terms = ELBOTerms(
-            self.loss.step, value, value.new_zeros(()), weight, value / self._divisor
-        )
-        check_finite(self.likelihood_terms)
+        zero = value.new_zeros(())
+        self.loss.terms = ELBOTerms(self.loss.step, value, zero, weight, value / self._divisor)
+        check_finite(self.loss.terms)
         return nll / self._divisor
 
     def descend_likelihood(self, norm: torch.Tensor) -> None:
@@ -221,7 +218,7 @@ class DecoupledSVI:
 
     def state_dict(self) -> dict[str, Any]:
         """Give what a checkpoint needs beside the parameters of model and guide."""
-        state = {name: part.state_dict() for name, part in self._parts().items()}
+        state = {name: part.state_dict() for name, part in self.parts().items()}
         return {"scale_updates": self.scale_updates, **state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -232,7 +229,7 @@ class DecoupledSVI:
         ValueError
             If the checkpoint was made with other settings; nothing is changed then.
         """
-        parts = self._parts()
+        parts = self.parts()
         found, wanted = state.keys(), {"scale_updates", *parts}
         if found != wanted or state["scale_updates"] != self.scale_updates:
             raise ValueError(
@@ -244,7 +241,8 @@ class DecoupledSVI:
         for name, part in parts.items():
             part.load_state_dict(state[name])
 
-    def _parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
+        """Give the objective, the optimisers and the schedules, by name."""
         names = ("loss", "optim", "kl_optim", "scheduler", "kl_scheduler")
         parts = {name: getattr(self, name) for name in names}
         return {name: part for name, part in parts.items() if part is not None}

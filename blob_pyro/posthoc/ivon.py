@@ -20,10 +20,10 @@ from blob_pyro.infer import ELBOTerms, ReweightedTrace_ELBO
 from blob_pyro.lora import NormalPrior
 from blob_pyro.models import BayesianLora
 from blob_pyro.training import Collator, TrainingConfig, fit
-from blob_pyro.training.steps import JointSteps, adamw, schedule
+from blob_pyro.training.steps import Steps, adamw, schedule
 
 
-class IVONSteps(JointSteps):
+class IVONSteps(Steps):
     """Newton steps for a guide's means, whose running Hessian gives its scales; AdamW for the rest.
 
     Parameters

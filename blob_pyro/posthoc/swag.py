@@ -19,7 +19,7 @@ from blob_pyro.guides.swag import SWAGGuide
 from blob_pyro.infer import ELBOTerms, ReweightedTrace_ELBO
 from blob_pyro.models import BayesianLora
 from blob_pyro.training import Collator, TrainingConfig, fit
-from blob_pyro.training.steps import JointSteps
+from blob_pyro.training.steps import Steps
 
 
 class PathMoments:
@@ -101,7 +101,7 @@ class PathMoments:
         self._deviations.extend(state["deviations"])
 
 
-class PathSteps(JointSteps):
+class PathSteps(Steps):
     """SGD at a constant rate, whose path is collected.
 
     Parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import Any
 
 import torch
@@ -52,14 +52,11 @@ def step_indices(
     """
     generator = torch.Generator().manual_seed(seed)
     sampler = LengthGroupedSampler(batch_size, lengths=[*sizes], generator=generator)
-    batches = _without_end(BatchSampler(sampler, batch_size, drop_last=False))
+    # Asked for its batches again, a sampler shuffles anew.
+    epochs = repeat(BatchSampler(sampler, batch_size, drop_last=False))
+    batches = chain.from_iterable(epochs)
     while True:
         yield list(islice(batches, num_batches))
-
-
-def _without_end(batches: BatchSampler) -> Iterator[list[int]]:
-    while True:
-        yield from batches
 
 
 def process_batches(

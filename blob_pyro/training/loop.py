@@ -20,7 +20,7 @@ from blob_pyro.training.checkpoints import CheckpointConfig, Checkpoints
 from blob_pyro.training.config import TrainingConfig, flush_denormals
 from blob_pyro.training.run_identity import run_identity
 from blob_pyro.training.step_record import StepRecord
-from blob_pyro.training.steps import DecoupledSteps, JointSteps, MakeSteps, Steps
+from blob_pyro.training.steps import DecoupledSteps, MakeSteps, Steps
 from blob_pyro.training.training_state import TrainingState, separate_noise
 from blob_pyro.training.validation import Validation
 
@@ -106,7 +106,7 @@ def fit(
     if check is not None or checkpoints is not None or steps is not None:
         _check_whole_state(accelerator)
     _prepare_network(model, config)
-    default = JointSteps if config.kl_learning_rate is None else DecoupledSteps
+    default = Steps if config.kl_learning_rate is None else DecoupledSteps
     rule = (steps or default)(model, guide, elbo, config, accelerator)
     separate_noise(accelerator)
     model.train()

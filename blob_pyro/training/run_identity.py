@@ -18,7 +18,7 @@ from blob_pyro.training.step_record import learned
 from blob_pyro.training.steps import Steps
 
 # They change memory and time, not what is computed.
-_INDIFFERENT = ("gradient_checkpointing", "compile")
+_INDIFFERENT = {"gradient_checkpointing", "compile"}
 
 
 def run_identity(
@@ -35,11 +35,11 @@ def run_identity(
 
     Data and base weights are told apart by their content.
     """
-    settings = {f"training.{name}": value for name, value in config.model_dump().items()}
+    settings = config.model_dump(exclude=_INDIFFERENT)
     objective = {f"elbo.{name}": v for name, v in elbo.state_dict().items() if name != "step"}
     base = base_identity(model.network.get_base_model())
     things: dict[str, Any] = {
-        **{name: v for name, v in settings.items() if name.split(".")[1] not in _INDIFFERENT},
+        **{f"training.{name}": value for name, value in settings.items()},
         **objective,
         "elbo.per_datum": elbo.per_datum,
         "model": [type(model).__name__, model.num_data, model.likelihood_config()],

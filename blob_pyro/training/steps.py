@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -53,11 +52,12 @@ def adamw(
     return torch.optim.AdamW(own, lr=config.learning_rate, weight_decay=0.0)
 
 
-class Steps(ABC):
-    """Takes gradient steps, each the mean over the micro-batches of all processes.
+class Steps:
+    """Takes gradient steps by one optimiser of the whole loss; a subclass may take them otherwise.
 
-    The KL is the same in every micro-batch, so their mean counts it once; the likelihood of a
-    micro-batch is scaled up to the data set, so their mean is that of the global batch.
+    A step is the mean over the micro-batches of all processes.  The KL is the same in every
+    micro-batch, so their mean counts it once; the likelihood of a micro-batch is scaled up to the
+    data set, so their mean is that of the global batch.
     """
 
     def __init__(
@@ -73,16 +73,27 @@ class Steps(ABC):
         parts = self._make(model, guide, config)
         self._module, self._optimizer = accelerator.prepare(*parts)
 
-    @abstractmethod
     def _make(
         self, model: BayesianLora, guide: LoraGuide, config: TrainingConfig
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Make the module that gives the loss, and the optimiser of its gradients."""
+        optimizer, self._schedule = self._descent(model, guide, config)
+        return self._elbo(model, guide), optimizer
+
+    def _descent(
+        self, model: BayesianLora, guide: LoraGuide, config: TrainingConfig
+    ) -> tuple[torch.optim.Optimizer, LRScheduler]:
+        """Make optimiser and schedule."""
+        points = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = adamw([*points, *guide.M.parameters()], model, guide, config)
+        if spread := guide.scale_parameters():
+            optimizer.add_param_group({"params": spread, "lr": config.scale_learning_rate})
+        return optimizer, schedule(config)(optimizer)
 
     @property
-    @abstractmethod
     def lr(self) -> float:
         """Rate of ``B`` and ``M`` in the next step."""
+        return float(self._optimizer.param_groups[0]["lr"])
 
     def take(self, batches: Sequence[tuple[Batch, float]]) -> tuple[ELBOTerms, float]:
         """Take a step on this process's micro-batches.
@@ -125,67 +136,12 @@ class Steps(ABC):
         """Say where the gradients of a step are taken; at the weights as they are."""
         return nullcontext()
 
-    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Give what a checkpoint needs beside the parameters: optimisers, schedules, objective."""
-
-    @abstractmethod
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-
-    @abstractmethod
-    def _zero_grad(self) -> None: ...
-
-    @abstractmethod
-    def _loss(self, batch: Batch) -> tuple[torch.Tensor, ELBOTerms]:
-        """Give what to take the gradient of, and the terms of it."""
-
-    @abstractmethod
-    def _descend(self, terms: ELBOTerms) -> tuple[ELBOTerms, float]:
-        """Move by the gradients that have come together, and count the step."""
-
-    def _clipped_norm(self) -> torch.Tensor:
-        norm: torch.Tensor = self._accelerator.clip_grad_norm_(
-            self._module.parameters(), self._max_grad_norm or math.inf
-        )
-        return norm
-
-
-MakeSteps = Callable[
-    [BayesianLora, LoraGuide, ReweightedTrace_ELBO, TrainingConfig, Accelerator], Steps
-]
-
-
-class JointSteps(Steps):
-    """One optimiser for the whole loss; a subclass may take another than AdamW."""
-
-    def _make(
-        self, model: BayesianLora, guide: LoraGuide, config: TrainingConfig
-    ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        optimizer, self._schedule = self._descent(model, guide, config)
-        return self._elbo(model, guide), optimizer
-
-    def _descent(
-        self, model: BayesianLora, guide: LoraGuide, config: TrainingConfig
-    ) -> tuple[torch.optim.Optimizer, LRScheduler]:
-        """Make optimiser and schedule."""
-        points = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = adamw([*points, *guide.M.parameters()], model, guide, config)
-        if spread := guide.scale_parameters():
-            optimizer.add_param_group({"params": spread, "lr": config.scale_learning_rate})
-        return optimizer, schedule(config)(optimizer)
-
-    @property
-    def lr(self) -> float:
-        """See :class:`Steps`."""
-        return float(self._schedule.get_last_lr()[0])
-
-    def state_dict(self) -> dict[str, Any]:
-        """See :class:`Steps`."""
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See :class:`Steps`."""
+        """Go on from a checkpoint."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
 
@@ -199,10 +155,12 @@ class JointSteps(Steps):
         self._optimizer.zero_grad()
 
     def _loss(self, batch: Batch) -> tuple[torch.Tensor, ELBOTerms]:
+        """Give what to take the gradient of, and the terms of it."""
         loss = self._module(**batch)
         return loss, cast(ELBOTerms, self._elbo.terms)
 
     def _descend(self, terms: ELBOTerms) -> tuple[ELBOTerms, float]:
+        """Move by the gradients that have come together, and count the step."""
         norm = self._clipped_norm()
         # A float16 scaler skips a step whose gradient overflows, and scales less from then on.
         scaled = self._accelerator.scaler is not None
@@ -212,6 +170,17 @@ class JointSteps(Steps):
             self._schedule.step()
         self._elbo.step += 1
         return terms, grad_norm
+
+    def _clipped_norm(self) -> torch.Tensor:
+        norm: torch.Tensor = self._accelerator.clip_grad_norm_(
+            self._module.parameters(), self._max_grad_norm or math.inf
+        )
+        return norm
+
+
+MakeSteps = Callable[
+    [BayesianLora, LoraGuide, ReweightedTrace_ELBO, TrainingConfig, Accelerator], Steps
+]
 
 
 class DecoupledSteps(Steps):
@@ -247,25 +216,11 @@ class DecoupledSteps(Steps):
         )
         return _ExpectedNLL(self._svi), self._svi.optim
 
-    @property
-    def lr(self) -> float:
-        """See :class:`Steps`."""
-        return float(self._svi.optim.param_groups[0]["lr"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """See :class:`Steps`."""
-        return self._svi.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See :class:`Steps`."""
-        self._svi.load_state_dict(state)
+    def _parts(self) -> dict[str, Any]:
+        return self._svi.parts()
 
     def _zero_grad(self) -> None:
         self._svi.zero_grad()
-
-    def _loss(self, batch: Batch) -> tuple[torch.Tensor, ELBOTerms]:
-        loss = self._module(**batch)
-        return loss, self._svi.likelihood_terms
 
     def _descend(self, terms: ELBOTerms) -> tuple[ELBOTerms, float]:
         self._svi.descend_likelihood(self._clipped_norm())
