@@ -8,23 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blob_pyro.cli.options import (
-    DEFAULT_MODEL,
-    TASK_HELP,
-    DataDir,
-    DataFile,
-    Dtype,
-    LabelColumn,
-    MaxTrain,
-    Model,
-    NumSamples,
-    Precision,
-    RecipeName,
-    Seed,
-    SkipBadRows,
-    TextColumn,
-    setting_names,
-)
+from blob_pyro.cli import options
 from blob_pyro.cli.terminal import console, print_predictions, print_warning, say
 from blob_pyro.recipe import METHODS, RECIPES, Recipe
 from blob_pyro.settings import load_yaml
@@ -39,13 +23,13 @@ if TYPE_CHECKING:
 
 def train(
     output_dir: Annotated[Path, typer.Option(help="Folder for the posterior.")],
-    data: DataFile = None,
-    text_column: TextColumn = "text",
-    label_column: LabelColumn = "label",
-    task: Annotated[str | None, typer.Option(help=TASK_HELP)] = None,
-    data_dir: DataDir = None,
-    max_train: MaxTrain = None,
-    skip_bad_rows: SkipBadRows = False,
+    data: options.DataFile = None,
+    text_column: options.TextColumn = "text",
+    label_column: options.LabelColumn = "label",
+    task: Annotated[str | None, typer.Option(help=options.TASK_HELP)] = None,
+    data_dir: options.DataDir = None,
+    max_train: options.MaxTrain = None,
+    skip_bad_rows: options.SkipBadRows = False,
     test_fraction: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the rows of --data kept for the test.")
     ] = 0.2,
@@ -56,7 +40,7 @@ def train(
             "split, or 0.2 where a method needs some."
         ),
     ] = None,
-    model: Model = DEFAULT_MODEL,
+    model: options.Model = options.DEFAULT_MODEL,
     method: Annotated[
         str | None,
         typer.Option(
@@ -64,8 +48,8 @@ def train(
         ),
     ] = None,
     recipe: Annotated[
-        RecipeName, typer.Option(help="Settings to start from; --set changes them.")
-    ] = RecipeName.small,
+        options.RecipeName, typer.Option(help="Settings to start from; --set changes them.")
+    ] = options.RecipeName.small,
     num_steps: Annotated[
         int | None, typer.Option(min=1, help="Gradient steps; else as many as the data need.")
     ] = None,
@@ -76,14 +60,17 @@ def train(
             metavar="NAME=VALUE",
             help="Any setting, such as rank=4, target_modules=[q_proj,v_proj] or "
             "options.num_members=5; repeatable. `blob-pyro settings` lists them.",
-            autocompletion=setting_names,
+            autocompletion=options.setting_names,
         ),
     ] = None,
-    num_samples: NumSamples = 10,
-    seed: Seed = 0,
-    dtype: Annotated[Dtype, typer.Option(help="Weights of the base model.")] = Dtype.float32,
+    num_samples: options.NumSamples = 10,
+    seed: options.Seed = 0,
+    dtype: Annotated[
+        options.Dtype, typer.Option(help="Weights of the base model.")
+    ] = options.Dtype.float32,
     mixed_precision: Annotated[
-        Precision | None, typer.Option(help="Of the computation; else what accelerate launch says.")
+        options.Precision | None,
+        typer.Option(help="Of the computation; else what accelerate launch says."),
     ] = None,
     tracker: Annotated[
         str | None, typer.Option(help="tensorboard, wandb or another that accelerate knows.")
@@ -179,7 +166,7 @@ def _pairs(settings: list[str]) -> dict[str, Any]:
 
 
 def prepared_accelerator(
-    precision: Precision | None, tracker: str | None, folder: Path, overwrite: bool
+    precision: options.Precision | None, tracker: str | None, folder: Path, overwrite: bool
 ) -> Accelerator:
     """Make the accelerator of a run that writes to a folder, and let one process speak for all.
 

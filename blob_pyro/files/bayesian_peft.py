@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from peft import PeftModel
 from torch import nn
 
@@ -16,7 +15,6 @@ from blob_pyro.guides.low_rank_gaussian import Parameterization
 from blob_pyro.models import BayesianLora
 
 Model = TypeVar("Model", bound=BayesianLora)
-Tensors = dict[str, torch.Tensor]
 _RHO = ".lora_A_rho"
 
 
@@ -89,15 +87,8 @@ def import_bayesian_peft(
     net = load_adapter(folder, base_model, tensors)
     model = likelihood(net, prior_scale=prior_scale)
     guide = LowRankGaussianGuide(model, parameterization=parameterization)
-    _load_spread(path, guide, rho)
+    found = {f"{name}.lora_A.weight": tensor for name, tensor in rho.items()}
+    check_tensors(path, found, guide.G.state_dict(), "the means (lora_A) in it")
+    guide.G.load_state_dict(found)
     model.eval()
     return model, guide
-
-
-def _load_spread(path: Path, guide: LowRankGaussianGuide, rho: Tensors) -> None:
-    expected = {name: guide.G[name] for name in guide.sites}
-    found = {f"{name}.lora_A.weight": tensor for name, tensor in rho.items()}
-    check_tensors(path, found, expected, "the means (lora_A) in it")
-    with torch.no_grad():
-        for name, tensor in found.items():
-            guide.G[name].copy_(tensor)

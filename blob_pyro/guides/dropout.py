@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -50,7 +48,7 @@ class DropoutGuide(LoraGuide):
     NeurIPS 2024, table 1 (the baseline MCD).
     """
 
-    independent_entries: ClassVar[bool] = False
+    independent_entries = False
 
     def __init__(self, model: BayesianLora) -> None:
         super().__init__(model)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -50,7 +48,7 @@ class FullCovarianceGuide(LoraGuide):
     True
     """
 
-    independent_entries: ClassVar[bool] = False
+    independent_entries = False
 
     def __init__(self, model: BayesianLora, init_scale: float = 0.0025) -> None:
         super().__init__(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from typing_extensions import override
@@ -73,7 +73,7 @@ class LaplaceGuide(LoraGuide):
     local linearization", AISTATS 2021.
     """
 
-    independent_entries: ClassVar[bool] = False
+    independent_entries = False
     log_likelihood: torch.Tensor
 
     def __init__(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -61,7 +59,7 @@ class LowRankPlusDiagonalGuide(LoraGuide):
     JCGS 2018.
     """
 
-    independent_entries: ClassVar[bool] = False
+    independent_entries = False
 
     def __init__(
         self, model: BayesianLora, num_factors: int = 4, init_scale: float = 0.0025

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from typing_extensions import override
@@ -55,7 +53,7 @@ class MatrixNormalGuide(LoraGuide):
     Posteriors", ICML 2016.
     """
 
-    independent_entries: ClassVar[bool] = False
+    independent_entries = False
 
     def __init__(self, model: BayesianLora, init_scale: float = 0.0025) -> None:
         super().__init__(model)

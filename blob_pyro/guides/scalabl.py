@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from typing_extensions import override
@@ -65,7 +63,7 @@ class ScalaBLGuide(LoraGuide):
     Stochastic Variational Subspace Inference", UAI 2025, arXiv 2506.21408.
     """
 
-    independent_entries: ClassVar[bool] = False
+    independent_entries = False
 
     def __init__(self, model: BayesianLora, init_scale: float = 0.05) -> None:
         super().__init__(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -61,7 +61,7 @@ class SWAGGuide(LoraGuide):
     Adaptation of Large Language Models", 2024, arXiv 2405.03425.
     """
 
-    independent_entries: ClassVar[bool] = False
+    independent_entries = False
 
     def __init__(self, model: BayesianLora, num_deviations: int = 20) -> None:
         super().__init__(model)

@@ -3,11 +3,11 @@ from .data_pass import seeded as seeded
 from .decoupled_svi import DecoupledSVI as DecoupledSVI
 from .generation import Generation as Generation
 from .generation import generate as generate
-from .importance_weights import importance_log_weights as importance_log_weights
 from .kl_weight import ScaleUpdates as ScaleUpdates
 from .kl_weight import Schedule as Schedule
 from .kl_weight import kl_weight as kl_weight
 from .kl_weight import rescaled_num_batches as rescaled_num_batches
+from .log_densities import importance_log_weights as importance_log_weights
 from .log_densities import log_densities as log_densities
 from .posterior_draws import posterior_draws as posterior_draws
 from .posterior_functions import PosteriorFunctions as PosteriorFunctions

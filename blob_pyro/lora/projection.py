@@ -80,17 +80,18 @@ class LoraProjection(PyroModule):
 
     def sample(self) -> torch.Tensor:
         """Draw the weight: the sample statement of this site."""
-        self._keep(None, None)
+        self.forget()
         # That of the PyroSample, without the search for it among the module's attributes.
         return pyro.sample(self.name, self._prior_distribution())
 
     def install(self, weight: torch.Tensor, applied: AppliedWeight) -> None:
         """Make the network use a draw, as :func:`blob_pyro.poutine.apply_weight` has it applied."""
-        self._keep(weight, applied)
+        # Past PyroModule's own assignment, which takes longer than the product with the weight.
+        self.__dict__.update(_draw=weight, _applied=applied)
 
     def forget(self) -> None:
         """Forget the draw, which nothing will need again."""
-        self._keep(None, None)
+        self.__dict__.update(_draw=None, _applied=None)
 
     def follow(self, mean: Callable[[], torch.Tensor]) -> None:
         """Let bare calls of the network compute with what a guide gives as its mean."""
@@ -101,10 +102,6 @@ class LoraProjection(PyroModule):
         """The mean, ``r x n``, of the guide that was made last, or where a guide starts."""
         mean = self.__dict__["_mean"]
         return self.initial_weight if mean is None else mean().to(self.initial_weight)
-
-    def _keep(self, draw: torch.Tensor | None, applied: AppliedWeight | None) -> None:
-        # Past PyroModule's own assignment, which takes longer than the product with the weight.
-        self.__dict__.update(_draw=draw, _applied=applied)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run :meth:`forward`; without Pyro's context where no statement can be made."""

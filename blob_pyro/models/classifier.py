@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
 import torch
-from peft import PeftModel
 from pyro.infer.util import is_validation_enabled
 
-from blob_pyro.lora import Latent, Prior
 from blob_pyro.models.bayesian_lora import BayesianLora
 from blob_pyro.models.labels import checked_labels
 from blob_pyro.models.padding import Side, align_padding, mask_of, padding_token
@@ -34,17 +32,8 @@ class Classifier(BayesianLora):
 
     temperature: torch.Tensor
 
-    def __init__(
-        self,
-        net: PeftModel,
-        num_data: int,
-        prior_scale: float = 0.2,
-        adapter: str = "default",
-        *,
-        prior: Prior | None = None,
-        latent: Latent = ("A",),
-    ) -> None:
-        super().__init__(net, num_data, prior_scale, adapter, prior=prior, latent=latent)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.register_buffer("temperature", self._like(1.0))
 
     def find_padding_side(self, *sides: Side) -> None:

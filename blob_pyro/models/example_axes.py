@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -53,32 +55,26 @@ def example_axes(net: PeftModel, sites: Mapping[str, LoraSite]) -> dict[str, int
     shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in sites}
     axes: dict[str, set[int | None]] = {name: set() for name in sites}
 
-    def watch(name: str) -> Any:
-        def note(_layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            shapes[name].append(tuple(inputs[0].shape))
-            axes[name].add(_axis(inputs[0]))
-
-        return note
+    def note(name: str, _layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        shapes[name].append(tuple(inputs[0].shape))
+        axes[name].add(_axis(inputs[0]))
 
     projections = [site.projection for site in sites.values()]
     starts = [GroupedWeight(projection.initial_weight, 1) for projection in projections]
-    handles = [
-        cast(nn.Module, site.layer).register_forward_pre_hook(watch(name))
-        for name, site in sites.items()
-    ]
     try:
         # No Pyro statement is made, so that other threads and handlers do not notice.
-        with torch.no_grad(), without_dropout(net), reinstalled(projections, starts):
-            net(**texts)
+        with ExitStack() as hooks, torch.no_grad(), without_dropout(net):
+            for name, site in sites.items():
+                layer = cast(nn.Module, site.layer)
+                hooks.enter_context(layer.register_forward_pre_hook(partial(note, name)))
+            with reinstalled(projections, starts):
+                net(**texts)
     except Exception as error:
         raise ValueError(
             f"{type(net.get_base_model()).__name__} can't read five made-up texts ({error}), "
             "so that it is unknown where its layers have the examples; use flipout=False, one draw "
             "a pass (parallel=False) and a method other than Laplace"
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
     for name, found in axes.items():
         if found not in ({0}, {1}, set()):
             raise ValueError(_refusal(name, shapes[name]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from typing_extensions import override
 
 from blob_pyro.lora import Latent, Prior, check_peft_model
 from blob_pyro.models.classifier import Classifier
-from blob_pyro.models.positions import Positions, last_real_columns
+from blob_pyro.models.positions import Positions, check_keeps_logits, last_real_columns
 from blob_pyro.models.windows import shortest_window
 
 
@@ -72,12 +71,7 @@ class LabelTokenClassifier(Classifier):
     ) -> None:
         check_peft_model(net)
         self._check_tokens(label_token_ids, net.config.get_text_config().vocab_size)
-        signature = inspect.signature(net.get_base_model().forward).parameters
-        if "logits_to_keep" not in signature:
-            raise ValueError(
-                f"{type(net.get_base_model()).__name__} has no argument logits_to_keep, so the "
-                "logits of all positions would be computed; use SequenceClassifier"
-            )
+        check_keeps_logits(net, "SequenceClassifier")
         super().__init__(net, num_data, prior_scale, adapter, prior=prior, latent=latent)
         self.label_token_ids = tuple(int(token) for token in label_token_ids)
         self._positions = Positions(net)

@@ -16,7 +16,7 @@ from blob_pyro.lora import Latent, Prior, check_peft_model
 from blob_pyro.models.classifier import Classifier
 from blob_pyro.models.packed_options import PackedOptions
 from blob_pyro.models.padding import padding_token
-from blob_pyro.models.positions import last_columns
+from blob_pyro.models.positions import check_keeps_logits, last_columns
 from blob_pyro.models.text_trials import check_causal
 from blob_pyro.models.windows import shortest_window
 
@@ -98,19 +98,15 @@ class OptionLikelihood(Classifier):
         if normalize not in get_args(Normalize):
             raise ValueError(f"normalize={normalize!r} is unknown; use 'mean' or 'sum'")
         base = net.get_base_model()
-        signature = inspect.signature(base.forward).parameters
-        if "logits_to_keep" not in signature:
-            raise ValueError(
-                f"{type(base).__name__} has no argument logits_to_keep, so the logits of all "
-                "positions would be computed; use a causal LM that has it"
-            )
+        check_keeps_logits(net, "a causal LM that has it")
         super().__init__(net, num_data, prior_scale, adapter, prior=prior, latent=latent)
         with self.trial():
             check_causal(self.network)
         self.num_options = num_options
         self.normalize: Normalize = normalize
         self._window = shortest_window(net)
-        self.packs = "position_ids" in signature and self._packing_is_right()
+        takes_positions = "position_ids" in inspect.signature(base.forward).parameters
+        self.packs = takes_positions and self._packing_is_right()
         if not self.packs:
             warnings.warn(
                 f"{type(base).__name__} does not keep packed options apart (it ignores position "

@@ -14,6 +14,16 @@ from torch import nn
 from blob_pyro.models.padding import Side
 
 
+def check_keeps_logits(net: PeftModel, way_out: str) -> None:
+    """Refuse a network that cannot restrict its logits to some columns; say what to use."""
+    base = net.get_base_model()
+    if "logits_to_keep" not in inspect.signature(base.forward).parameters:
+        raise ValueError(
+            f"{type(base).__name__} has no argument logits_to_keep, so the logits of all positions "
+            f"would be computed; use {way_out}"
+        )
+
+
 def last_columns(input_ids: torch.Tensor, count: int) -> torch.Tensor:
     """Give the indices of a batch's last columns, for ``logits_to_keep``.
 
@@ -80,11 +90,8 @@ def head_at(head: nn.Module, rows: torch.Tensor, columns: torch.Tensor) -> Itera
         hidden, *others = args
         return (hidden[rows, columns], *others)
 
-    hook = head.register_forward_pre_hook(select)
-    try:
+    with head.register_forward_pre_hook(select):
         yield
-    finally:
-        hook.remove()
 
 
 def labelled_first(labelled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

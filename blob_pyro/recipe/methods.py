@@ -18,7 +18,6 @@ from blob_pyro.recipe.method import (
 
 # What a method computes with is imported when it does: names and settings cost nothing.
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
     from torch.utils.data import DataLoader
 
@@ -91,7 +90,7 @@ def _laplace(
     from blob_pyro.posthoc import laplace
 
     model = model_at_mean(model, guide)
-    batches = example_batches(model, data, collator, recipe)
+    batches = example_batches(data, collator, recipe)
     return model, laplace(model, batches, progress=False, **dict(recipe.method_options))
 
 
@@ -160,7 +159,7 @@ def _tfb(
     from blob_pyro.posthoc import tfb
 
     model = model_at_mean(model, guide, latent=("A",))
-    batches = example_batches(model, data, collator, recipe)
+    batches = example_batches(data, collator, recipe)
     settings = {"seed": recipe.training.seed, **dict(recipe.method_options)}
     return model, tfb(model, batches, progress=False, **settings)
 
@@ -179,7 +178,7 @@ def _calibrated(
     calibrate(
         model,
         guide,
-        example_batches(model, data, collator, recipe),
+        example_batches(data, collator, recipe),
         options.num_samples,
         recipe.training.seed,
         per_class=options.per_class,
@@ -197,15 +196,11 @@ TEMPERATURE = Method(
 )
 
 
-def example_batches(
-    model: Classifier, data: Dataset, collator: Collator, recipe: Recipe
-) -> DataLoader[Any]:
-    """Make a loader of a data set's batches on the device of a model.
+def example_batches(data: Dataset, collator: Collator, recipe: Recipe) -> DataLoader[Any]:
+    """Make a loader of a data set's batches.
 
     Parameters
     ----------
-    model
-        Says where the batches go.
     data, collator
         What a method's ``from_fit`` gets.
     recipe
@@ -219,15 +214,10 @@ def example_batches(
     import torch
     from torch.utils.data import DataLoader
 
-    device = next(model.parameters()).device
-
-    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        return {name: value.to(device) for name, value in collator(rows).items()}
-
     return DataLoader(
         data,
         batch_size=recipe.training.batch_size,
-        collate_fn=collate,
+        collate_fn=collator,
         generator=torch.Generator().manual_seed(recipe.training.seed),
     )
 

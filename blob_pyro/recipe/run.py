@@ -170,15 +170,7 @@ def run_recipe(
     for examples in (data,) if validation is None else (data, validation):
         task.check(examples)
     run = Run(
-        base_model,
-        tokenizer,
-        task,
-        data,
-        validation,
-        checkpoints,
-        accelerator,
-        on_step,
-        share,
+        base_model, tokenizer, task, data, validation, checkpoints, accelerator, on_step, share
     )
     return *run.fit(recipe), run.records
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,8 +66,7 @@ def series(index: int) -> Series:
     return SERIES[index % len(SERIES)]
 
 
-@contextmanager
-def plot_style() -> Iterator[None]:
+def plot_style() -> AbstractContextManager[None]:
     """Draw in the style of this library inside a ``with`` block.
 
     The plots of this package use it by themselves; use it to make axes that match.
@@ -83,8 +82,7 @@ def plot_style() -> Iterator[None]:
     ----------
     Okabe and Ito (2008), "Color universal design".
     """
-    with plt.style.context(STYLE):
-        yield
+    return plt.style.context(STYLE)
 
 
 @contextmanager
