@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -11,6 +12,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from blob_pyro.infer.data_pass import evaluation_mode, on_device, seeded
 from blob_pyro.infer.posterior_draws import Batch, Draw, Guide, posterior_draws
 from blob_pyro.models import Classifier
+from blob_pyro.models.text_trials import same
 
 # A CPU gains by fewer calls, and loses by temporaries that no longer fit its caches and free lists:
 # examples/benchmarks/predictive.py.
@@ -20,7 +22,8 @@ _CPU_TOKENS = 1024
 class DrawsAtOnce:
     """Runs a model under fixed draws, a group of them in each forward pass.
 
-    In a group the inputs are tiled, and each projection is one batched product.
+    In a group the inputs are tiled, and each projection is one batched product.  Layers below the
+    first latent one run once for all draws, where a trial shows that this changes nothing.
 
     Parameters
     ----------
@@ -57,22 +60,50 @@ class DrawsAtOnce:
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """Give the logits of a batch of B under all K draws, ``K x B x C``, on the CPU."""
-        while True:
-            size = self._group_size(batch["input_ids"])
-            groups = [self.draws[i : i + size] for i in range(0, len(self.draws), size)]
+        shares = len(self.draws) > 1 and self._shares_trunk(batch)
+        try:
+            while True:
+                size = self._group_size(batch["input_ids"])
+                # The first draw's pass runs the trunk, on each row once.
+                start = 1 if shares else 0
+                groups = [self.draws[i : i + size] for i in range(start, len(self.draws), size)]
+                groups = [self.draws[:start], *groups] if shares else groups
+                try:
+                    return torch.cat([self._group_logits(group, batch, shares) for group in groups])
+                except RuntimeError as error:
+                    if size == 1 or not should_reduce_batch_size(error):
+                        raise
+                    self.size = size // 2
+                    warnings.warn(
+                        f"memory ran out with {size} draws in one forward pass; going on with "
+                        f"{self.size}. Pass parallel={self.size}, or make the batches smaller",
+                        stacklevel=3,
+                    )
+        finally:
+            self.model.trunk.forget()
+
+    def _group_logits(self, group: Sequence[Draw], batch: Batch, shares: bool) -> torch.Tensor:
+        trunk = self.model.trunk.shared(len(group)) if shares else nullcontext()
+        with trunk:
+            # With the labels, which the model checks.
+            return self.model.logits_under(group, **batch).cpu()
+
+    def _shares_trunk(self, batch: Batch) -> bool:
+        """Tell whether the layers below the first latent one may run once, by a trial if new."""
+        trunk, kind, last = self.model.trunk, frozenset(batch), self.draws[-2:]
+        if trunk.layers and kind not in trunk.proved:
+            single = [[draw] for draw in last]
+            groups = [last] if self._group_size(batch["input_ids"]) > 1 else single
+            wanted = torch.cat([self._group_logits(group, batch, False) for group in single])
             try:
-                # With the labels, which the model checks.
-                parts = [self.model.logits_under(group, **batch).cpu() for group in groups]
-                return torch.cat(parts)
-            except RuntimeError as error:
-                if size == 1 or not should_reduce_batch_size(error):
-                    raise
-                self.size = size // 2
-                warnings.warn(
-                    f"memory ran out with {size} draws in one forward pass; going on with "
-                    f"{self.size}. Pass parallel={self.size}, or make the batches smaller",
-                    stacklevel=3,
-                )
+                self._group_logits(self.draws[:1], batch, True)
+                found = torch.cat([self._group_logits(group, batch, True) for group in groups])
+                trunk.proved[kind] = same(self.model.network, found, wanted)
+            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+                trunk.proved[kind] = False
+            finally:
+                trunk.forget()
+        return trunk.proved.get(kind, False)
 
     def _group_size(self, input_ids: torch.Tensor) -> int:
         if not (self.chooses and input_ids.device.type == "cpu"):

@@ -27,6 +27,7 @@ from blob_pyro.lora import (
 from blob_pyro.lora.network_use import NetworkUse
 from blob_pyro.lora.saveable import check_saveable
 from blob_pyro.models.example_axes import example_axes
+from blob_pyro.models.shared_trunk import SharedTrunk
 from blob_pyro.models.without_dropout import without_dropout
 from blob_pyro.poutine import AppliedWeight, apply_weight, in_turn, local_param
 from blob_pyro.poutine.apply_weight import GroupedWeight, along, tells_rows_apart
@@ -111,6 +112,7 @@ class BayesianLora(PyroModule):
         self.latent = latent
         self._first_layer = next(iter(self.sites)).rpartition(".lora_")[0]
         self._example_axes: dict[str, int | None] = {}
+        self.trunk = SharedTrunk(net, self.sites)
         self._check_sites(prior)
         self.use.has_model = True
         if isinstance(prior, torch.nn.Module):

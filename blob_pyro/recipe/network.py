@@ -83,6 +83,7 @@ def lora_config(
     alpha: int,
     target_modules: tuple[str, ...] | None,
     dropout: float = 0.0,
+    latent_layers: str | None = None,
 ) -> LoraConfig:
     """Configure the adapter; the head, and whatever starts at random, is trained whole.
 
@@ -96,6 +97,8 @@ def lora_config(
         Layers to adapt; None takes PEFT's own for the architecture.
     dropout
         ``lora_dropout``, a probability.
+    latent_layers
+        ``"last:8"`` adapts the last eight layers only; None adapts all.
 
     Returns
     -------
@@ -105,7 +108,8 @@ def lora_config(
     Raises
     ------
     ValueError
-        If ``target_modules`` is None and PEFT knows none for the architecture.
+        If ``target_modules`` is None and PEFT knows none for the architecture, or ``latent_layers``
+        are more than it has.
     """
     kind = network.config.model_type
     if target_modules is None and kind not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
@@ -125,8 +129,18 @@ def lora_config(
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=None if target_modules is None else list(target_modules),
+        layers_to_transform=_last_layers(network, latent_layers),
         modules_to_save=_trained_whole(network) if has_head(network) else None,
     )
+
+
+def _last_layers(network: PreTrainedModel, latent_layers: str | None) -> list[int] | None:
+    if latent_layers is None:
+        return None
+    have, wanted = network.config.get_text_config().num_hidden_layers, int(latent_layers[5:])
+    if wanted > have:
+        raise ValueError(f"latent_layers={latent_layers!r}, but the network has {have} layers")
+    return [*range(have - wanted, have)]
 
 
 def _trained_whole(network: PreTrainedModel) -> list[str]:

@@ -63,6 +63,10 @@ class Recipe(Settings):
     target_modules: Annotated[tuple[str, ...], Field(strict=False)] | None = None
     """Layers to adapt; None takes PEFT's own for the architecture."""
 
+    latent_layers: Annotated[str, Field(pattern=r"^last:[1-9]\d*$")] | None = None
+    """``last:8`` adapts the last eight layers only, so that all draws share the pass through those
+    below; None adapts all."""
+
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """``lora_dropout`` of the adapter; None for the method's own, which is 0 but for ``mcd``."""
 

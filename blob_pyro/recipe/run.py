@@ -289,7 +289,12 @@ class Run:
         method = find_method(recipe.method)
         dropout = method.dropout if recipe.dropout is None else recipe.dropout
         config = lora_config(
-            self.base_model, recipe.rank, recipe.alpha, recipe.target_modules, dropout
+            self.base_model,
+            recipe.rank,
+            recipe.alpha,
+            recipe.target_modules,
+            dropout,
+            recipe.latent_layers,
         )
         scoring = recipe.scoring_of(self.base_model)
         net = get_peft_model(self.base_model, config)

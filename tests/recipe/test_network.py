@@ -98,6 +98,20 @@ def test_the_adapter_fits_the_architecture_and_the_head_is_trained_whole() -> No
     assert config.target_modules == {"q_proj", "v_proj"}
 
 
+def test_the_last_layers_alone_can_be_latent() -> None:
+    sizes = {**SIZES, "num_hidden_layers": 3}
+    for network in (
+        LlamaForCausalLM(LlamaConfig(**sizes)),
+        DebertaV2ForSequenceClassification(DebertaV2Config(**sizes, pooler_hidden_size=16)),
+    ):
+        config = lora_config(network, 2, 4, None, latent_layers="last:2")
+        names = [name for name, _ in get_peft_model(network, config).named_modules()]
+        layers = {name.split(".layer")[1][:3].strip("s.") for name in names if "lora_A" in name}
+        assert layers == {"1", "2"}
+        with pytest.raises(ValueError, match="latent_layers='last:4', but the network has 3 layer"):
+            lora_config(network, 2, 4, None, latent_layers="last:4")
+
+
 def test_parts_that_the_weights_lack_are_trained_whole_too(tmp_path: Path) -> None:
     """Weights pre-trained by filling gaps have no pooler."""
     BertForMaskedLM(BertConfig(**SIZES)).save_pretrained(tmp_path)

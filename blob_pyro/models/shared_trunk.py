@@ -1,0 +1,104 @@
+"""The layers below the first latent one, which give all draws the same and so run once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from blob_pyro.lora import LoraSite
+
+
+class SharedTrunk:
+    """What the layers below the first latent one make of a batch, kept from the first pass on.
+
+    Parameters
+    ----------
+    net
+        A network; its layers stand in one ``nn.ModuleList``.
+    sites
+        Its latent sites by name.
+
+    Attributes
+    ----------
+    layers : list of nn.Module
+        The layers below; empty if there are none, or the network is not of this kind.
+    proved : dict
+        Names of a batch's tensors to whether a trial gave the logits of full passes.
+
+    Examples
+    --------
+    >>> from blob_pyro.models import SequenceClassifier
+    >>> from blob_pyro.testing import tiny_network
+    >>> net = tiny_network("llama", "SEQ_CLS", layers_to_transform=[1])
+    >>> len(SharedTrunk(net, SequenceClassifier(net, num_data=2).sites).layers)
+    1
+    """
+
+    def __init__(self, net: nn.Module, sites: Mapping[str, LoraSite]) -> None:
+        self.layers = _layers_below(net, {cast(nn.Module, site.layer) for site in sites.values()})
+        self.proved: dict[frozenset[str], bool] = {}
+        self._output: Any = None
+
+    def forget(self) -> None:
+        """Let the batch go; the next pass may be of another one."""
+        self._output = None
+
+    @contextmanager
+    def shared(self, num_draws: int) -> Iterator[None]:
+        """Let a pass of the network run the layers below, or if they have run pass them by.
+
+        Parameters
+        ----------
+        num_draws
+            How often the pass has the rows of the batch; once, if nothing is kept yet.
+        """
+        top, kept = self.layers[-1], self._output
+        if kept is None:
+            handle = top.register_forward_hook(self._keep)
+            try:
+                yield
+            finally:
+                handle.remove()
+            return
+        overridden = [layer.__dict__.get("forward") for layer in self.layers]
+        try:
+            for layer in self.layers:
+                layer.forward = lambda *args, **kwargs: _like(kept, _first_input(args, kwargs))
+            hidden = kept[0] if isinstance(kept, tuple) else kept
+            tiled = _like(kept, hidden.repeat(num_draws, *[1] * (hidden.dim() - 1)))
+            top.forward = lambda *_, **__: tiled
+            yield
+        finally:
+            for layer, forward in zip(self.layers, overridden, strict=True):
+                del layer.forward
+                if forward is not None:
+                    layer.forward = forward
+
+    def _keep(self, _layer: nn.Module, _inputs: Any, output: Any) -> None:
+        self._output = output
+
+
+def _first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    return cast(torch.Tensor, args[0] if args else kwargs["hidden_states"])
+
+
+def _like(output: Any, hidden: torch.Tensor) -> Any:
+    """Give hidden states in the form of a layer's output, which may be a tuple that begins so."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def _layers_below(net: nn.Module, latent: set[nn.Module]) -> list[nn.Module]:
+    modules = [*net.modules()]
+    # A compiled network may hold the layers' code as it was.
+    if any(getattr(module, "_compiled_call_impl", None) for module in modules):
+        return []
+    for layers in modules:
+        if isinstance(layers, nn.ModuleList):
+            held = [latent & {*layer.modules()} for layer in layers]
+            if set().union(*held) == latent:
+                return [*layers][: next(i for i, found in enumerate(held) if found)]
+    return []
