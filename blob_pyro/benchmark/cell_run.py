@@ -162,7 +162,7 @@ class _Run:
             tests.append(replace(task, splits={"test": data}))
         with measured() as cost:
             evaluations = {
-                task.name: posterior.evaluate_other(
+                task.name: posterior.predictive(
                     task, num_samples=num_samples, seed=seed, progress=False
                 )
                 for task in tests
@@ -178,5 +178,5 @@ def _metrics(evaluations: dict[str, Predictions]) -> dict[str, dict[str, float]]
         for name, evaluation in evaluations.items()
     }
     for name in others:
-        metrics[name]["auroc"] = evaluations[first].ood_auroc(evaluations[name])
+        metrics[name]["auroc"] = evaluations[first].ood_auroc(evaluations[name])["entropy"]
     return metrics

@@ -62,7 +62,7 @@ class Row:
             "ECE ↓": metrics["ece"],
             "NLL ↓": metrics["nll"],
             "answered at 5 % error ↑": self.answered,
-            "AUROC of strangers ↑": self.test.ood_auroc(self.strangers),
+            "AUROC of strangers ↑": self.test.ood_auroc(self.strangers)["entropy"],
             "training, s ↓": self.train_seconds,
             "prediction, s ↓": self.predict_seconds,
         }

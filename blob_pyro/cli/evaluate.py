@@ -23,7 +23,7 @@ from blob_pyro.cli.options import (
     TextColumn,
 )
 from blob_pyro.cli.terminal import console, print_predictions, say
-from blob_pyro.tasks import TextClassificationTask, find_task
+from blob_pyro.tasks import TextClassificationTask, find_task, read_texts
 
 # To print help, nothing heavy is imported.
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def evaluate(
     ood: Annotated[
         list[str] | None,
         typer.Option(
-            help="Another such task, or helpdesk_out_of_scope, out of distribution; repeatable."
+            help="CSV or JSON-lines file of texts out of distribution, which need no labels, or "
+            "another such task; repeatable."
         ),
     ] = None,
     data_dir: DataDir = None,
@@ -60,12 +61,15 @@ def evaluate(
 ) -> None:
     """Measure accuracy and calibration of a saved posterior, with 95 % bootstrap intervals.
 
-    Every data set's draws of the logits, labels and ids are saved as a .npz file. Without
-    --output-dir, the posterior's model card gets the metrics of the first data set.
+    Every data set's draws of the logits, labels and ids are saved as a .npz file; how well --ood
+    is told apart is printed as AUROC and drawn as histograms. Without --output-dir, the posterior's
+    model card gets the metrics of the first data set.
 
     Example: `blob-pyro evaluate blob_pyro_demo/posterior --num-samples 10`
 
     Example: `blob-pyro evaluate blob_pyro_demo/posterior --ood helpdesk_out_of_scope`
+
+    Example: `blob-pyro evaluate posterior --data tickets.csv --ood strangers.csv`
 
     Example: `blob-pyro evaluate posterior --ood ai2_arc_easy --ood mmlu_college_chemistry`
     """
@@ -81,23 +85,31 @@ def evaluate(
     trained = cast("Task", program.task)
     selection = Selection(data_dir, limit, seed, skip_bad_rows)
     source = Source(task, data, text_column, label_column)
-    others = [_fitting(posterior, trained, find_task(name)) for name in ood or []]
+    others = [
+        _other(posterior, trained, name, text_column, skip_bad_rows=skip_bad_rows)
+        for name in ood or []
+    ]
     tasks = [_first(posterior, trained, source, selection), *others]
     _check_places(tasks, data_dir)
     evaluations: dict[str, Predictions] = {}
+    distances = bool(others) and isinstance(trained, TextClassificationTask)
     for held in [selection.held_by(each, "test") for each in tasks]:
-        measure = program.evaluate_other if evaluations else program.evaluate
-        evaluations[held.name] = measure(held, num_samples=num_samples, seed=seed)
+        measure = program.predictive if evaluations else program.evaluate
+        evaluations[held.name] = measure(
+            held, num_samples=num_samples, seed=seed, feature_distance=distances
+        )
     if console.quiet:
         return
     # First, since what follows may find a full disk.
     print_predictions(evaluations)
     folder = output_dir or posterior / "evaluations"
-    for name, evaluation in evaluations.items():
-        # A name from a posterior could be a path to anywhere.
-        file = re.sub(r"[^\w .+-]", "_", name)
-        evaluation.save(folder / f"{file}-draws{num_samples}-seed{seed}.npz")
     name, first = next(iter(evaluations.items()))
+    for other, evaluation in evaluations.items():
+        # A name from a posterior could be a path to anywhere.
+        file = re.sub(r"[^\w .+-]", "_", other) + f"-draws{num_samples}-seed{seed}"
+        evaluation.save(folder / f"{file}.npz")
+        if evaluation is not first:
+            _draw(first, evaluation, folder / f"{file}.png")
     if output_dir is None and first.is_labelled:
         write_metrics(posterior, first.metrics(), len(first.labels), name)
     say(f"wrote {folder}")
@@ -109,12 +121,8 @@ def _first(folder: Path, trained: Task, source: Source, selection: Selection) ->
         return _fitting(folder, trained, find_task(source.task))
     if source.data is None:
         return _trained_on(folder, trained)
-    if not isinstance(trained, TextClassificationTask):
-        raise ValueError(
-            f"{folder} answers questions, so --data, which holds texts, does not fit; "
-            "use --task and --data-dir"
-        )
-    texts = source.find(0, selection, trained.class_names)
+    names = _of_texts(folder, trained, "--data").class_names
+    texts = source.find(0, selection, names)
     # A table that nothing is held out from is one of training examples; these are all to test on.
     return replace(texts, splits={"test": texts.splits["train"]})
 
@@ -134,6 +142,46 @@ def _trained_on(folder: Path, trained: Task) -> Task:
     )
 
 
+def _other(
+    folder: Path, trained: Task, name: str, text_column: str, *, skip_bad_rows: bool
+) -> Task:
+    """Find what is out of distribution, in a file or of a known task."""
+    path = Path(name)
+    if not path.suffix:
+        return _fitting(folder, trained, find_task(name))
+    trained = _of_texts(folder, trained, f"--ood {name}")
+    texts, num_bad = read_texts(path, text_column, skip_bad_rows=skip_bad_rows)
+    if num_bad:
+        say(f"{path}: {num_bad} bad rows skipped")
+    unlabelled = {"test": texts.add_column("label", [-1] * len(texts))}
+    return replace(trained, name=path.stem, splits=unlabelled, source=None)
+
+
+def _of_texts(folder: Path, trained: Task, option: str) -> TextClassificationTask:
+    if not isinstance(trained, TextClassificationTask):
+        raise ValueError(
+            f"{folder} answers questions, so {option}, which holds texts, does not fit; use --task "
+            "and --data-dir"
+        )
+    return trained
+
+
+def _draw(first: Predictions, other: Predictions, path: Path) -> None:
+    """Write a histogram of each score."""
+    from matplotlib.figure import Figure
+
+    from blob_pyro.diagnostics import plot_scores
+    from blob_pyro.files.atomic import atomic_file
+
+    scores, others = first.ood_scores(), other.ood_scores()
+    figure = Figure(figsize=(5 * len(scores), 4), layout="constrained")
+    for axes, score in zip(figure.subplots(1, len(scores)), scores, strict=True):
+        name = {"max_probability": "- max_probability"}.get(score, score).replace("_", " ")
+        plot_scores(scores[score], others[score], name=name, ax=axes)
+    with atomic_file(path) as file:
+        figure.savefig(file)
+
+
 def _fitting(folder: Path, trained: Task, task: Task) -> Task:
     if type(task) is not type(trained):
         kinds = ("classifies texts", "questions")
@@ -150,7 +198,7 @@ def _check_places(tasks: Sequence[Task], data_dir: Path | None) -> None:
     names = [task.name for task in tasks]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"{name} is to be measured twice; leave one out")
+            raise ValueError(f"two data sets are called {name}; leave one out, or rename its file")
     if data_dir is not None and all(task.source is None for task in tasks):
         raise ValueError(
             f"--data-dir holds the rows of --task or --ood, but those of {names[0]} are "

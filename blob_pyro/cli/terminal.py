@@ -95,13 +95,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def print_predictions(evaluations: Mapping[str, Predictions]) -> None:
     """Print a data set a row: how many examples, and each metric with its 95 % interval.
 
-    The first is what the others are told from: their row has the AUROC of the entropy.
+    The first is what the others are told from: a second table has the AUROC of each score.
     """
-    first, *others = evaluations.values()
-    columns = ["", "examples", *first.metrics(), *(["AUROC"] if others else [])]
+    first, *_ = evaluations.values()
+    columns = ["", "examples", *first.metrics()]
     rows = []
     for name, evaluation in evaluations.items():
-        cells = [""] * (len(columns) - 2 - bool(others))
+        cells = [""] * (len(columns) - 2)
         if evaluation.is_labelled:
             # One example has no interval.
             intervals = evaluation.intervals() if len(evaluation.labels) > 1 else {}
@@ -109,10 +109,22 @@ def print_predictions(evaluations: Mapping[str, Predictions]) -> None:
                 _with_interval(value, intervals.get(metric))
                 for metric, value in evaluation.metrics().items()
             ]
-        if others:
-            cells.append("" if evaluation is first else f"{first.ood_auroc(evaluation):.3f}")
         rows.append([name, str(len(evaluation.labels)), *cells])
     print_table(columns, rows)
+    if len(evaluations) > 1:
+        print_strangers(evaluations)
+
+
+def print_strangers(evaluations: Mapping[str, Predictions]) -> None:
+    """Print how well each score tells the others from the first: an AUROC, and its interval."""
+    (own_name, own), *others = evaluations.items()
+    rows = []
+    for name, other in others:
+        few = min(len(own.labels), len(other.labels)) < 2
+        intervals = {} if few else own.ood_intervals(other)
+        areas = own.ood_auroc(other).items()
+        rows.append([name, *(_with_interval(area, intervals.get(score)) for score, area in areas)])
+    print_table([f"AUROC, from {own_name}", *own.ood_scores()], rows)
 
 
 def _with_interval(value: float, ends: tuple[float, float] | None) -> str:

@@ -9,6 +9,7 @@ from .calibration import ReliabilityCurve as ReliabilityCurve
 from .calibration import RiskCoverage as RiskCoverage
 from .calibration import reliability_curve as reliability_curve
 from .calibration import risk_coverage as risk_coverage
+from .feature_distance import FeatureDistance as FeatureDistance
 from .loss_curve import fit_advice as fit_advice
 from .loss_curve import loss_curve as loss_curve
 from .metrics import METRICS as METRICS
@@ -28,9 +29,11 @@ from .plots.tokens import color_tokens as color_tokens
 from .plots.tokens import tokens_html as tokens_html
 from .plots.uncertainty import plot_decomposition as plot_decomposition
 from .plots.uncertainty import plot_draws as plot_draws
+from .plots.uncertainty import plot_scores as plot_scores
 from .plots.uncertainty import plot_uncertainty as plot_uncertainty
 from .predictive import log_probs as log_probs
 from .uncertainty import auroc as auroc
+from .uncertainty import auroc_interval as auroc_interval
 from .uncertainty import expected_entropy as expected_entropy
 from .uncertainty import max_probability as max_probability
 from .uncertainty import mutual_information as mutual_information

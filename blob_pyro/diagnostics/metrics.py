@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import bootstrap
 
 from blob_pyro.diagnostics.calibration import binnable_probs
@@ -66,9 +68,27 @@ def bootstrap_interval(
     """
     # The draws are averaged once; a resample then costs one draw only.
     averaged, label = log_probs_and_labels(logits, labels)
-    result = bootstrap(
-        (np.arange(len(label)),),
+    return percentile_interval(
         lambda index: metric(averaged[None, index], label[index]),
+        (np.arange(len(label)),),
+        confidence_level=confidence_level,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+
+def percentile_interval(
+    statistic: Callable[..., float],
+    samples: Sequence[npt.NDArray[Any]],
+    *,
+    confidence_level: float = 0.95,
+    num_resamples: int = 500,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Give the bootstrap's percentile interval of a statistic of one or more samples."""
+    result = bootstrap(
+        samples,
+        statistic,
         vectorized=False,
         method="percentile",
         confidence_level=confidence_level,

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.special import entr, log_softmax
 from scipy.stats import mannwhitneyu
 
+from blob_pyro.diagnostics.metrics import percentile_interval
 from blob_pyro.diagnostics.predictive import FloatArray, Values, as_numpy, check_logits, log_probs
 
 
@@ -165,6 +166,31 @@ def auroc(in_scores: Values, out_scores: Values) -> float:
     inside = _check_scores("in_scores", in_scores)
     pairs_won = mannwhitneyu(outside, inside, method="asymptotic").statistic
     return float(pairs_won / (len(outside) * len(inside)))
+
+
+def auroc_interval(in_scores: Values, out_scores: Values, *, seed: int = 0) -> tuple[float, float]:
+    """Give the 95 % percentile interval of :func:`auroc`, both sets of examples resampled.
+
+    Parameters
+    ----------
+    in_scores, out_scores
+        As there, two or more each.
+    seed
+        Seed of the 500 resamples.
+
+    Returns
+    -------
+    low, high
+        Ends of the interval.
+
+    Examples
+    --------
+    >>> low, high = auroc_interval([0.1, 0.2, 0.3, 0.5], [0.3, 0.9, 0.8])
+    >>> low < auroc([0.1, 0.2, 0.3, 0.5], [0.3, 0.9, 0.8]) <= high
+    True
+    """
+    scores = _check_scores("in_scores", in_scores), _check_scores("out_scores", out_scores)
+    return percentile_interval(auroc, scores, seed=seed)
 
 
 def _check_scores(name: str, scores: Values) -> FloatArray:

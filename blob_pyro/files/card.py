@@ -14,7 +14,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from blob_pyro.files.atomic import atomic_file
-from blob_pyro.files.config import CONFIG_FILE, HASHED_FILES, PosteriorConfig, read_posterior_config
+from blob_pyro.files.config import (
+    CONFIG_FILE,
+    FEATURES_FILE,
+    HASHED_FILES,
+    PosteriorConfig,
+    read_posterior_config,
+)
 from blob_pyro.networks import SMOLLM2
 from blob_pyro.version import __version__
 
@@ -225,7 +231,7 @@ def push_to_hub(
     client.upload_folder(
         repo_id=repo.repo_id,
         folder_path=folder,
-        allow_patterns=[*HASHED_FILES, CONFIG_FILE, CARD_FILE],
+        allow_patterns=[*HASHED_FILES, FEATURES_FILE, CONFIG_FILE, CARD_FILE],
         commit_message=commit_message,
     )
     return str(repo)

@@ -19,6 +19,8 @@ FORMAT_VERSION = 3
 CONFIG_FILE = "posterior_config.json"
 POSTERIOR_FILE = "posterior.safetensors"
 HASHED_FILES = (ADAPTER_CONFIG, ADAPTER_FILE, POSTERIOR_FILE)
+# There only if it is among the checksums.
+FEATURES_FILE = "features.safetensors"
 
 _PRIORS: dict[str, Any] = {kind.__name__: kind for kind in (NormalPrior, HierarchicalNormalPrior)}
 
@@ -182,7 +184,7 @@ def read_posterior_config(folder: Path) -> PosteriorConfig:
             content["model"] = {"latent": ["A"], "temperature": 1.0, **content["model"]}
         config = PosteriorConfig.model_validate(content)
     # These names and no others: a name from the file could be a path to anywhere.
-    for name in HASHED_FILES:
+    for name in (*HASHED_FILES, *({FEATURES_FILE} & config.sha256.keys())):
         _check_file(folder / name, config.sha256.get(name))
     return config
 

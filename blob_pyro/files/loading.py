@@ -13,9 +13,11 @@ from peft import PeftModel
 from torch import nn
 
 from blob_pyro import models
+from blob_pyro.diagnostics import FeatureDistance
 from blob_pyro.files.adapter import ADAPTER_FILE, check_tensors, load_adapter, read_tensors
 from blob_pyro.files.config import (
     CONFIG_FILE,
+    FEATURES_FILE,
     POSTERIOR_FILE,
     BaseRecord,
     ModelRecord,
@@ -72,7 +74,7 @@ def load_posterior(
         If the folder is no posterior, is damaged, comes from a newer format, or was fitted to
         another base model or prior, or if the network has an adapter of that name.
     """
-    _, model, guide = load_with_config(Path(folder), base_model, prior=prior, adapter=adapter)
+    _, model, guide, _ = load_with_config(Path(folder), base_model, prior=prior, adapter=adapter)
     return model, guide
 
 
@@ -82,9 +84,9 @@ def load_with_config(
     *,
     prior: Prior | None = None,
     adapter: str = "default",
-) -> tuple[PosteriorConfig, BayesianLora, LoraGuide]:
-    """Do what :func:`load_posterior` does, and give the configuration of the same version too."""
-    config, tensors, guide_tensors = _read_version(folder)
+) -> tuple[PosteriorConfig, BayesianLora, LoraGuide, FeatureDistance | None]:
+    """Do what :func:`load_posterior` does, and give what else the same version holds."""
+    config, tensors, guide_tensors, features = _read_version(folder)
     files = None
     if base_model is None:
         base_model, files = _base_network(folder, config, tensors)
@@ -97,25 +99,33 @@ def load_with_config(
         guide: LoraGuide = make.from_config(model, config.guide.arguments)
     _load_guide(folder, guide, guide_tensors)
     model.eval()
-    return config, model, guide
+    return config, model, guide, features
 
 
 def _read_version(
     folder: Path,
-) -> tuple[PosteriorConfig, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+) -> tuple[
+    PosteriorConfig, dict[str, torch.Tensor], dict[str, torch.Tensor], FeatureDistance | None
+]:
     """Read all files of one version of a folder, which another process may replace meanwhile."""
     for _ in range(_ATTEMPTS):
         before = _version(folder)
         try:
             config = read_posterior_config(folder)
             tensors = read_tensors(folder / ADAPTER_FILE), read_tensors(folder / POSTERIOR_FILE)
+            features = _features(folder / FEATURES_FILE) if FEATURES_FILE in config.sha256 else None
         except ValueError:
             if _version(folder) == before:
                 raise
         else:
             if _version(folder) == before:
-                return config, *tensors
+                return config, *tensors, features
     raise ValueError(f"{folder} was replaced again and again while it was read; load it later")
+
+
+def _features(path: Path) -> FeatureDistance:
+    with reading(path):
+        return FeatureDistance(**{name: t.numpy() for name, t in read_tensors(path).items()})
 
 
 def _version(folder: Path) -> tuple[int, int] | None:

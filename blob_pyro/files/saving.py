@@ -11,11 +11,13 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
+from blob_pyro.diagnostics import FeatureDistance
 from blob_pyro.files.adapter import base_name, write_adapter, write_tensors
 from blob_pyro.files.atomic import atomic_folder, check_writable
 from blob_pyro.files.card import CARD_FILE, is_users_card, model_card, write_card
 from blob_pyro.files.config import (
     CONFIG_FILE,
+    FEATURES_FILE,
     FORMAT_VERSION,
     HASHED_FILES,
     POSTERIOR_FILE,
@@ -41,6 +43,7 @@ def save_posterior(
     task: Mapping[str, Any] | None = None,
     method: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    features: FeatureDistance | None = None,
 ) -> None:
     """Write a fitted posterior as a folder that is also a PEFT adapter.
 
@@ -62,6 +65,8 @@ def save_posterior(
     tokenizer
         Tokenizer of the texts that it was fitted to, by which :func:`~blob_pyro.recipe.load`
         refuses another one.
+    features
+        Tells the training texts' features from others.
 
     Raises
     ------
@@ -78,7 +83,12 @@ def save_posterior(
         )
     check_saveable(model.network, model.adapter)
     card = () if is_users_card(folder / CARD_FILE) else (CARD_FILE,)
-    with atomic_folder(folder, replaces=(*HASHED_FILES, CONFIG_FILE, *card)) as draft:
+    with atomic_folder(
+        folder, replaces=(*HASHED_FILES, FEATURES_FILE, CONFIG_FILE, *card)
+    ) as draft:
+        if features is not None:
+            tensors = {name: torch.from_numpy(array) for name, array in vars(features).items()}
+            write_tensors(draft / FEATURES_FILE, tensors)
         config = _write(draft, model, guide, dict(task or {}), method, tokenizer)
         if card:
             write_card(draft, model_card(config))
@@ -152,7 +162,7 @@ def _write(
             "task": task,
             "method": method,
             "versions": {"blob-pyro": __version__, **{name: version(name) for name in _LIBRARIES}},
-            "sha256": {name: sha256_of(draft / name) for name in HASHED_FILES},
+            "sha256": {path.name: sha256_of(path) for path in sorted(draft.iterdir())},
         }
     )
     (draft / CONFIG_FILE).write_text(

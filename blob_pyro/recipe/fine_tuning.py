@@ -11,14 +11,25 @@ from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from blob_pyro.diagnostics import FeatureDistance
 from blob_pyro.networks import SMOLLM2, load_tokenizer
 from blob_pyro.recipe.network import load_network
 from blob_pyro.recipe.posterior import Posterior
+from blob_pyro.recipe.predictions import text_features
 from blob_pyro.recipe.recipe import SMALL, Recipe
 from blob_pyro.recipe.run import run_recipe
-from blob_pyro.tasks import MultipleChoiceTask, Task, TextClassificationTask, text_task
+from blob_pyro.tasks import (
+    MultipleChoiceTask,
+    Task,
+    TextClassificationTask,
+    collator_for,
+    text_task,
+)
 from blob_pyro.training import CheckpointConfig, StepRecord
 from blob_pyro.training.progress import TrainingProgress
+
+# Of so many texts: more say little more of a covariance, and take time and space.
+_MOST_FEATURES = 2000
 
 
 def fine_tune(
@@ -131,4 +142,18 @@ def fine_tune(
             on_step=show_and_tell,
         )
     scoring = recipe.scoring_of(model)
-    return Posterior(fitted, guide, tokenizer, task, scoring, method=recipe.method, records=records)
+    distance = None
+    if isinstance(task, TextClassificationTask):
+        known = examples.shuffle(seed=0).select(range(min(len(examples), _MOST_FEATURES)))
+        features = text_features(fitted, known, collator_for(task, tokenizer, scoring))
+        distance = FeatureDistance.of(features, known["label"])
+    return Posterior(
+        fitted,
+        guide,
+        tokenizer,
+        task,
+        scoring,
+        method=recipe.method,
+        records=records,
+        feature_distance=distance,
+    )

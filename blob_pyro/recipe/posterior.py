@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from blob_pyro.diagnostics import from_pyro_svi
+from blob_pyro.diagnostics import FeatureDistance, from_pyro_svi
 from blob_pyro.files import push_to_hub, save_posterior
 from blob_pyro.files.config import CONFIG_FILE
 from blob_pyro.files.loading import load_with_config
@@ -29,7 +30,7 @@ from blob_pyro.networks.identity import tokenizer_identity
 from blob_pyro.networks.reading import reading
 from blob_pyro.posthoc import calibrate
 from blob_pyro.recipe.network import switch_task
-from blob_pyro.recipe.predictions import Predictions, evaluate
+from blob_pyro.recipe.predictions import Predictions, evaluate, text_features
 from blob_pyro.tasks import (
     Collator,
     MultipleChoiceTask,
@@ -39,6 +40,7 @@ from blob_pyro.tasks import (
     TextClassificationTask,
     class_values,
     collator_for,
+    read_texts,
     text_task,
     texts_of,
 )
@@ -71,6 +73,8 @@ class Posterior:
         Name of the method that fitted it, if known.
     records
         One record for each step of training, if known.
+    feature_distance
+        Tells how far the features of a text lie from those of the training texts, if known.
 
     Examples
     --------
@@ -90,6 +94,7 @@ class Posterior:
         *,
         method: str | None = None,
         records: Sequence[StepRecord] = (),
+        feature_distance: FeatureDistance | None = None,
     ) -> None:
         self.model = model
         self.guide = guide
@@ -98,6 +103,7 @@ class Posterior:
         self.scoring = scoring
         self.method = method
         self.records = list(records)
+        self.feature_distance = feature_distance
 
     def __repr__(self) -> str:
         sites = self.guide.scale()
@@ -142,7 +148,13 @@ class Posterior:
         return self.predictive(texts, num_samples=num_samples, seed=seed).probabilities
 
     def predictive(
-        self, texts: Any, *, num_samples: int = 10, seed: int = 0, progress: bool = True
+        self,
+        texts: Any,
+        *,
+        num_samples: int = 10,
+        seed: int = 0,
+        progress: bool = True,
+        feature_distance: bool = False,
     ) -> Predictions:
         """Predict texts under draws from the posterior.
 
@@ -150,25 +162,32 @@ class Posterior:
         ----------
         texts
             N texts: a list, array or series, or a data set or frame with the column ``text``; a
-            data set may name its examples in the column ``id``.
+            data set may name its examples in the column ``id``.  Or a task, whose split ``test`` is
+            taken, with its labels if the posterior knows all its classes.
         num_samples
             Number of draws K; 0 for the posterior mean.
         seed
             Seed of the draws: the same seed gives the same K functions.
         progress
             Show a progress bar.
+        feature_distance
+            Give the distance of each text's features too, by a further pass under the posterior
+            mean; a warning says if this posterior has none.
 
         Returns
         -------
         Predictions
             Logits of every draw, averaged probabilities, classes, total and epistemic uncertainty.
         """
+        run = (num_samples, seed, progress, feature_distance)
+        if isinstance(texts, MultipleChoiceTask | TextClassificationTask):
+            return self._predicted(self._unsure_examples(texts), *run)
         self._texts()
         if isinstance(texts, Dataset):
             data = texts.remove_columns([c for c in texts.column_names if c == "label"])
         else:
             data = Dataset.from_dict({"text": texts_of(texts)})
-        return self._predicted(TaskData.in_memory(data).data, num_samples, seed, progress)
+        return self._predicted(TaskData.in_memory(data).data, *run)
 
     def evaluate(
         self,
@@ -177,9 +196,11 @@ class Posterior:
         *,
         text_column: str = "text",
         label_column: str = "label",
+        ood: Any = None,
         num_samples: int = 10,
         seed: int = 0,
         progress: bool = True,
+        feature_distance: bool = False,
     ) -> Predictions:
         """Predict labelled examples, for metrics and their intervals.
 
@@ -187,13 +208,17 @@ class Posterior:
         ----------
         data, labels, text_column, label_column
             As in :func:`blob_pyro.tasks.text_task`; or a task, whose split ``test`` is taken.
-        num_samples, seed, progress
-            As in :meth:`predictive`.
+        ood
+            Texts out of distribution, of which no labels are needed: as :meth:`predictive` takes
+            them, or a file that has ``text_column``.
+        num_samples, seed, progress, feature_distance
+            As in :meth:`predictive`; beside ``ood``, texts have feature distances anyway.
 
         Returns
         -------
         Predictions
-            ``metrics()`` and ``intervals()`` give accuracy, ECE, NLL (nats) and Brier score.
+            ``metrics()`` and ``intervals()`` give accuracy, ECE, NLL (nats) and Brier score;
+            ``ood_auroc()`` and ``ood_intervals()`` how well ``ood`` is told apart.
 
         Raises
         ------
@@ -201,33 +226,13 @@ class Posterior:
             If a label is none of the classes.
         """
         examples = self._examples(data, labels, text_column, label_column)
-        return self._predicted(examples, num_samples, seed, progress)
-
-    def evaluate_other(
-        self, task: Task, *, num_samples: int = 10, seed: int = 0, progress: bool = True
-    ) -> Predictions:
-        """Predict the split ``test`` of a task that may be out of distribution.
-
-        Parameters
-        ----------
-        task
-            Of the kind that it was fitted to: texts, or questions.
-        num_samples, seed, progress
-            As in :meth:`predictive`.
-
-        Returns
-        -------
-        Predictions
-            With labels only if the posterior knows the classes of all texts.
-        """
-        self._check_kind(task)
-        data = task.load("test").data
-        options: Any = {"num_samples": num_samples, "seed": seed, "progress": progress}
-        if isinstance(task, TextClassificationTask):
-            known = set(task.class_names) <= set(self._texts().class_names)
-            if not known or any(label < 0 for label in data["label"]):
-                return self.predictive(data, **options)
-        return self.evaluate(replace(task, splits={"test": data}), **options)
+        run: Any = {"num_samples": num_samples, "seed": seed, "progress": progress}
+        of_texts = isinstance(self.task, TextClassificationTask)
+        run["feature_distance"] = feature_distance or (ood is not None and of_texts)
+        if isinstance(ood, str | Path):
+            ood, _ = read_texts(ood, text_column)
+        found = self._predicted(examples, **run)
+        return found if ood is None else replace(found, ood=self.predictive(ood, **run))
 
     def calibrate(
         self,
@@ -318,6 +323,7 @@ class Posterior:
             task=record,
             method=self.method,
             tokenizer=self.tokenizer,
+            features=self.feature_distance,
         )
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
@@ -370,6 +376,16 @@ class Posterior:
             return _numbered_alike(given.splits["train"], given, self._texts())
         return _numbered_alike(data.load("test").data, data, self._texts())
 
+    def _unsure_examples(self, task: Task) -> Dataset:
+        """Give the split ``test`` of a task that may have other classes."""
+        self._check_kind(task)
+        data = task.load("test").data
+        if isinstance(task, TextClassificationTask):
+            known = set(task.class_names) <= set(self._texts().class_names)
+            if not known or any(label < 0 for label in data["label"]):
+                return data.remove_columns("label")
+        return self._examples(replace(task, splits={"test": data}), None, "text", "label")
+
     def _check_kind(self, task: Task) -> None:
         if type(task) is not type(self.task):
             raise ValueError(
@@ -378,11 +394,26 @@ class Posterior:
             )
 
     def _predicted(
-        self, data: Dataset, num_samples: int, seed: int, progress: bool = True
+        self,
+        data: Dataset,
+        num_samples: int,
+        seed: int,
+        progress: bool = True,
+        feature_distance: bool = False,
     ) -> Predictions:
         predictions = evaluate(
             self.classifier, self.guide, data, self.collator, num_samples, seed, progress=progress
         )
+        distance = self.feature_distance
+        if feature_distance and distance is None:
+            warnings.warn(
+                "there is no feature distance, since this posterior answers questions, or holds no "
+                "statistics of its training texts (fit it anew with fine_tune to have them)",
+                stacklevel=3,
+            )
+        if feature_distance and distance is not None:
+            features = text_features(self.classifier, data, self.collator)
+            predictions = replace(predictions, feature_distance=distance(features))
         if not isinstance(self.task, TextClassificationTask):
             return predictions
         texts = tuple(data["text"])
@@ -439,7 +470,7 @@ def load(
         If the folder is no posterior, is damaged, or its classes are not those of its model.
     """
     folder = Path(folder)
-    config, model, guide = load_with_config(folder, base_model)
+    config, model, guide, features = load_with_config(folder, base_model)
     record = config.task
     task: Task | None = None
     scoring: Scoring = "options"
@@ -463,7 +494,9 @@ def load(
             f"the tokenizer of {tokenizer.name_or_path!r} is not the one that {folder} was fitted "
             "with; pass that one as tokenizer"
         )
-    return Posterior(model, guide, tokenizer, task, scoring, method=config.method)
+    return Posterior(
+        model, guide, tokenizer, task, scoring, method=config.method, feature_distance=features
+    )
 
 
 def _numbered_alike(

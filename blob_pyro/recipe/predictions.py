@@ -11,20 +11,25 @@ import numpy.typing as npt
 import pandas
 import torch
 from datasets import Dataset
+from torch.utils.data import DataLoader
 
 from blob_pyro.diagnostics import (
     METRICS,
     auroc,
+    auroc_interval,
     bootstrap_interval,
     log_probs,
+    max_probability,
     mutual_information,
     predictive_entropy,
 )
 from blob_pyro.files.atomic import atomic_file
 from blob_pyro.guides import LoraGuide
+from blob_pyro.infer.data_pass import on_device
 from blob_pyro.models import Classifier
+from blob_pyro.networks import pooled_features
 from blob_pyro.networks.reading import reading
-from blob_pyro.tasks import class_values
+from blob_pyro.tasks import LongestFirst, class_values
 from blob_pyro.training import Collator, sharded_predictive
 
 _ARRAYS = ("logits", "labels", "ids")
@@ -46,6 +51,12 @@ class Predictions:
         C names; empty where only the indices are known.
     texts
         N texts; empty where they were not kept.
+    feature_distance
+        How far the features of each text lie from those of the training texts, ``N``, see
+        :class:`~blob_pyro.diagnostics.FeatureDistance`; None where it was not asked for, or the
+        posterior has none.
+    ood
+        Predictions of texts out of distribution, if they were asked for.
 
     Examples
     --------
@@ -62,6 +73,8 @@ class Predictions:
     ids: npt.NDArray[np.str_]
     class_names: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+    feature_distance: npt.NDArray[np.float64] | None = None
+    ood: Predictions | None = None
 
     @property
     def probabilities(self) -> npt.NDArray[np.floating[Any]]:
@@ -91,8 +104,8 @@ class Predictions:
         -------
         pandas.DataFrame
             Columns ``text`` (if the texts are known), ``class``, ``probability``,
-            ``total_uncertainty``, ``epistemic_uncertainty`` and, if known, ``label``; the index
-            holds the ids.
+            ``total_uncertainty``, ``epistemic_uncertainty`` and, if known, ``feature_distance`` and
+            ``label``; the index holds the ids.
         """
         columns: dict[str, Any] = {"text": self.texts} if self.texts else {}
         columns |= {
@@ -101,6 +114,8 @@ class Predictions:
             "total_uncertainty": self.total_uncertainty,
             "epistemic_uncertainty": self.epistemic_uncertainty,
         }
+        if self.feature_distance is not None:
+            columns["feature_distance"] = self.feature_distance
         if self.is_labelled:
             names = class_values(self.class_names) if self.class_names else None
             columns["label"] = self.labels if names is None else names[self.labels]
@@ -132,9 +147,38 @@ class Predictions:
             for name, metric in METRICS.items()
         }
 
-    def ood_auroc(self, other: Predictions) -> float:
-        """Tell how well the predictive entropy separates another set of examples from this one."""
-        return auroc(predictive_entropy(self.logits), predictive_entropy(other.logits))
+    def ood_scores(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Give what is large for strangers, by name, ``N`` each.
+
+        Mutual information needs two draws or more, and feature distances have to be there.
+        """
+        scores = {"entropy": predictive_entropy(self.logits)}
+        if len(self.logits) > 1:
+            scores["mutual_information"] = mutual_information(self.logits)
+        scores["max_probability"] = -max_probability(self.logits)
+        if self.feature_distance is not None:
+            scores["feature_distance"] = self.feature_distance
+        return scores
+
+    def ood_auroc(self, other: Predictions | None = None) -> dict[str, float]:
+        """Tell how well each score separates other examples, those of ``ood``, from these."""
+        return {name: auroc(*both) for name, both in self._paired_scores(other).items()}
+
+    def ood_intervals(
+        self, other: Predictions | None = None, *, seed: int = 0
+    ) -> dict[str, tuple[float, float]]:
+        """Compute 95 % bootstrap intervals of the same, over the examples of both."""
+        pairs = self._paired_scores(other)
+        return {name: auroc_interval(*both, seed=seed) for name, both in pairs.items()}
+
+    def _paired_scores(
+        self, other: Predictions | None
+    ) -> dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+        other = other or self.ood
+        if other is None:
+            raise ValueError("there are no examples out of distribution; give evaluate ood=...")
+        own, others = self.ood_scores(), other.ood_scores()
+        return {name: (own[name], others[name]) for name in own if name in others}
 
     def first_draws(self, count: int) -> Predictions:
         """Give the predictions under the first draws alone."""
@@ -214,3 +258,18 @@ def evaluate(
     logits = predictive["logits"].float().numpy()
     labels = predictive.get("labels", torch.full((len(data),), -1)).numpy()
     return Predictions(logits, labels, np.asarray(data["id"], dtype=str))
+
+
+def text_features(
+    model: Classifier, data: Dataset, collator: Collator
+) -> npt.NDArray[np.floating[Any]]:
+    """Give the pooled features of N texts under the posterior mean, ``N x D``."""
+    side = model.padding_side
+    order = LongestFirst.by_tokens(data, collator).order
+    loader = DataLoader(data.select(order), batch_size=16 if side else 1, collate_fn=collator)
+    device = next(model.parameters()).device
+    features = [
+        pooled_features(model.network, on_device(device, batch), padding_side=side or "right").cpu()
+        for batch in loader
+    ]
+    return torch.cat(features)[torch.as_tensor(order).argsort()].numpy()

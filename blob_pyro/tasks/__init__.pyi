@@ -21,6 +21,7 @@ from .lengths import lengths as lengths
 from .multiple_choice import MultipleChoiceTask as MultipleChoiceTask
 from .multiple_choice import Question as Question
 from .own_texts import read_table as read_table
+from .own_texts import read_texts as read_texts
 from .own_texts import text_task as text_task
 from .own_texts import texts_of as texts_of
 from .prompt_tokens import label_token_ids as label_token_ids

@@ -202,12 +202,7 @@ def read_table(
         raise ValueError(f"test_fraction={test_fraction} must be at least 0 and below 1")
     if text_column == label_column:
         raise ValueError(f"{path}: {text_column!r} cannot be the text column and the label column")
-    rows = ((f"{path}, line {row[0]}", row) for row in _rows(path, columns))
-    found, num_bad = read_examples(rows, lambda row: _example(row, columns), skip_bad_rows)
-    if not found:
-        but = f" but {num_bad} bad ones (without --skip-bad-rows the first says why)"
-        raise ValueError(f"{path}: the file has no rows{but if num_bad else ''}")
-    lines, texts, labels = map(list, zip(*found, strict=True))
+    (lines, texts, labels), num_bad = _columns(path, columns, skip_bad_rows)
     places = [f"{path}, line {line}" for line in lines]
     names, data = _numbered({"id": lines, "text": texts}, places, labels, class_names)
     for place, text in zip(places, texts, strict=True):
@@ -218,7 +213,36 @@ def read_table(
     return TextClassificationTask(path.stem, splits, names, num_bad=num_bad)
 
 
-def _rows(path: Path, columns: tuple[str, str]) -> Iterator[_Row]:
+def read_texts(
+    path: str | Path, text_column: str = "text", *, skip_bad_rows: bool = False
+) -> tuple[Dataset, int]:
+    r"""Read texts from such a file, whether labelled or not; also give how many rows were bad.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "strangers.csv"
+    >>> _ = path.write_text("text\nwho won the match?\n")
+    >>> read_texts(path)[0][0]
+    {'id': '2', 'text': 'who won the match?'}
+    """
+    (lines, texts), num_bad = _columns(Path(path), (text_column,), skip_bad_rows)
+    return Dataset.from_dict({"id": lines, "text": texts}), num_bad
+
+
+def _columns(
+    path: Path, columns: Sequence[str], skip_bad_rows: bool
+) -> tuple[list[list[str]], int]:
+    """Give the lines of a table's rows, its columns, and how many rows were bad."""
+    rows = ((f"{path}, line {row[0]}", row) for row in _rows(path, columns))
+    found, num_bad = read_examples(rows, lambda row: _example(row, columns), skip_bad_rows)
+    if not found:
+        but = f" but {num_bad} bad ones (without --skip-bad-rows the first says why)"
+        raise ValueError(f"{path}: the file has no rows{but if num_bad else ''}")
+    return [[*column] for column in zip(*found, strict=True)], num_bad
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[_Row]:
     suffix = path.suffix.lower()
     if suffix in (".jsonl", ".json"):
         yield from ((line, [*row], [*row.values()]) for line, row in json_lines(path))
@@ -234,15 +258,14 @@ def _rows(path: Path, columns: tuple[str, str]) -> Iterator[_Row]:
         raise ValueError(f"{path}: the ending {suffix!r} is unknown; give a .csv or .jsonl file")
 
 
-def _example(row: _Row, columns: tuple[str, str]) -> tuple[str, str, str]:
-    """Give line, text and label."""
+def _example(row: _Row, columns: Sequence[str]) -> tuple[str, ...]:
+    """Give line and cells."""
     line, names, cells = row
     if len(cells) != len(names):
         raise ValueError(
             f"has {len(cells)} cells, but the header has {len(names)}; quote a text with delimiters"
         )
-    text, label = (_cell(names, cells, column) for column in columns)
-    return str(line), text, label
+    return str(line), *(_cell(names, cells, column) for column in columns)
 
 
 def _cell(names: Sequence[str], cells: Sequence[Any], column: str) -> str:

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from peft import LoraConfig, get_peft_model
 from typer.testing import CliRunner
 
 from blob_pyro import save_posterior
 from blob_pyro.cli import app
+from blob_pyro.diagnostics import FeatureDistance
 from blob_pyro.files.task import task_record
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.networks import load_causal_lm, load_tokenizer
@@ -44,7 +46,8 @@ def saved(tmp_path: Path, base_folder: str) -> Callable[[Task], str]:
         model = make_likelihood(net, tokenizer, task, "options", 7, 0.2)
         guide = LowRankGaussianGuide(model, init_scale=0.25)
         folder = tmp_path / "saved"
-        save_posterior(folder, model, guide, task=task_record(task))
+        features = FeatureDistance.of(np.random.default_rng(0).normal(size=(20, 16)), [0, 1] * 10)
+        save_posterior(folder, model, guide, task=task_record(task), features=features)
         return str(folder)
 
     return save

@@ -27,9 +27,34 @@ def test_messages_out_of_scope_have_an_auroc_and_no_accuracy(
         for name in ("helpdesk", "helpdesk_out_of_scope")
     )
     assert outside.labels.tolist() == [-1] * 20
-    (row,) = (line for line in result.stdout.splitlines() if "out_of_scope" in line)
-    cells = [cell.strip() for cell in row.strip("│").split("│")]
-    assert cells == ["helpdesk_out_of_scope", "20", *[""] * 4, f"{inside.ood_auroc(outside):.3f}"]
+    table = result.stdout.splitlines()
+    (row,) = (line for line in table if "helpdesk_out_of_scope" in line and "[" not in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")][1:] == ["20", *[""] * 4]
+    (row,) = (line for line in table if "helpdesk_out_of_scope" in line and "[" in line)
+    intervals = inside.ood_intervals(outside)
+    for name, area in inside.ood_auroc(outside).items():
+        low, high = intervals[name]
+        assert f"{area:.3f} [{low:.3f}, {high:.3f}]" in row
+    heads = "AUROC, from helpdesk", "entropy", "mutual_information", "max_probability"
+    for head in (*heads, "feature_distance"):
+        assert head in result.stdout
+    picture = Path(posterior) / "evaluations" / "helpdesk_out_of_scope-draws2-seed0.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("content", ["text\nwho won?\nis it late?\n", "id,text\n1,one\n2,two\n"])
+def test_a_file_of_strangers_needs_no_labels(
+    content: str, posterior: str, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    path = tmp_path / "strangers.csv"
+    path.write_text(content)
+    options = ["--limit", "2", "--num-samples", "1"]
+    result = invoke("evaluate", posterior, "--ood", str(path), *options)
+    assert result.exit_code == 0, result.output
+    kept = load_predictions(Path(posterior) / "evaluations" / "strangers-draws1-seed0.npz")
+    assert kept.labels.tolist() == [-1, -1]
+    # One draw has none.
+    assert "mutual_information" not in result.stdout
 
 
 def test_texts_with_other_classes_are_out_of_distribution(
@@ -79,7 +104,8 @@ def test_the_name_of_a_task_is_no_path(
         (["--task", "helpdesk", "--data", "a.csv"], "--task and --data exclude each other"),
         (["--data", "{csv}", "--data-dir", "x"], "--data-dir holds the rows of --task or --ood"),
         (["--data-dir", "x"], "but those of helpdesk are elsewhere; leave it out"),
-        (["--ood", "helpdesk"], "helpdesk is to be measured twice; leave one out"),
+        (["--ood", "helpdesk"], "two data sets are called helpdesk; leave one out"),
+        (["--ood", "{csv}", "--text-column", "body"], "own.csv: has no column 'body' but"),
         (["--task", "openbookqa"], "so openbookqa, which has questions, does not fit"),
         (["--task", "helpdesk_out_of_scope"], "helpdesk_out_of_scope has no labels, so"),
     ],

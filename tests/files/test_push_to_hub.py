@@ -51,6 +51,7 @@ def test_the_files_of_a_posterior_are_uploaded_and_no_others(folder: Path) -> No
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "features.safetensors",
         "posterior.safetensors",
         "posterior_config.json",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file, save_file
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 from sklearn.metrics._scorer import get_scorer
@@ -18,6 +20,8 @@ from sklearn.utils.validation import check_is_fitted
 from tokenizers.processors import TemplateProcessing
 
 import blob_pyro
+from blob_pyro.diagnostics import FeatureDistance, auroc
+from blob_pyro.files.config import sha256_of
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.networks import load_causal_lm
 from blob_pyro.tasks import TASKS, TextClassificationTask, helpdesk_out_of_scope
@@ -162,7 +166,7 @@ def test_labels_of_another_task_are_kept_only_if_they_mean_the_same(
 ) -> None:
     data = Dataset.from_dict({"id": ["x", "y"], "text": ["a", "d"], "label": labels})
     task = TextClassificationTask("other", {"test": data}, names)
-    found = posterior.evaluate_other(task, num_samples=2)
+    found = posterior.predictive(task, num_samples=2)
     assert found.labels.tolist() == kept
     assert found.ids.tolist() == ["x", "y"]
     np.testing.assert_array_equal(
@@ -173,9 +177,78 @@ def test_labels_of_another_task_are_kept_only_if_they_mean_the_same(
 def test_what_cannot_be_measured_is_refused(posterior: blob_pyro.Posterior) -> None:
     with pytest.raises(ValueError, match=r"out_of_scope has no labels, so nothing can be measured"):
         posterior.evaluate(helpdesk_out_of_scope())
-    for measure in (posterior.evaluate, posterior.evaluate_other):
+    for measure in (posterior.evaluate, posterior.predictive):
         with pytest.raises(ValueError, match="boolq is of another kind than what this posterior"):
             measure(TASKS["boolq"])
+
+
+def test_strangers_are_told_by_the_last_hidden_states_of_the_mean(
+    posterior: blob_pyro.Posterior, tmp_path: Path
+) -> None:
+    strangers = ["a d", "c"]
+    posterior.save(tmp_path / "desk")
+    plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "desk").eval()
+
+    def features(texts: list[str]) -> np.ndarray:
+        states = []
+        for text in texts:
+            batch = posterior.collator([{"text": text}])
+            with torch.no_grad():
+                states.append(plain(**batch, output_hidden_states=True).hidden_states[-1][0, -1])
+        return torch.stack(states).numpy()
+
+    distance = FeatureDistance.of(features(TEXTS), [label == "printing" for label in LABELS])
+    assert distance is not None
+    found = posterior.evaluate(TEXTS, LABELS, ood=strangers, num_samples=2, progress=False)
+    assert found.ood is not None
+    np.testing.assert_allclose(found.feature_distance, distance(features(TEXTS)), rtol=1e-3)
+    np.testing.assert_allclose(found.ood.feature_distance, distance(features(strangers)), rtol=1e-3)
+    assert found.ood_auroc()["feature_distance"] == auroc(
+        found.feature_distance, found.ood.feature_distance
+    )
+    assert {"feature_distance", "label"} <= {*found.to_pandas().columns}
+    loaded = blob_pyro.load(tmp_path / "desk")
+    (tmp_path / "strangers.csv").write_text("text\na d\nc\n")
+    again = loaded.evaluate(
+        TEXTS, LABELS, ood=tmp_path / "strangers.csv", num_samples=2, progress=False
+    )
+    assert again.ood_auroc() == found.ood_auroc()
+    np.testing.assert_array_equal(again.ood.feature_distance, found.ood.feature_distance)
+
+
+def test_a_posterior_without_statistics_says_that_a_score_is_absent(
+    posterior: blob_pyro.Posterior, tmp_path: Path
+) -> None:
+    posterior.save(tmp_path / "desk")
+    posterior.feature_distance = None
+    posterior.save(tmp_path / "desk")
+    loaded = blob_pyro.load(tmp_path / "desk")
+    assert not (tmp_path / "desk" / "features.safetensors").exists()
+    with pytest.warns(UserWarning, match="holds no statistics of its training texts"):
+        found = loaded.evaluate(TEXTS, LABELS, ood=["c"], num_samples=2, progress=False)
+    assert set(found.ood_auroc()) == {"entropy", "mutual_information", "max_probability"}
+
+
+def test_statistics_that_are_not_those_that_were_saved_are_refused(
+    posterior: blob_pyro.Posterior, tmp_path: Path
+) -> None:
+    posterior.save(tmp_path / "desk")
+    path = tmp_path / "desk" / "features.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "mean": tensors["mean"] + 1}, path)
+    with pytest.raises(ValueError, match=r"features.safetensors is not the file that was saved"):
+        blob_pyro.load(tmp_path / "desk")
+    # With a right checksum, as from somebody else.
+    save_file({**tensors, "mean": torch.zeros(5)}, path)
+    config = tmp_path / "desk" / "posterior_config.json"
+    content = json.loads(config.read_text())
+    content["sha256"][path.name] = sha256_of(path)
+    config.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"features.safetensors cannot be used .* do not fit"):
+        blob_pyro.load(tmp_path / "desk")
+    path.unlink()
+    with pytest.raises(ValueError, match=r"features.safetensors is missing"):
+        blob_pyro.load(tmp_path / "desk")
 
 
 def test_a_text_is_written_before_what_ends_one(posterior: blob_pyro.Posterior) -> None:

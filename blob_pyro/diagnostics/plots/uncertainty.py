@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 from blob_pyro.diagnostics.calibration import check_num_bins
 from blob_pyro.diagnostics.plots.style import name_ticks, series, styled_axes
-from blob_pyro.diagnostics.predictive import Values, check_logits, log_probs_and_labels
+from blob_pyro.diagnostics.predictive import Values, as_numpy, check_logits, log_probs_and_labels
 from blob_pyro.diagnostics.uncertainty import (
     auroc,
     expected_entropy,
@@ -71,26 +71,63 @@ def plot_uncertainty(
     """
     if measure not in MEASURES:
         raise ValueError(f"measure is {measure!r}; wanted one of {sorted(MEASURES)}")
-    check_num_bins(num_bins)
     score, axis_label = MEASURES[measure]
-    scores = {"in": score(in_logits), "out of": score(out_logits)}
     if measure == "mutual_information" and 1 in (len(in_logits), len(out_logits)):  # type: ignore[arg-type]
         raise ValueError("one draw has a mutual information of 0; predict with more draws")
-    highest = float(max(map(np.max, scores.values()))) or 1.0  # 0 if all are certain
-    edges = np.linspace(0.0, highest, num_bins + 1)
+    scores = score(in_logits), score(out_logits)
+    return plot_scores(*scores, name=axis_label, num_bins=num_bins, ax=ax)
+
+
+def plot_scores(
+    in_scores: Values,
+    out_scores: Values,
+    *,
+    name: str,
+    num_bins: int = 30,
+    ax: Axes | None = None,
+) -> Axes:
+    """Plot any score of in- and out-of-distribution examples side by side.
+
+    Parameters
+    ----------
+    in_scores, out_scores
+        N and N', float: as in :func:`blob_pyro.diagnostics.auroc`.
+    name
+        What the score is called.
+    num_bins, ax
+        As in :func:`plot_uncertainty`.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        As of :func:`plot_uncertainty`.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("agg")
+    >>> plot_scores([0.0, 1.0], [1.0, 2.0], name="feature distance").get_xlabel()
+    'feature distance'
+    """
+    check_num_bins(num_bins)
+    scores = {"in": as_numpy(in_scores), "out of": as_numpy(out_scores)}
+    lowest = min(0.0, *(float(values.min()) for values in scores.values()))
+    highest = max(float(values.max()) for values in scores.values())
+    # All are alike if all are certain.
+    edges = np.linspace(lowest, highest if highest > lowest else lowest + 1, num_bins + 1)
     with styled_axes(ax) as axes:
-        for index, (name, values) in enumerate(scores.items()):
+        for index, (kind, values) in enumerate(scores.items()):
             axes.hist(
                 values,
                 bins=edges.tolist(),
                 weights=np.full(len(values), 1.0 / len(values)),
                 histtype="stepfilled",
-                label=f"{name} distribution (N = {len(values)})",
+                label=f"{kind} distribution (N = {len(values)})",
                 linestyle=series(index).linestyle,
                 linewidth=1.4,
                 **series(index).area(0.15),
             )
-        axes.set(xlabel=axis_label, ylabel="share of examples")
+        axes.set(xlabel=name, ylabel="share of examples")
         axes.set(xlim=(edges[0], edges[-1]), ylim=(0.0, HEADROOM * axes.dataLim.y1))
         title = f"AUROC {auroc(scores['in'], scores['out of']):.3f}"
         axes.legend(title=title, loc="upper left", alignment="left")
