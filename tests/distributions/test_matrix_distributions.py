@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 
-from blob_pyro.distributions import KroneckerPrecisionNormal, MatrixNormal, MatrixShaped
+from blob_pyro.distributions import KroneckerPrecisionNormal, MatrixNormal
 
 _FACTORS = ("row_basis", "row_values", "col_basis", "col_values")
 BATCHES: list[tuple[int, ...]] = [(), (5,), (2, 1)]
@@ -100,27 +99,6 @@ def test_the_factors_of_a_matrix_normal_may_lack_its_batch() -> None:
     assert batched.variance.shape == batched.rsample().shape == (4, 6, 2, 3)
 
 
-def test_factors_of_another_size_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"row_tril has shape \(3, 3\) and .* needs \(\.\.\., 2, 2\)"
-    ):
-        MatrixNormal(torch.zeros(2, 3), torch.eye(3), torch.eye(3))
-    with pytest.raises(ValueError, match=r"col_tril \(2, 3\), but .*\.\.\., 3, 3\)"):
-        MatrixNormal(torch.zeros(2, 3), torch.eye(2), torch.eye(2, 3))
-
-
-def test_bases_of_another_size_are_refused() -> None:
-    rows, columns = torch.eye(2), torch.eye(3)
-    ones = torch.ones(2), torch.ones(3)
-    loc = torch.zeros(2, 3)
-    with pytest.raises(
-        ValueError, match=r"row_basis has shape \(3, 3\) .*\(2, 3\) needs 2 and 3 rows"
-    ):
-        KroneckerPrecisionNormal(loc, columns, ones[1], columns, ones[1], 1.0)
-    with pytest.raises(ValueError, match=r"col_basis \(2, 2\), .*\(2, 3\) needs 2 and 3 rows"):
-        KroneckerPrecisionNormal(loc, rows, ones[0], rows, ones[0], 1.0)
-
-
 def test_the_root_of_the_covariance_is_its_root(gaussian: Any) -> None:
     for kind in ("kronecker precision", "its low rank"):
         found, dense = gaussian(kind)
@@ -162,8 +140,3 @@ def test_parameters_and_values_are_validated() -> None:
         valid.log_prob(torch.zeros(3, 2))
     with pytest.raises(ValueError, match="support"):
         valid.expand((2,)).log_prob(torch.full((2, 3), torch.nan))
-
-
-def test_vectors_of_another_length_are_refused() -> None:
-    with pytest.raises(ValueError, match="in_shape, out_shape have different"):
-        MatrixShaped(dist.MultivariateNormal(torch.zeros(7), torch.eye(7)), (2, 3))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,7 @@ import torch
 from datasets import DatasetDict
 from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.models import LabelTokenClassifier
@@ -27,6 +25,7 @@ from blob_pyro.networks import (
 from blob_pyro.recipe import Posterior, load
 from blob_pyro.tasks import TextClassificationTask
 from blob_pyro.testing import tiny_base_folder, tiny_tokenizer
+from tests.files.damage import Damage, content, entry, fifo, gone, tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 CONFIG, WEIGHTS, WORDS, WORDS_CONFIG = (
@@ -72,59 +71,14 @@ def base(whole: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return Path(folder)
 
 
-def entry(file: str, *path: Any, to: Any = ...) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        content = json.loads((folder / file).read_text())
-        part = content
-        for key in path[:-1]:
-            part = part[key]
-        if to is ...:
-            del part[path[-1]]
-        else:
-            part[path[-1]] = to
-        (folder / file).write_text(json.dumps(content))
-
-    return damage
-
-
-def tensors(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        content = load_file(folder / WEIGHTS)
-        changed = change(content)
-        save_file(
-            content if changed is None else changed, folder / WEIGHTS, metadata={"format": "pt"}
-        )
-
-    return damage
-
-
-def content(file: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        (folder / file).write_bytes(change((folder / file).read_bytes()))
-
-    return damage
-
-
-def fifo(file: str) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        (folder / file).unlink()
-        os.mkfifo(folder / file)
-
-    return damage
-
-
 def as_pickle(folder: Path) -> None:
     torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
     (folder / WEIGHTS).unlink()
 
 
-def gone(file: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / file).unlink()
-
-
 NORM, HEAD = "model.norm.weight", "lm_head.weight"
 ALL = (CONFIG, WEIGHTS, WORDS, WORDS_CONFIG)
-DAMAGES: dict[str, Callable[[Path], None]] = {
+DAMAGES: dict[str, Damage] = {
     **{f"{file} cut": content(file, lambda old: old[:-9]) for file in ALL},
     **{f"{file} half": content(file, lambda old: old[: len(old) // 2]) for file in ALL},
     **{f"{file} empty": content(file, lambda _: b"") for file in ALL},
@@ -137,19 +91,21 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     **{f"{file} gone": gone(file) for file in ALL},
     "weights as a pickle": as_pickle,
     "a huge header": content(WEIGHTS, lambda old: b"\xff" * 8 + old[8:]),
-    "one number": tensors(lambda c: {**c, NORM: c[NORM].index_fill(0, torch.tensor(3), 1.001)}),
-    "a number that is none": tensors(
-        lambda c: {**c, NORM: c[NORM].index_fill(0, torch.tensor(3), float("nan"))}
+    "one number": tensors(
+        WEIGHTS, lambda c: {**c, NORM: c[NORM].index_fill(0, torch.tensor(3), 1.001)}
     ),
-    "whole numbers": tensors(lambda c: {**c, NORM: c[NORM].long()}),
-    "half precision": tensors(lambda c: {k: t.half() for k, t in c.items()}),
-    "a tensor less": tensors(lambda c: {k: t for k, t in c.items() if k != NORM}),
-    "no head": tensors(lambda c: {k: t for k, t in c.items() if k != HEAD}),
-    "a tensor more": tensors(lambda c: {**c, "x": torch.zeros(1)}),
-    "other names": tensors(lambda c: {f"x.{k}": t for k, t in c.items()}),
-    "no tensors": tensors(lambda _: {"x": torch.zeros(1)}),
-    "another shape": tensors(lambda c: {**c, NORM: c[NORM][:-1]}),
-    "two shapes": tensors(lambda c: {**c, NORM: c[NORM][None]}),
+    "a number that is none": tensors(
+        WEIGHTS, lambda c: {**c, NORM: c[NORM].index_fill(0, torch.tensor(3), float("nan"))}
+    ),
+    "whole numbers": tensors(WEIGHTS, lambda c: {**c, NORM: c[NORM].long()}),
+    "half precision": tensors(WEIGHTS, lambda c: {k: t.half() for k, t in c.items()}),
+    "a tensor less": tensors(WEIGHTS, lambda c: {k: t for k, t in c.items() if k != NORM}),
+    "no head": tensors(WEIGHTS, lambda c: {k: t for k, t in c.items() if k != HEAD}),
+    "a tensor more": tensors(WEIGHTS, lambda c: {**c, "x": torch.zeros(1)}),
+    "other names": tensors(WEIGHTS, lambda c: {f"x.{k}": t for k, t in c.items()}),
+    "no tensors": tensors(WEIGHTS, lambda _: {"x": torch.zeros(1)}),
+    "another shape": tensors(WEIGHTS, lambda c: {**c, NORM: c[NORM][:-1]}),
+    "two shapes": tensors(WEIGHTS, lambda c: {**c, NORM: c[NORM][None]}),
     **{
         f"{key} is {value!r:.20}": entry(CONFIG, key, to=value)
         for key, values in {

@@ -81,12 +81,3 @@ def test_what_is_no_whole_posterior_is_refused(folder: Path, what: str, message:
     with pytest.raises(ValueError, match=message):
         push_to_hub(folder, "me/tickets", client=client)
     assert client.calls == []
-
-
-def test_a_base_model_that_nobody_else_has_is_warned_of(tmp_path: Path, classifier: Any) -> None:
-    model = classifier("llama")
-    model.network.peft_config["default"].base_model_name_or_path = str(tmp_path)
-    save_posterior(tmp_path / "p", model, LowRankGaussianGuide(model))
-    client: Any = Client()
-    with pytest.warns(UserWarning, match="which is no model of the Hub; whoever loads me/tickets"):
-        push_to_hub(tmp_path / "p", "me/tickets", client=client)

@@ -26,12 +26,13 @@ from transformers import (
 
 from blob_pyro import generate, load_posterior, save_posterior
 from blob_pyro.files import loading, posterior_task
-from blob_pyro.files.config import read_posterior_config, sha256_of
+from blob_pyro.files.config import read_posterior_config
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.lora import HierarchicalNormalPrior, NormalPrior
 from blob_pyro.models import CausalLM, LabelTokenClassifier, SequenceClassifier
 from blob_pyro.networks.identity import sampled_values
+from tests.files.damage import vouch
 
 TOKENS = [3, 4, 5]
 SIZES: dict[str, Any] = {
@@ -357,16 +358,6 @@ def damage(folder: Path, what: str) -> None:
         file.unlink()
 
 
-def edit_config(folder: Path, *path: str, value: Any) -> None:
-    file = folder / "posterior_config.json"
-    config = json.loads(file.read_text())
-    part = config
-    for key in path[:-1]:
-        part = part[key]
-    part[path[-1]] = value
-    file.write_text(json.dumps(config))
-
-
 @pytest.mark.parametrize(
     ("what", "message"),
     [
@@ -452,7 +443,7 @@ def test_tensors_of_another_fit_are_refused(tmp_path: Path, rank: int | None, me
     else:
         save_posterior(tmp_path / "other", *program(copy.deepcopy(base), rank=rank))
         file.write_bytes((tmp_path / "other" / file.name).read_bytes())
-    edit_config(tmp_path / "p", "sha256", file.name, value=sha256_of(file))
+    vouch(tmp_path / "p")
     with pytest.raises(ValueError, match=message):
         load_posterior(tmp_path / "p", base)
 

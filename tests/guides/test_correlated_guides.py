@@ -277,9 +277,3 @@ def test_a_layer_that_is_too_large_is_refused(classifier: Any, monkeypatch: Any)
         ValueError, match=r"site 'base_model.*' has 32 entries, more than the 31.*use LowR"
     ):
         FullCovarianceGuide(classifier("llama"))
-
-
-@pytest.mark.parametrize("num_factors", [0, -1])
-def test_num_factors_is_positive(num_factors: int, classifier: Any) -> None:
-    with pytest.raises(ValueError, match=rf"num_factors={num_factors}: give 1 or more"):
-        LowRankPlusDiagonalGuide(classifier("llama"), num_factors)

@@ -160,12 +160,6 @@ def test_it_goes_to_another_device(model: Any) -> None:
     assert {draw.device.type for draw in draws.values()} == {"meta"}
 
 
-@pytest.mark.parametrize("num_deviations", [0, 1])
-def test_num_deviations_is_at_least_two(num_deviations: int, model: Any) -> None:
-    with pytest.raises(ValueError, match=f"num_deviations={num_deviations}: their covariance"):
-        SWAGGuide(model, num_deviations)
-
-
 def test_deviations_of_another_number_are_refused(model: Any) -> None:
     guide = SWAGGuide(model, K + 1)
     before = copy.deepcopy(guide.state_dict())

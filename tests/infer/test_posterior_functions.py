@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 
 from blob_pyro.infer import PosteriorFunctions, posterior_predictive
@@ -39,11 +38,3 @@ def test_without_a_seed_the_global_state_decides(program: Any, token_batch: Any)
     assert not torch.equal(first(batch), second(batch))
     torch.manual_seed(5)
     assert torch.equal(PosteriorFunctions(model, guide, batch, 2)(batch), first(batch))
-
-
-def test_numbers_out_of_range_are_refused(program: Any, token_batch: Any) -> None:
-    model, guide = program("bert")
-    with pytest.raises(ValueError, match="num_samples=-1: give the number of draws"):
-        PosteriorFunctions(model, guide, token_batch(2), -1)
-    with pytest.raises(ValueError, match="parallel=0: give 1 draw a forward pass or more"):
-        PosteriorFunctions(model, guide, token_batch(2), 2, parallel=0)

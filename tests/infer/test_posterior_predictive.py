@@ -183,7 +183,6 @@ def partly_labelled(batch: Batch) -> list[Batch]:
 @pytest.mark.parametrize(
     ("batches", "options", "message"),
     [
-        (lambda batch: [], {}, "the loader gave no batch; there is nothing to predict"),
         (partly_labelled, {}, "only some batches have labels; give labels for all or"),
         (lambda batch: [batch], {"num_samples": -1}, "num_samples=-1: give the number of draws"),
         (lambda batch: [batch], {"parallel": 0}, "parallel=0: give 1 draw a forward pass or more"),

@@ -6,11 +6,10 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
-from torch import nn
 
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.lora import bayesianize
-from blob_pyro.models import LabelTokenClassifier, SequenceClassifier
+from blob_pyro.models import LabelTokenClassifier
 
 Batch = dict[str, torch.Tensor]
 
@@ -163,13 +162,3 @@ def test_a_network_that_is_bayesian_already_keeps_its_prior(peft_network: Any) -
     message = r"site '.*' has the prior NormalPrior\(scale=0.5\) .* given NormalPrior\(scale=0.2\)"
     with pytest.raises(ValueError, match=message):
         LabelTokenClassifier(net, [7, 9], 4)
-
-
-@pytest.mark.parametrize(
-    ("kind", "arguments"), [(LabelTokenClassifier, ([7, 9], 4)), (SequenceClassifier, (4,))]
-)
-def test_a_network_without_peft_is_refused(kind: Any, arguments: Any, peft_network: Any) -> None:
-    task_type = "CAUSAL_LM" if kind is LabelTokenClassifier else "SEQ_CLS"
-    net: nn.Module = peft_network("llama", task_type).get_base_model()
-    with pytest.raises(TypeError, match=r"needs a PeftModel but got Llama.*peft.get_peft_model"):
-        kind(net, *arguments)

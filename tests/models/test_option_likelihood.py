@@ -207,11 +207,6 @@ def test_impossible_settings_are_refused(
         OptionLikelihood(peft_network("llama"), *arguments, num_data=8, **options)
 
 
-def test_a_network_without_a_causal_head_is_refused(peft_network: Any) -> None:
-    with pytest.raises(ValueError, match="has no argument logits_to_keep"):
-        OptionLikelihood(peft_network("bert", "SEQ_CLS"), C, num_data=8)
-
-
 def test_only_the_options_columns_reach_the_head(program: Any) -> None:
     model, _ = program
     seen = []

@@ -304,12 +304,6 @@ def test_members_that_predict_by_a_linearised_model_are_refused(programs: Any) -
     assert len(ensemble(fitted)[1].members) == 2
 
 
-def test_no_members_are_refused(classifier: Any) -> None:
-    for make in (lambda: ensemble([]), lambda: EnsembleGuide(classifier("llama"), [])):
-        with pytest.raises(ValueError, match="needs at least one member; fit some programs first"):
-            make()
-
-
 def test_an_ensemble_is_not_trained(programs: Any, token_batch: Any) -> None:
     model, guide = ensemble(programs(PointEstimateGuide, 2))
     with pytest.raises(ValueError, match=r"mixture has no closed form.*fit its members"):

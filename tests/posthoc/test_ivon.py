@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +118,6 @@ def test_heads_and_B_learn_too(classifier: Any, token_batch: Any) -> None:
         not torch.equal(guide.mean()[name], site.projection.initial_weight)
         for name, site in guide.sites.items()
     )
-
-
-def test_without_the_package_it_says_what_to_install(
-    classifier: Any, token_batch: Any, monkeypatch: Any
-) -> None:
-    monkeypatch.setitem(sys.modules, "ivon", None)
-    with pytest.raises(ImportError, match=r"package ivon-opt.*GPL.*pip install 'blob-pyro\[ivon\]"):
-        fitted(classifier("bert", "SEQ_CLS"), token_batch())
 
 
 @pytest.mark.parametrize(

@@ -82,11 +82,6 @@ def test_one_class_of_several_may_have_no_best_temperature() -> None:
     assert [str(warning.message).count("at the bound 0.01") for warning in caught] == [1]
 
 
-def test_no_examples_are_refused() -> None:
-    with pytest.raises(ValueError, match="needs held-out examples with labels, and there are none"):
-        fit_temperature(torch.zeros(1, 0, 3), torch.zeros(0, dtype=torch.long))
-
-
 # Few examples and a random network: any temperature will do here.
 @pytest.mark.filterwarnings("ignore:the temperature .* is not the best")
 @pytest.mark.parametrize("guide_class", [LowRankGaussianGuide, PointEstimateGuide])
@@ -110,13 +105,6 @@ def test_a_calibrated_model_divides_its_logits(
     batch = {k: v for k, v in held_out[0].items() if k != "labels"}
     predictive = Predictive(model.eval(), guide=guide, num_samples=2, return_sites=("logits",))
     assert predictive(**batch)["logits"].shape == (2, 6, 3)
-
-
-def test_labels_are_needed(classifier: Any, token_batch: Any) -> None:
-    model = classifier("llama")
-    batch = {name: value for name, value in token_batch().items() if name != "labels"}
-    with pytest.raises(ValueError, match="fitted to labels, which the batches do not have"):
-        calibrate(model, PointEstimateGuide(model), [batch])
 
 
 def test_a_model_keeps_its_temperature_where_none_is_found(

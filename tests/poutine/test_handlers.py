@@ -109,11 +109,6 @@ def test_each_example_is_the_network_with_its_own_weights(
         )
 
 
-def test_unknown_per_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"flipout: per='word' is unknown; use 'example' or 'tok"):
-        flipout(per="word")  # type: ignore[call-overload]
-
-
 def test_an_autoguide_states_no_centre(classifier: Any, token_batch: Any) -> None:
     model = classifier("llama")
     guide = AutoNormal(model)

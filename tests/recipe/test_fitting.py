@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.networks import load_causal_lm, load_tokenizer
-from blob_pyro.recipe import Recipe, posterior_from_fits, run_recipe
+from blob_pyro.recipe import Recipe, run_recipe
 from blob_pyro.tasks import TextClassificationTask, collator_for
 from blob_pyro.training import CheckpointConfig, StepRecord, TrainingConfig
 from tests.models.architectures import base
@@ -101,13 +101,6 @@ def test_members_with_heads_are_fitted_as_if_each_were_alone(start: str) -> None
         alone = [logits(each, 0)[0] for each in recipe.start_recipes()]
         # Adam magnifies rounding.
         torch.testing.assert_close(found, torch.stack(alone), atol=1e-3, rtol=0)
-
-
-def test_a_trained_method_has_no_other_posterior() -> None:
-    with pytest.raises(
-        ValueError, match="method 'mle' makes no posterior from a fit; call run_recipe"
-    ):
-        posterior_from_fits(Recipe(method="mle"), [], None, TASK, DATA)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", ["blob", "swag"])

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 
@@ -18,18 +18,6 @@ METHOD = Method("m", options=Options)
 
 def test_options_are_the_defaults_and_what_was_given() -> None:
     assert METHOD.chosen_options({"rate": 1}) == Options(rate=1.0, kind="full")
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"rat": 1.0}, "options of method 'm': 'rat' is no setting; did you mean 'rate'"),
-        ({"rate": "1"}, "options of method 'm': rate='1': give a number"),
-    ],
-)
-def test_wrong_options_are_named(given: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        METHOD.chosen_options(given)
 
 
 def test_methods_are_found_by_their_name() -> None:

@@ -27,13 +27,7 @@ def test_the_number_of_steps_is_that_of_all_members() -> None:
     ("method", "option", "message"),
     [
         ("ens", {"num_members": 0}, "num_members=0: give a number of at least 1"),
-        ("lap", {"max_rank": 0}, "max_rank=0: give a number of at least 1"),
-        ("lap", {"predictive": "exact"}, "predictive='exact': use 'linearised', 'probit' or"),
         ("swag", {"num_steps": 20}, "num_steps=20 with collect_every=4 collect 5 weights but"),
-        ("swag", {"momentum": 1.0}, "momentum=1.0: give a number below 1"),
-        ("swag", {"num_deviations": 1}, "num_deviations=1: give a number of at least 2"),
-        ("temperature", {"num_samples": -1}, "num_samples=-1: give a number of at least 0"),
-        ("tfb", {"tolerance": 0}, "tolerance=0: give a number above 0"),
     ],
 )
 def test_an_option_out_of_range_is_refused_before_anything_is_fitted(

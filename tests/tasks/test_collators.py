@@ -45,11 +45,6 @@ def test_a_task_and_a_way_of_answering_have_one_collator(
         assert ("A. login" in collator.task.prompt) == (scoring == "letters")
 
 
-def test_a_head_cannot_answer_questions(tokenizer: Any) -> None:
-    with pytest.raises(ValueError, match=r"boolq has questions, which no classification head"):
-        collator_for(TASKS["boolq"], tokenizer, "head")
-
-
 def test_questions_by_letter_say_how_many_options_they_have(tokenizer: Any) -> None:
     batch = LetterCollator(tokenizer)(QUESTIONS)
     assert batch["num_options"].tolist() == [2, 3]

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 
 from blob_pyro.tasks import InstructionCollator
@@ -33,10 +32,3 @@ def test_long_examples_lose_the_beginning_of_the_prompt(tokenizer: Any) -> None:
     short = InstructionCollator(tokenizer, max_length=3)(EXAMPLES[:1])
     assert short["input_ids"][0].tolist() == whole[[2, 3, 4]].tolist()
     assert short["labels"][0].tolist() == [-100, *whole[[3, 4]].tolist()]
-
-
-@pytest.mark.parametrize("token", ["pad_token", "eos_token"])
-def test_a_tokenizer_without_the_tokens_is_refused(token: str, tokenizer: Any) -> None:
-    setattr(tokenizer, token, None)
-    with pytest.raises(ValueError, match=r"the tokenizer has no (padding token|end of sequence)"):
-        InstructionCollator(tokenizer)

@@ -52,12 +52,6 @@ def test_a_subset_is_decided_by_its_seed(folder: Path) -> None:
     assert len(set(first.data["id"])) == 5
 
 
-@pytest.mark.parametrize("limit", [0, 21])
-def test_a_subset_larger_than_the_split_is_refused(limit: int, folder: Path) -> None:
-    with pytest.raises(ValueError, match=rf"openbookqa, train: {limit} examples .* there are 20"):
-        TASK.load("train", data_dir=folder, limit=limit)
-
-
 def test_equal_ids_are_told_apart(tmp_path: Path) -> None:
     folder = write(tmp_path, [row("q"), row("r"), row("q"), row("q")])
     assert list(TASK.load("train", data_dir=folder).data["id"]) == ["q", "r", "q#2", "q#3"]

@@ -47,9 +47,3 @@ def test_impossible_tasks_are_refused(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TextClassificationTask(**{"name": "t", "splits": DatasetDict(), "class_names": NAMES,
                                   **arguments})  # fmt: skip
-
-
-def test_more_classes_than_letters_need_a_head() -> None:
-    task = TextClassificationTask("t", DatasetDict(), tuple(f"c{i}" for i in range(27)))
-    with pytest.raises(ValueError, match="27 options are more than the 26 letters"):
-        task.lettered()

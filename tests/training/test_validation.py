@@ -108,16 +108,6 @@ def test_validation_needs_data_and_steps(
         fit(*program(peft_network), TRAIN, collate, config, validation=validation)
 
 
-def test_validation_needs_labels(peft_network: Any) -> None:
-    def without_labels(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = collate(examples)
-        return batch if examples[0]["token"] < 17 else {"input_ids": batch["input_ids"]}
-
-    config = TrainingConfig(num_steps=1, batch_size=4, validate_every=1)
-    with pytest.raises(ValueError, match="the validation data have no labels; give labelled"):
-        fit(*program(peft_network), TRAIN, without_labels, config, validation=HELD_OUT)
-
-
 def test_without_validation_there_is_no_best_step() -> None:
     assert best_step([StepRecord(0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)]) is None
 
