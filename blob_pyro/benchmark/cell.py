@@ -81,9 +81,13 @@ class Cell:
         return recipe.changed(seed=self.seed).member(self.member)
 
     def starts(self, config: BenchmarkConfig) -> list[Cell]:
-        """Give the cells whose posteriors it starts from."""
+        """Give the cells whose posteriors it starts from.
+
+        What holds examples out of those that all methods have can't start from a fit that saw them.
+        """
         start = config.methods[self.method].start
-        if start is None:
+        held_out = self.recipe(config).needs_validation
+        if start is None or (held_out and config.tasks[self.task].validation_fraction):
             return []
         count = len(self.recipe(config).start_recipes())
         members = range(self.member, self.member + count)
@@ -91,8 +95,14 @@ class Cell:
 
     def fingerprint(self, config: BenchmarkConfig) -> str:
         """Hash the settings that this cell's results depend on."""
+        tables = {
+            name: config.tables[name].model_dump(mode="json")
+            for name in config.evaluated_on(self.task)
+            if name in config.tables
+        }
         settings = {
             "model": config.model,
+            **({"tables": tables} if tables else {}),
             "task": config.tasks[self.task].model_dump(mode="json"),
             "method": config.methods[self.method].model_dump(mode="json"),
             "max_test": config.max_test,

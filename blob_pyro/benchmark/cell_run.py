@@ -8,19 +8,30 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from blob_pyro.benchmark.cell import Cell, Results, finished_results, write_results
 from blob_pyro.benchmark.config import BenchmarkConfig
 from blob_pyro.benchmark.cost import Cost, extra_parameters, measured
-from blob_pyro.benchmark.data import evaluation_data, training_and_validation_data, training_data
+from blob_pyro.benchmark.data import (
+    benchmark_task,
+    evaluation_data,
+    training_and_validation_data,
+    training_data,
+)
 from blob_pyro.files import load_posterior
 from blob_pyro.files.card import write_metrics
 from blob_pyro.networks import torch_dtype
-from blob_pyro.recipe import Posterior, Predictions, fine_tune, posterior_from_fits
+from blob_pyro.recipe import (
+    Posterior,
+    Predictions,
+    find_method,
+    fine_tune,
+    posterior_from_fits,
+)
 from blob_pyro.recipe.network import load_network
 from blob_pyro.recipe.run import Program
-from blob_pyro.tasks import find_task
 from blob_pyro.training import StepRecord, best_step
 
 OnStep = Callable[[StepRecord], None]
@@ -98,16 +109,26 @@ class _Run:
 
     def fitted(self, on_step: OnStep | None) -> Posterior:
         """Fit to the task, or start from the cells that it starts from."""
-        cell, recipe, task = self.cell, self.cell.recipe(self.config), find_task(self.cell.task)
-        data = (task, self.config.tasks[cell.task], self.data_dir, cell.seed)
-        train, validation = (
-            training_and_validation_data(*data)
-            if recipe.needs_validation
-            else (training_data(*data), None)
-        )
-        dtype, pooling = torch_dtype(self.config.dtype), recipe.pooling
+        cell, recipe = self.cell, self.cell.recipe(self.config)
+        task = benchmark_task(cell.task, self.config, self.data_dir, cell.seed)
+        config = self.config.tasks[cell.task]
+        data = (task, config, self.data_dir, cell.seed)
+        train: Dataset
+        validation: Dataset | float | None = None
+        if not recipe.needs_validation:
+            train = training_data(*data)
+        elif config.validation_fraction is not None:
+            train, validation = training_data(*data), config.validation_fraction
+        else:
+            train, validation = training_and_validation_data(*data)
         network = partial(
-            load_network, self.config.model, task, dtype, seed=cell.seed, pooling=pooling
+            load_network,
+            self.config.model,
+            task,
+            torch_dtype(self.config.dtype),
+            seed=recipe.training.seed,
+            pooling=recipe.pooling,
+            head=find_method(recipe.method).needs_head,
         )
         cells = cell.starts(self.config)
         if not cells:
@@ -122,7 +143,7 @@ class _Run:
             )
         folders = (start.posterior(self.folder) for start in cells)
         fits = (cast(Program, load_posterior(folder, network())) for folder in folders)
-        examples = train if validation is None else validation
+        examples = validation if isinstance(validation, Dataset) else train
         model, guide = posterior_from_fits(recipe, fits, self.tokenizer, task, examples)
         scoring = recipe.scoring_of(model.network.get_base_model())
         return Posterior(model, guide, self.tokenizer, task, scoring, method=recipe.method)
@@ -157,7 +178,8 @@ class _Run:
     ) -> tuple[dict[str, Predictions], Cost]:
         config, seed, tests = self.config, self.cell.seed, []
         for name in config.evaluated_on(self.cell.task):
-            task, trained_on = find_task(name), config.tasks[self.cell.task]
+            task = benchmark_task(name, config, self.data_dir, seed)
+            trained_on = config.tasks[self.cell.task]
             data = evaluation_data(task, config, trained_on, self.data_dir, seed)
             tests.append(replace(task, splits={"test": data}))
         with measured() as cost:
@@ -178,5 +200,6 @@ def _metrics(evaluations: dict[str, Predictions]) -> dict[str, dict[str, float]]
         for name, evaluation in evaluations.items()
     }
     for name in others:
-        metrics[name]["auroc"] = evaluations[first].ood_auroc(evaluations[name])["entropy"]
+        for score, value in evaluations[first].ood_auroc(evaluations[name]).items():
+            metrics[name]["auroc" if score == "entropy" else f"auroc_{score}"] = value
     return metrics

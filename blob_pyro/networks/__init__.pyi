@@ -1,5 +1,6 @@
 from .features import pooled_features as pooled_features
 from .identity import base_identity as base_identity
+from .loading import MINILM as MINILM
 from .loading import SMOLLM2 as SMOLLM2
 from .loading import SMOLLM2_INSTALL as SMOLLM2_INSTALL
 from .loading import is_encoder as is_encoder

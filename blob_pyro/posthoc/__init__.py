@@ -5,6 +5,7 @@ from blob_pyro.guides.laplace import LaplacePredictive, linearised_logits
 from blob_pyro.posthoc.ensemble import ensemble
 from blob_pyro.posthoc.ivon import ivon
 from blob_pyro.posthoc.laplace import laplace
+from blob_pyro.posthoc.linear_probe import linear_probe
 from blob_pyro.posthoc.swag import PathMoments, swag
 from blob_pyro.posthoc.temperature import calibrate, fit_temperature
 from blob_pyro.posthoc.tfb import tfb, to_singular_basis
@@ -16,6 +17,7 @@ __all__ = [
     "fit_temperature",
     "ivon",
     "laplace",
+    "linear_probe",
     "linearised_logits",
     "swag",
     "tfb",

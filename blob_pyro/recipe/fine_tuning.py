@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from blob_pyro.diagnostics import FeatureDistance
 from blob_pyro.networks import SMOLLM2, load_tokenizer
+from blob_pyro.recipe.methods import find_method
 from blob_pyro.recipe.network import load_network
 from blob_pyro.recipe.posterior import Posterior
 from blob_pyro.recipe.predictions import text_features
@@ -118,7 +119,14 @@ def fine_tune(
         validation = task.load("validation").data
     if isinstance(model, str):
         tokenizer = tokenizer or load_tokenizer(model)
-        model = load_network(model, task, dtype, seed=recipe.training.seed, pooling=recipe.pooling)
+        model = load_network(
+            model,
+            task,
+            dtype,
+            seed=recipe.training.seed,
+            pooling=recipe.pooling,
+            head=find_method(recipe.method).needs_head,
+        )
     tokenizer = tokenizer or load_tokenizer(str(model.name_or_path))
     accelerator = accelerator or Accelerator()
     console = Console(stderr=True, quiet=not (progress and accelerator.is_main_process))

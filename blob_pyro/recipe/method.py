@@ -64,6 +64,8 @@ class Method:
     from_fits
         In the place of ``from_fit``: function of several programs of ``starts_from``, fitted with
         different seeds, which come one by one.  Their number is the option ``num_members``.
+    needs_head
+        Whether it needs a network with a head, where a causal LM would answer in words.
     needs_validation
         Whether ``from_fit`` takes validation examples in place of the training examples.
     steps
@@ -87,6 +89,7 @@ class Method:
     starts_from: str | None = None
     from_fit: FromFit | None = None
     from_fits: FromFits | None = None
+    needs_head: bool = False
     needs_validation: bool = False
     steps: MakeStepRule | None = None
     options: type[Settings] = Settings

@@ -39,6 +39,27 @@ MAP = Method("map", objective="elbo")
 ZERO_SHOT = Method("zero_shot")
 
 
+def _probed(
+    model: Classifier, guide: LoraGuide, data: Dataset, collator: Collator, recipe: Recipe, **_: Any
+) -> Program:
+    from blob_pyro.models import SequenceClassifier
+    from blob_pyro.posthoc import linear_probe
+
+    if not isinstance(model, SequenceClassifier):
+        raise ValueError(
+            f"a {type(model).__name__} has no head to make a linear probe of; give texts with "
+            "classes, and a model by its name or a network of AutoModelForSequenceClassification"
+        )
+    batches = example_batches(model, data, collator, recipe)
+    linear_probe(model, batches, recipe.training.seed)
+    return model, guide
+
+
+# Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016: the
+# adapter stays at zero.
+PROBE = Method("probe", from_fit=_probed, needs_head=True)
+
+
 def _dropout(model: Classifier, recipe: Recipe) -> LoraGuide:
     from blob_pyro.guides import DropoutGuide
 
@@ -222,7 +243,7 @@ def example_batches(data: Dataset, collator: Collator, recipe: Recipe) -> DataLo
     )
 
 
-_ALL = (ZERO_SHOT, MLE, MAP, MCD, ENS, BBB, BLOB, LAP, TFB, TEMPERATURE, SCALABL, SWAG, IVON)
+_ALL = (ZERO_SHOT, PROBE, MLE, MAP, MCD, ENS, BBB, BLOB, LAP, TFB, TEMPERATURE, SCALABL, SWAG, IVON)
 
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 

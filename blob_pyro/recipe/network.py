@@ -31,6 +31,7 @@ def load_network(
     *,
     seed: int = 0,
     pooling: Pooling = "auto",
+    head: bool = False,
 ) -> PreTrainedModel:
     """Load the network that can be fine-tuned to a task.
 
@@ -46,6 +47,8 @@ def load_network(
         Seed of a new head.
     pooling
         What an encoder's head reads, see :func:`blob_pyro.networks.load_sequence_classifier`.
+    head
+        Whether a causal LM gets a head, too, which reads a text's last token.
 
     Returns
     -------
@@ -58,7 +61,7 @@ def load_network(
         If the task has questions with options and the model is no causal LM, or the model is one
         and a pooling is asked for.
     """
-    if not is_encoder(name):
+    if not is_encoder(name) and not head:
         if pooling != "auto":
             raise ValueError(
                 f"pooling={pooling!r}: {name} is a causal LM, which has no head; leave pooling out"
@@ -66,8 +69,8 @@ def load_network(
         return load_causal_lm(name, dtype)
     if isinstance(task, MultipleChoiceTask):
         raise ValueError(
-            f"{task.name} has questions with options, which need a causal LM, but {name} is an "
-            "encoder; give another model, or a task of texts"
+            f"{task.name} has questions with options, which need a causal LM without a head, but "
+            f"{name} is an encoder or gets a head; give another model or method, or a task of texts"
         )
     return load_sequence_classifier(name, len(task.class_names), dtype, seed=seed, pooling=pooling)
 

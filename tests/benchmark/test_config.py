@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from blob_pyro.benchmark import Cell, TaskConfig, read_config
-from blob_pyro.recipe import METHODS, PAPER
+from blob_pyro.recipe import METHODS, PAPER, Recipe
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "benchmarks"
 
@@ -41,7 +41,7 @@ def test_a_method_starts_from_a_recipe(content: Any, write: Any) -> None:
         ({"tasks": {}}, "tasks={}: give at least 1"),
         ({"methods": {}}, "methods={}: give at least 1"),
         ({"method": {}}, "'method' is no setting; did you mean 'methods'"),
-        ({"tasks": {"trivia": {}}}, "tasks: the task 'trivia' is unknown; use openbookqa"),
+        ({"tasks": {"trivia": {}}}, "the task 'trivia' is unknown; use openbookqa"),
         ({"tasks": {"openbookqa": {"ood": ["x"]}}}, "the task 'x' is unknown"),
         (
             {"tasks": {"openbookqa": {"train": 3}}},
@@ -110,11 +110,25 @@ def test_the_examples_are_benchmarks(name: str) -> None:
     assert config.methods["blob"].num_samples == (0, 5, 10)
 
 
+@pytest.mark.parametrize("name", ["", "_more", "_smollm2", "_sizes"])
+def test_texts_are_compared_with_the_defaults_alone(name: str) -> None:
+    config = read_config(EXAMPLES / f"few_shot_texts{name}.yaml")
+    assert all(task.validation_fraction == 0.2 for task in config.tasks.values())
+    own = {"method", "start", "options", "training"}
+    for method in config.methods.values():
+        given = method.recipe.model_dump(exclude=own)
+        assert given == Recipe().model_dump(exclude=own)
+        training = method.recipe.training.changed(validate_every=None)
+        assert training == Recipe().training
+
+
 def test_all_methods_go_on_from_the_cells_of_the_first_table() -> None:
     first, everything = (
         read_config(EXAMPLES / f"{name}_smollm2.yaml") for name in ("few_shot", "all_methods")
     )
-    assert {method.recipe.method for method in everything.methods.values()} == set(METHODS)
+    # Questions with options have no head to probe.
+    used = {method.recipe.method for method in everything.methods.values()}
+    assert used == METHODS.keys() - {"probe"}
     for name in ("zero_shot", "mle", "mle_early", "map", "blob"):
         cell = Cell(name, "openbookqa", 1)
         assert cell.fingerprint(everything) == cell.fingerprint(first)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from blob_pyro.benchmark import (
     Cell,
     MethodConfig,
     TaskConfig,
+    cell_run,
     read_config,
     run_benchmark,
 )
 from blob_pyro.benchmark.data import (
+    benchmark_task,
     evaluation_data,
     training_and_validation_data,
     training_data,
@@ -138,3 +141,113 @@ def test_settings_are_chosen_without_the_test_questions(
     assert {tuple(tested) for tested in metrics.values()} == {("openbookqa",)}
     kept = load_predictions(tmp_path / "results/draws/blob-openbookqa-seed0-openbookqa-draws2.npz")
     assert all(name.startswith("validation-") for name in kept.ids)
+
+
+@pytest.fixture
+def with_table(questions: str) -> Path:
+    """A table of three labels, twelve texts each to train on."""
+    folder = Path(questions) / "desk"
+    folder.mkdir()
+    for split, number in (("train", 12), ("test", 4), ("strangers", 3)):
+        rows = [
+            {"text": f"{split} {name} {i}", "label": None if split == "strangers" else name}
+            for name in ("login", "printing", "spam")
+            for i in range(number)
+        ]
+        text = "\n".join(json.dumps(row) for row in rows)
+        (folder / f"{split}.jsonl").write_text(text)
+    return Path(questions)
+
+
+@pytest.fixture
+def desk(content: Any, write: Any) -> Any:
+    def read(**settings: Any) -> BenchmarkConfig:
+        content["tables"] = {
+            "desk": {},
+            "strangers": {"folder": "desk", "test": "strangers"},
+            "two": {"folder": "desk", "classes": {"all": ["login", "printing"], "bad": ["spam"]}},
+        }
+        content["tasks"] = {"desk": {"ood": ["strangers"], **settings}}
+        return read_config(write(content))
+
+    return read
+
+
+def test_a_table_of_the_data_s_folder_is_a_task(desk: Any, with_table: Path) -> None:
+    task: Any = benchmark_task("desk", desk(), with_table)
+    assert task.class_names == ("login", "printing", "spam")
+    assert {split: len(data) for split, data in task.splits.items()} == {"train": 36, "test": 12}
+    strangers: Any = benchmark_task("strangers", desk(), with_table)
+    assert set(strangers.splits["test"]["label"]) == {-1}
+    two: Any = benchmark_task("two", desk(), with_table)
+    assert two.class_names == ("all", "bad")
+    assert two.splits["test"]["label"] == [0] * 8 + [1] * 4
+    with pytest.raises(ValueError, match="desk is a table of the data's folder; say with --data"):
+        benchmark_task("desk", desk(), None)
+    (with_table / "desk" / "test.jsonl").write_text('{"text": "x", "label": "other"}\n')
+    with pytest.raises(ValueError, match=r"test.jsonl, line 1: has the label 'other', which no"):
+        benchmark_task("desk", desk(), with_table)
+
+
+def test_the_seed_chooses_classes_and_as_many_examples_of_each(desk: Any, with_table: Path) -> None:
+    config, chosen = desk(num_classes=2, max_train=8), set()
+    for seed in range(6):
+        task: Any = benchmark_task("desk", config, with_table, seed)
+        chosen.add(task.class_names)
+        train = training_data(task, config.tasks["desk"], with_table, seed)
+        assert sorted(train["label"]) == [0] * 4 + [1] * 4
+        for row in [*train, *task.splits["test"]]:
+            assert task.class_names[row["label"]] in row["text"]
+        assert len(task.splits["test"]) == 8
+    assert len(chosen) == 3
+    with pytest.raises(ValueError, match="give a multiple of num_classes"):
+        desk(num_classes=2, max_train=7)
+
+
+def test_what_is_held_out_comes_out_of_the_same_labels(
+    desk: Any, with_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = desk(max_train=10, validation_fraction=0.2, ood=[])
+    recipes = {
+        name: SMALL.changed(method=method, num_steps=1, rank=2, **more)
+        for name, method, more in (
+            ("mle", "mle", {}),
+            ("early", "mle", {"validate_every": 1}),
+            ("scaled", "temperature", {"start": "mle"}),
+        )
+    }
+    methods = {
+        name: MethodConfig(
+            recipe=recipe, num_samples=(0,), start="mle" if name == "scaled" else None
+        )
+        for name, recipe in recipes.items()
+    }
+    config = config.changed(methods=methods, seeds=(0,), max_test=4)
+    seen: list[tuple[int, Any]] = []
+    fine_tune = cell_run.fine_tune
+
+    def spy(task: Any, *args: Any, **options: Any) -> Any:
+        seen.append((len(task.splits["train"]), options["validation"]))
+        return fine_tune(task, *args, **options)
+
+    monkeypatch.setattr(cell_run, "fine_tune", spy)
+    results = run_benchmark(config, tmp_path / "out", with_table)
+    assert seen == [(10, None), (10, 0.2), (10, 0.2)]
+    assert set(results) == {Cell(name, "desk", 0) for name in methods}
+    with pytest.raises(
+        ValueError, match="validation_fraction takes validation examples out of max"
+    ):
+        desk(max_train=10, validation_fraction=0.2, max_validation=3)
+
+
+def test_a_start_that_is_fitted_anew_has_the_settings_of_its_entry(
+    content: Any, desk: Any, write: Any
+) -> None:
+    desk(max_train=10, validation_fraction=0.2)
+    content["methods"]["scaled"] = {"method": "temperature", "start": "blob", "num_samples": [2]}
+    with pytest.raises(
+        ValueError, match=r"methods.scaled holds out a part of the examples of blob"
+    ):
+        read_config(write(content))
+    content["methods"]["scaled"]["init_scale"] = 0.09
+    assert read_config(write(content)).methods["scaled"].start == "blob"

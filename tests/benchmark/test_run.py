@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from matplotlib.image import imread
 from transformers import BertConfig, BertForMaskedLM
 
@@ -71,7 +73,12 @@ def test_metrics_are_those_of_the_draws_that_are_kept(
     assert kept[0].logits.shape == (2, 5, 4)
     assert metrics["2"]["openbookqa"] == kept[0].metrics()
     outside = dict(metrics["2"]["ai2_arc_easy"])
-    assert outside.pop("auroc") == kept[0].ood_auroc(kept[1])["entropy"]
+    scores = {name: outside.pop(name) for name in (*outside,) if name.startswith("auroc")}
+    expected = kept[0].ood_auroc(kept[1])
+    assert scores.pop("auroc") == expected.pop("entropy")
+    assert scores == {f"auroc_{name}": value for name, value in expected.items()}
+    assert set(expected) == {"mutual_information", "max_probability"}
+    assert "auroc_mutual_information" not in metrics["0"]["ai2_arc_easy"]
     assert outside == kept[1].metrics()
     assert set(outside) == set(METRICS)
     card = (tmp_path / "posteriors" / "blob-openbookqa-seed1" / "README.md").read_text()
@@ -135,6 +142,34 @@ def test_a_benchmark_stopped_by_sigkill_goes_on_where_it_was(
     }
 
 
+def test_two_processes_share_the_cells(
+    config: Any, questions: str, tmp_path: Path, fits: list[int]
+) -> None:
+    first = next(iter(cells := sorted(_names(config))))
+    lock = FileLock(tmp_path / "claims" / f"{first}.lock")
+    (tmp_path / "claims").mkdir()
+    lock.acquire()
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(run_benchmark, config, tmp_path, Path(questions))
+        while len([*(tmp_path / "cells").glob("*.json")]) < len(cells) - 1:
+            time.sleep(0.02)
+        # All but the one that another is at; it goes on when that one is dead.
+        time.sleep(0.1)
+        assert not running.done()
+        assert not (tmp_path / "cells" / f"{first}.json").exists()
+        lock.release()
+        assert len(running.result()) == len(fits) == len(cells)
+
+
+def _names(config: Any) -> list[str]:
+    return [
+        f"{method}-{task}-seed{seed}"
+        for method in config.methods
+        for task in config.tasks
+        for seed in config.seeds
+    ]
+
+
 def test_an_encoder_is_compared_on_texts(
     content: Any, write: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
@@ -183,11 +218,12 @@ def test_tables_hold_a_row_for_each_number_of_draws(
 ) -> None:
     run_benchmark(config, tmp_path, Path(questions))
     markdown = (tmp_path / "tables.md").read_text()
-    assert markdown.count("## trained on") == 3
+    assert markdown.count("## trained on") == markdown.count("## differences") == 3
     assert markdown.count("## what it costs") == 2
-    assert "## trained on openbookqa, tested on ai2_arc_easy, 2 seeds" in markdown
+    assert "## trained on openbookqa (4 labels), tested on ai2_arc_easy, 2 seeds" in markdown
     rows = [line.split("|")[1].strip() for line in markdown.splitlines() if line.startswith("| ")]
-    assert rows == ["", "zero_shot", "mle", "blob, K = 0", "blob, K = 2"] * 5
+    assert rows[:25] == ["", "zero_shot", "mle", "blob, K = 0", "blob, K = 2"] * 5
+    assert rows[25:] == ["", "zero_shot", "blob, K = 0", "blob, K = 2"] * 3
     assert (tmp_path / "tables.tex").read_text().count("\\begin{tabular}") == 5
     for task in config.tasks:
         assert imread(tmp_path / "plots" / f"{task}.png").std() > 0
@@ -204,7 +240,14 @@ def test_texts_of_other_classes_are_told_apart_and_not_marked(
     results = run_benchmark(read_config(write(content)), tmp_path / "out", Path(questions))
     metrics = results[Cell("mle", "helpdesk", 0)]["metrics"]["0"]
     assert set(metrics["helpdesk"]) == set(METRICS)
-    assert set(metrics["reviews"]) == set(metrics["helpdesk_out_of_scope"]) == {"auroc"}
+    assert (
+        set(metrics["reviews"])
+        == set(metrics["helpdesk_out_of_scope"])
+        == {
+            "auroc",
+            "auroc_max_probability",
+        }
+    )
     kept = load_predictions(tmp_path / "out" / "draws" / "mle-helpdesk-seed0-reviews-draws0.npz")
     assert set(kept.labels) == {-1}
     assert (tmp_path / "out" / "plots" / "helpdesk.png").stat().st_size > 0

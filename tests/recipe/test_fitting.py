@@ -96,11 +96,11 @@ def test_members_with_heads_are_fitted_as_if_each_were_alone(start: str) -> None
         return posterior_predictive(*program, batches, num_samples, 0, progress=False)["logits"]
 
     found = logits(recipe, 3)
-    assert (found[0] - found[1]).abs().max() > 0.01
+    assert (found[0] - found[1]).abs().max() > 0.1
     if start == "mle":
         alone = [logits(each, 0)[0] for each in recipe.start_recipes()]
         # Adam magnifies rounding.
-        torch.testing.assert_close(found, torch.stack(alone), atol=1e-3, rtol=0)
+        torch.testing.assert_close(found, torch.stack(alone), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("method", ["blob", "swag"])

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from blob_pyro.models import SequenceClassifier
+from blob_pyro.networks import pooled_features
+from blob_pyro.posthoc import linear_probe
+from blob_pyro.testing import tiny_batch, tiny_network
+
+
+def probed(name: str, labels: Any) -> tuple[Any, Any, float]:
+    model = SequenceClassifier(tiny_network(name, "SEQ_CLS"), num_data=len(labels)).eval()
+    batch = {**tiny_batch(rows=len(labels)), "labels": torch.as_tensor(labels)}
+    halves = [{k: v[i : i + 15] for k, v in batch.items()} for i in (0, 15)]
+    return model, batch, linear_probe(model, halves)
+
+
+@pytest.mark.parametrize("num_present", [2, 3])
+def test_the_network_predicts_what_scikit_learn_does(num_present: int) -> None:
+    labels = np.arange(30) % num_present
+    model, batch, strength = probed("bert", labels)
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    features = pooled_features(model.network, inputs).numpy()
+    oracle = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=5000))
+    expected = oracle.fit(features, labels).predict_proba(features)
+    found = model.network(**inputs).logits[:, :num_present].softmax(-1).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_layer_without_bias_has_no_intercept() -> None:
+    labels = np.arange(30) % 3
+    model, batch, strength = probed("llama", labels)
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    features = pooled_features(model.network, inputs).numpy()
+    scaled = StandardScaler(with_mean=False).fit_transform(features)
+    oracle = LogisticRegression(C=strength, max_iter=5000, fit_intercept=False).fit(scaled, labels)
+    found = model.network(**inputs).logits.softmax(-1).detach().numpy()
+    np.testing.assert_allclose(found, oracle.predict_proba(scaled), atol=1e-4)
+
+
+def test_a_class_without_examples_stays_possible_and_needs_a_bias() -> None:
+    labels = np.arange(30) % 2
+    model, batch, _ = probed("bert", labels)
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    last = model.network(**inputs).logits.softmax(-1)[:, 2]
+    assert ((last > 1e-3) & (last < 0.2)).all()
+    with pytest.raises(ValueError, match=r"no example has the classes \[2\].*has no bias"):
+        probed("llama", labels)
+
+
+def test_scikit_learn_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install scikit-learn"):
+        probed("bert", np.arange(30) % 3)
