@@ -12,6 +12,7 @@ import torch
 from scipy.special import log_softmax
 from torch import nn
 
+from blob_pyro.infer.data_pass import on_device
 from blob_pyro.models import SequenceClassifier
 from blob_pyro.networks import pooled_features
 
@@ -92,9 +93,9 @@ def linear_probe(
 def _features_and_labels(
     model: SequenceClassifier, batches: Iterable[dict[str, torch.Tensor]]
 ) -> tuple[Floats, npt.NDArray[np.int64]]:
-    features, labels = [], []
+    features, labels, device = [], [], next(model.parameters()).device
     for batch in batches:
-        inputs = model.align(batch, model.padding_side)
+        inputs = model.align(on_device(device, batch), model.padding_side)
         side = model.padding_side or "right"
         read = pooled_features(model.network, inputs, padding_side=side)
         features.append(read.cpu())

@@ -50,7 +50,7 @@ def _probed(
             f"a {type(model).__name__} has no head to make a linear probe of; give texts with "
             "classes, and a model by its name or a network of AutoModelForSequenceClassification"
         )
-    batches = example_batches(model, data, collator, recipe)
+    batches = example_batches(data, collator, recipe)
     linear_probe(model, batches, recipe.training.seed)
     return model, guide
 

@@ -16,6 +16,7 @@ from blob_pyro.infer import posterior_predictive
 from blob_pyro.networks import load_causal_lm, load_tokenizer
 from blob_pyro.posthoc import EnsembleGuide, fit_temperature
 from blob_pyro.recipe import METHODS, Recipe, run_recipe
+from blob_pyro.recipe.network import load_network
 from blob_pyro.tasks import TextClassificationTask, collator_for
 from blob_pyro.training import TrainingConfig
 
@@ -35,11 +36,13 @@ def fitted(base_folder: str, num_steps: int = 2, data: Any = DATA, **settings: A
     # The rate is high, so that two steps take members of an ensemble apart.
     training = TrainingConfig(num_steps=num_steps, batch_size=2, learning_rate=0.1)
     recipe = Recipe(rank=2, training=training, **settings)
-    return run_recipe(recipe, load_causal_lm(base_folder), load_tokenizer(base_folder), TASK, data)
+    network = load_network(base_folder, TASK, head=METHODS[recipe.method].needs_head)
+    return run_recipe(recipe, network, load_tokenizer(base_folder), TASK, data)
 
 
 def predicted(base_folder: str, model: Any, guide: Any, num_samples: int = 3) -> Any:
-    loader = collator_for(TASK, load_tokenizer(base_folder)).loader(DATA)
+    scoring = Recipe().scoring_of(model.network.get_base_model())
+    loader = collator_for(TASK, load_tokenizer(base_folder), scoring).loader(DATA)
     return posterior_predictive(model, guide, loader, num_samples, 0, progress=False)
 
 
