@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from blob_pyro.cli.options import NumSamples, PosteriorFolder, Seed
-from blob_pyro.cli.terminal import print_json, print_table
+from blob_pyro.cli.options import NumSamples, PosteriorFolder, Seed, SkipBadRows, TextColumn
+from blob_pyro.cli.predict_table import Rows, check_files, predict_table
+from blob_pyro.cli.terminal import print_json, print_table, print_warning
 from blob_pyro.tasks import TextClassificationTask
 from blob_pyro.tasks.text_files import is_like_header, is_like_row, json_row
 
 if TYPE_CHECKING:
-    from blob_pyro.recipe import Posterior
+    from blob_pyro.recipe import Posterior, Predictions
     from blob_pyro.tasks import Task
 
 PLACE = "standard input"
@@ -125,6 +127,23 @@ def predict(
         list[str] | None,
         typer.Argument(help="Texts to classify; - reads standard input, one a line."),
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Table to classify: .csv, .tsv, .jsonl or .parquet.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Where the table goes with its answers; the same endings.")
+    ] = None,
+    text_column: TextColumn = "text",
+    skip_bad_rows: SkipBadRows = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT.")] = False,
+    defer_below: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Probability below which a person decides."),
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(help="Share of wrong answers that the threshold shall keep, else the chosen."),
+    ] = None,
     num_samples: NumSamples = 10,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
@@ -136,28 +155,68 @@ def predict(
 
     A line of standard input is a text, or a JSON object with "text" and perhaps "id" (and
     "text_pair" for pairs); its answer is a JSON object, under the same draws for the whole stream.
+    A table of any size keeps its columns and gets class, probability, uncertainties and, where a
+    threshold is known (`evaluate --max-error`), the decision: answer or defer.
 
     Example: `blob-pyro predict blob_pyro_demo/posterior "the copier eats my badge" --json`
 
+    Example: `blob-pyro predict posterior --data tickets.csv --output answers.csv`
+
     Example: `tail -f tickets.jsonl | blob-pyro predict posterior - --batch-size 1`
     """
+    from datasets import Dataset
+
     from blob_pyro.recipe import load
 
-    streams = _streams(texts)
+    if (data is None) != (output is None) or (data is not None and (texts or as_json)):
+        raise ValueError("--data and --output go together, without TEXTS and --json")
+    if defer_below is not None and max_error is not None:
+        raise ValueError("--defer-below and --max-error exclude each other; give one of them")
+    if data is not None and output is not None:
+        check_files(data, output, overwrite=overwrite)
+    streams = data is None and _streams(texts)
     program = load(posterior)
     _ = program.classifier
     task = _text_task(posterior, cast("Task", program.task))
+    threshold = defer_below
+    if threshold is None:
+        threshold = _threshold(program, max_error, num_samples, seed)
+
+    def classify(texts: Rows) -> Predictions:
+        rows = Dataset.from_list(texts)
+        found = program.predictive(rows, num_samples=num_samples, seed=seed, progress=False)
+        return replace(found, threshold=threshold)
+
+    if data is not None and output is not None:
+        columns = [text_column, *(["text_pair"] if reads_pairs(task) else [])]
+        predict_table(classify, data, output, columns, skip_bad_rows=skip_bad_rows)
+        return
     if streams:
         examples = read_examples(typer.get_binary_stream("stdin"), task)
     else:
         examples = _given(texts or [], task)
     groups = in_groups(examples, batch_size)
-    rows = (row for group in groups for row in _answers(program, group, num_samples, seed))
+    rows = (row for group in groups for row in _answers(classify, group))
     if streams or as_json:
         for row in rows:
             print_json(row)
     else:
         _print_predictions(list(rows))
+
+
+def _threshold(
+    program: Posterior, max_error: float | None, num_samples: int, seed: int
+) -> float | None:
+    """Find the threshold that was asked for or chosen, or say why there is none."""
+    if max_error is None and program.answers is None:
+        return None
+    try:
+        return program.threshold(max_error, num_samples=num_samples, seed=seed)
+    except ValueError as error:
+        if max_error is not None:
+            raise
+        print_warning(f"nothing is decided: {error}")
+        return None
 
 
 def _streams(texts: list[str] | None) -> bool:
@@ -186,20 +245,20 @@ def _given(texts: list[str], task: TextClassificationTask) -> Iterator[Example]:
 
 
 def _answers(
-    program: Posterior, examples: list[Example], num_samples: int, seed: int
+    classify: Callable[[Rows], Predictions], examples: list[Example]
 ) -> Iterator[dict[str, Any]]:
-    from datasets import Dataset
-
     # Whatever an id is, it goes back as it came.
     texts = [{name: text for name, text in row.items() if name != "id"} for row in examples]
-    data = Dataset.from_list(texts)
-    predicted = program.predictive(data, num_samples=num_samples, seed=seed, progress=False)
+    predicted = classify(texts)
     names = predicted.class_names
-    for example, probabilities, entropy, information in zip(
+    decided = predicted.threshold is not None
+    decisions = predicted.decisions.tolist() if decided else [None] * len(texts)
+    for example, probabilities, entropy, information, decision in zip(
         examples,
         predicted.probabilities.tolist(),
         predicted.total_uncertainty.tolist(),
         predicted.epistemic_uncertainty.tolist(),
+        decisions,
         strict=True,
     ):
         yield {
@@ -208,11 +267,13 @@ def _answers(
             "probabilities": dict(zip(names, probabilities, strict=True)),
             "entropy": entropy,
             "mutual_information": information,
+            **({"decision": decision} if decided else {}),
         }
 
 
 def _print_predictions(rows: list[dict[str, Any]]) -> None:
-    columns = ("text", "label", "probability", "entropy (nats)", "mutual information (nats)")
+    columns = ["text", "label", "probability", "entropy (nats)", "mutual information (nats)"]
+    columns += ["decision"] if "decision" in rows[0] else []
     cells = [
         (
             row["text"],
@@ -220,6 +281,7 @@ def _print_predictions(rows: list[dict[str, Any]]) -> None:
             f"{row['probabilities'][row['label']]:.3f}",
             f"{row['entropy']:.3f}",
             f"{row['mutual_information']:.3f}",
+            *([row["decision"]] if "decision" in row else []),
         )
         for row in rows
     ]

@@ -32,6 +32,8 @@ from .plots.uncertainty import plot_draws as plot_draws
 from .plots.uncertainty import plot_scores as plot_scores
 from .plots.uncertainty import plot_uncertainty as plot_uncertainty
 from .predictive import log_probs as log_probs
+from .selective import AnswerThresholds as AnswerThresholds
+from .selective import answer_thresholds as answer_thresholds
 from .uncertainty import auroc as auroc
 from .uncertainty import auroc_interval as auroc_interval
 from .uncertainty import expected_entropy as expected_entropy

@@ -148,7 +148,7 @@ def write_metrics(
         If the card has metrics of more examples, which stay.
     """
     path = folder / CARD_FILE
-    known = 0 if is_users_card(path) else _measured_examples(path)
+    known = 0 if is_users_card(path) else card_metrics(path)[1]
     if known > num_examples:
         warnings.warn(
             f"{path} keeps its metrics of {known} examples, which say more than those of "
@@ -159,13 +159,15 @@ def write_metrics(
     write_card(folder, model_card(read_posterior_config(folder), metrics, num_examples, data))
 
 
-def _measured_examples(path: Path) -> int:
-    """Read off a card of ours on how many examples its metrics were measured."""
-    if not path.exists():
-        return 0
-    card = ModelCard(path.read_text(encoding="utf-8"))
-    results = getattr(card.data, "eval_results", None) or []
-    return max(((result.dataset_args or {}).get(_NUM_EXAMPLES, 0) for result in results), default=0)
+def card_metrics(path: Path) -> tuple[dict[str, float], int, str | None]:
+    """Read off a card of ours its metrics, on how many examples, and of which data."""
+    card = ModelCard(path.read_text(encoding="utf-8")) if path.exists() else None
+    results: list[EvalResult] = getattr(getattr(card, "data", None), "eval_results", None) or []
+    if not results:
+        return {}, 0, None
+    num_examples = (results[0].dataset_args or {}).get(_NUM_EXAMPLES, 0)
+    metrics = {result.metric_type: result.metric_value for result in results}
+    return metrics, num_examples, results[0].dataset_name
 
 
 def is_on_hub(name: str | None) -> bool:

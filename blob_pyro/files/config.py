@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, Field, JsonValue, model_validator
 
+from blob_pyro.diagnostics import AnswerThresholds
 from blob_pyro.files.adapter import ADAPTER_CONFIG, ADAPTER_FILE, read_json
 from blob_pyro.files.atomic import recover
 from blob_pyro.lora import HierarchicalNormalPrior, NormalPrior, Prior
@@ -94,6 +95,34 @@ class PriorRecord(Record):
             return make(**self.arguments)
 
 
+class AnswersRecord(AnswerThresholds):
+    """When a posterior answers: at what confidence, and how it predicted the held-out examples."""
+
+    max_error: float = Field(gt=0, lt=1)
+    num_samples: int = Field(ge=0)
+    seed: int
+    temperature: float | list[float]
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        self.best(self.max_error)
+        return self
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which on an answer is given."""
+        return self.thresholds[self.best(self.max_error)]
+
+    def __str__(self) -> str:
+        best = self.best(self.max_error)
+        answered, errors = self.answered[best], self.errors[best]
+        return (
+            f"from a probability of {self.threshold:.4f} on, so that at most {self.max_error:.3g} "
+            f"are wrong ({self.confidence_level:.3g} sure); {answered} of {self.num_examples} "
+            f"held-out examples, {errors} of them wrong"
+        )
+
+
 class ModelRecord(Made):
     """The likelihood."""
 
@@ -128,6 +157,7 @@ class PosteriorConfig(Record):
     adapter: Annotated[dict[Literal["float32"], bool], Field(min_length=1)]
     pooling: Literal["head", "mean"] = "head"
     task: dict[str, JsonValue]
+    answers: AnswersRecord | None = None
     method: str | None = None
     versions: Annotated[dict[str, str], Field(min_length=1)]
     sha256: dict[str, str]

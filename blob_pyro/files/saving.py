@@ -14,15 +14,17 @@ from transformers import PreTrainedTokenizerBase
 from blob_pyro.diagnostics import FeatureDistance
 from blob_pyro.files.adapter import base_name, write_adapter, write_tensors
 from blob_pyro.files.atomic import atomic_folder, check_writable
-from blob_pyro.files.card import CARD_FILE, is_users_card, model_card, write_card
+from blob_pyro.files.card import CARD_FILE, card_metrics, is_users_card, model_card, write_card
 from blob_pyro.files.config import (
     CONFIG_FILE,
     FEATURES_FILE,
     FORMAT_VERSION,
     HASHED_FILES,
     POSTERIOR_FILE,
+    AnswersRecord,
     PosteriorConfig,
     PriorRecord,
+    read_posterior_config,
     sha256_of,
 )
 from blob_pyro.guides import LoraGuide
@@ -44,6 +46,7 @@ def save_posterior(
     method: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     features: FeatureDistance | None = None,
+    answers: AnswersRecord | None = None,
 ) -> None:
     """Write a fitted posterior as a folder that is also a PEFT adapter.
 
@@ -67,6 +70,8 @@ def save_posterior(
         refuses another one.
     features
         Tells the training texts' features from others.
+    answers
+        When it answers, as :meth:`~blob_pyro.recipe.Posterior.choose_threshold` found out.
 
     Raises
     ------
@@ -89,9 +94,29 @@ def save_posterior(
         if features is not None:
             tensors = {name: torch.from_numpy(array) for name, array in vars(features).items()}
             write_tensors(draft / FEATURES_FILE, tensors)
-        config = _write(draft, model, guide, dict(task or {}), method, tokenizer)
+        config = _write(draft, model, guide, dict(task or {}), method, tokenizer, answers)
         if card:
             write_card(draft, model_card(config))
+
+
+def write_answers(folder: str | Path, answers: AnswersRecord) -> None:
+    """Keep in a saved posterior, and on its card, when it answers.
+
+    Parameters
+    ----------
+    folder
+        What :func:`save_posterior` wrote.
+    answers
+        As there.
+    """
+    folder = Path(folder)
+    config = read_posterior_config(folder).model_copy(update={"answers": answers})
+    path = folder / CARD_FILE
+    card = () if is_users_card(path) else (CARD_FILE,)
+    with atomic_folder(folder, replaces=(CONFIG_FILE, *card)) as draft:
+        _write_config(draft, config)
+        if card:
+            write_card(draft, model_card(config, *card_metrics(path)))
 
 
 def check_output(folder: str | Path, *, overwrite: bool = False) -> None:
@@ -132,6 +157,7 @@ def _write(
     task: dict[str, Any],
     method: str | None,
     tokenizer: PreTrainedTokenizerBase | None,
+    answers: AnswersRecord | None,
 ) -> PosteriorConfig:
     peft_config = model.network.peft_config[model.adapter]
     saved = tuple(getattr(peft_config, "modules_to_save", None) or ())
@@ -160,15 +186,20 @@ def _write(
             "adapter": {"float32": next(iter(guide.mean().values())).dtype == torch.float32},
             "pooling": pooling_of(base),
             "task": task,
+            **({} if answers is None else {"answers": answers}),
             "method": method,
             "versions": {"blob-pyro": __version__, **{name: version(name) for name in _LIBRARIES}},
             "sha256": {path.name: sha256_of(path) for path in sorted(draft.iterdir())},
         }
     )
+    _write_config(draft, config)
+    return config
+
+
+def _write_config(draft: Path, config: PosteriorConfig) -> None:
     (draft / CONFIG_FILE).write_text(
         config.model_dump_json(indent=2, exclude_unset=True) + "\n", encoding="utf-8"
     )
-    return config
 
 
 def _posterior_tensors(guide: LoraGuide) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -17,9 +18,9 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from blob_pyro.diagnostics import FeatureDistance, from_pyro_svi
+from blob_pyro.diagnostics import FeatureDistance, answer_thresholds, from_pyro_svi
 from blob_pyro.files import push_to_hub, save_posterior
-from blob_pyro.files.config import CONFIG_FILE
+from blob_pyro.files.config import CONFIG_FILE, AnswersRecord
 from blob_pyro.files.loading import load_with_config
 from blob_pyro.files.task import recorded_task, task_record
 from blob_pyro.guides import LoraGuide
@@ -30,7 +31,12 @@ from blob_pyro.networks.identity import tokenizer_identity
 from blob_pyro.networks.reading import reading
 from blob_pyro.posthoc import calibrate
 from blob_pyro.recipe.network import switch_task
-from blob_pyro.recipe.predictions import Predictions, evaluate, text_features
+from blob_pyro.recipe.predictions import (
+    Predictions,
+    evaluate,
+    prediction_settings,
+    text_features,
+)
 from blob_pyro.tasks import (
     Collator,
     MultipleChoiceTask,
@@ -75,6 +81,8 @@ class Posterior:
         One record for each step of training, if known.
     feature_distance
         Tells how far the features of a text lie from those of the training texts, if known.
+    answers
+        When it answers, see :meth:`choose_threshold`.
 
     Examples
     --------
@@ -95,6 +103,7 @@ class Posterior:
         method: str | None = None,
         records: Sequence[StepRecord] = (),
         feature_distance: FeatureDistance | None = None,
+        answers: AnswersRecord | None = None,
     ) -> None:
         self.model = model
         self.guide = guide
@@ -104,6 +113,7 @@ class Posterior:
         self.method = method
         self.records = list(records)
         self.feature_distance = feature_distance
+        self._answers = answers
 
     def __repr__(self) -> str:
         sites = self.guide.scale()
@@ -124,6 +134,8 @@ class Posterior:
             lines.append(f"classes: {names}" + (f" and {more} more" if more > 0 else ""))
         elif self.task is not None:
             lines.append(f"questions: {self.task.name}")
+        if self.answers is not None:
+            lines.append(f"answers: {self.answers}")
         return "\n  ".join(["Posterior", *lines])
 
     @property
@@ -260,7 +272,119 @@ class Posterior:
         """
         examples = self._examples(data, labels, text_column, label_column)
         loader = self.collator.loader(examples)
-        return float(calibrate(self.classifier, self.guide, loader, num_samples, seed))
+        before = self.answers
+        found = float(calibrate(self.classifier, self.guide, loader, num_samples, seed))
+        if before is not None and self.answers is None:
+            warnings.warn(
+                f"the threshold {before.threshold:.4f} held at another temperature and is dropped; "
+                "call choose_threshold again",
+                stacklevel=2,
+            )
+        return found
+
+    def choose_threshold(
+        self,
+        data: Any,
+        labels: Sequence[str | int] | None = None,
+        *,
+        max_error: float = 0.05,
+        confidence_level: float = 0.95,
+        text_column: str = "text",
+        label_column: str = "label",
+        num_samples: int = 10,
+        seed: int = 0,
+    ) -> AnswersRecord:
+        """Choose the probability from which on to answer, so that few answers are wrong.
+
+        Of the answers to further examples of the same kind, at most ``max_error`` are wrong, with
+        probability ``confidence_level`` over the held-out ones; see
+        :class:`~blob_pyro.diagnostics.AnswerThresholds`.  Predictions with the same draws then say
+        ``answer`` or ``defer``.
+
+        Parameters
+        ----------
+        data
+            Labelled examples that neither the fit nor :meth:`calibrate` has seen, as in
+            :meth:`evaluate`, or what it gave for them.  Texts that were trained on are left out, if
+            they are still known.
+        labels, text_column, label_column
+            As in :meth:`evaluate`.
+        max_error
+            Largest share of wrong answers, between 0 and 1.
+        confidence_level
+            Probability that it holds, between 0 and 1.
+        num_samples, seed
+            As in :meth:`predictive`, and as all later predictions.
+
+        Returns
+        -------
+        AnswersRecord
+            The ``threshold`` and its evidence, which is saved with the posterior.
+
+        Raises
+        ------
+        ValueError
+            If there are too few examples, or too many of them are answered wrong.
+        """
+        if not isinstance(data, Predictions):
+            columns: Any = {"text_column": text_column, "label_column": label_column}
+            data = self.evaluate(data, labels, num_samples=num_samples, seed=seed, **columns)
+        if data.settings.get("temperature") != self.classifier.temperature.tolist():
+            raise ValueError(
+                "these predictions were not made as this posterior predicts; make new ones"
+            )
+        rows = self._not_trained_on(data.texts) if data.texts else slice(None)
+        thresholds = answer_thresholds(
+            data.logits[:, rows], data.labels[rows], confidence_level=confidence_level
+        )
+        thresholds.best(max_error)
+        self._answers = AnswersRecord.model_validate(
+            {**thresholds.model_dump(), **data.settings, "max_error": max_error}
+        )
+        return self._answers
+
+    @property
+    def answers(self) -> AnswersRecord | None:
+        """When it answers, see :meth:`choose_threshold`; None at another temperature than then."""
+        found = self._answers
+        if found is None or found.temperature != self.classifier.temperature.tolist():
+            return None
+        return found
+
+    def threshold(
+        self, max_error: float | None = None, *, num_samples: int = 10, seed: int = 0
+    ) -> float:
+        """Give the probability from which on to answer.
+
+        Parameters
+        ----------
+        max_error
+            Largest share of wrong answers; None for the one that was chosen.  The held-out examples
+            of :meth:`choose_threshold` bound the errors for all of them.
+        num_samples, seed
+            What is predicted with.
+
+        Raises
+        ------
+        ValueError
+            If no threshold was chosen, or for other draws, or no bound is so low.
+        """
+        answers = self.answers
+        if answers is None:
+            raise ValueError(
+                "no threshold was chosen for this posterior (as it is calibrated now); call "
+                "choose_threshold, or blob-pyro evaluate --max-error, with held-out examples"
+            )
+        settings = prediction_settings(self.classifier, self.guide, num_samples, seed)
+        chosen = {name: getattr(answers, name) for name in settings}
+        if settings != chosen:
+            raise ValueError(
+                f"the threshold was chosen for {answers.num_samples} draws with seed "
+                f"{answers.seed}, not for {num_samples} with seed {seed}; predict with those"
+            )
+        if max_error is None:
+            return answers.threshold
+        return answers.thresholds[answers.best(max_error)]
 
     def to_arviz(
         self,
@@ -324,6 +448,7 @@ class Posterior:
             method=self.method,
             tokenizer=self.tokenizer,
             features=self.feature_distance,
+            answers=self.answers,
         )
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
@@ -414,10 +539,32 @@ class Posterior:
         if feature_distance and distance is not None:
             features = text_features(self.classifier, data, self.collator)
             predictions = replace(predictions, feature_distance=distance(features))
+        with suppress(ValueError):
+            limit = self.threshold(num_samples=num_samples, seed=seed)
+            predictions = replace(predictions, threshold=limit)
         if not isinstance(self.task, TextClassificationTask):
             return predictions
         texts = tuple(data["text"])
         return replace(predictions, class_names=self.task.class_names, texts=texts)
+
+    def _not_trained_on(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Find the texts that are not among those of training, as far as these are known."""
+        train = self._texts().splits.get("train")
+        # Pairs may share one of their texts.
+        if train is None or "text_pair" in train.column_names:
+            return np.arange(len(texts))
+        known = set(train["text"])
+        rows = np.array(
+            [row for row, text in enumerate(texts) if text not in known], dtype=np.int64
+        )
+        shared = (
+            f"{len(texts) - len(rows)} of {len(texts)} held-out examples are in the training data"
+        )
+        if not len(rows):
+            raise ValueError(f"{shared}; give examples that were not trained on")
+        if len(rows) < len(texts):
+            warnings.warn(f"{shared} too, and are left out", stacklevel=3)
+        return rows
 
     def fit(self, texts: Any, labels: Any) -> NoReturn:
         """Refuse: it is fitted already.  scikit-learn asks every estimator for this method."""
@@ -495,7 +642,14 @@ def load(
             "with; pass that one as tokenizer"
         )
     return Posterior(
-        model, guide, tokenizer, task, scoring, method=config.method, feature_distance=features
+        model,
+        guide,
+        tokenizer,
+        task,
+        scoring,
+        method=config.method,
+        feature_distance=features,
+        answers=config.answers,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,10 @@ class Predictions:
         posterior has none.
     ood
         Predictions of texts out of distribution, if they were asked for.
+    settings
+        What the probabilities depend on, see :func:`prediction_settings`; empty where unknown.
+    threshold
+        Probability from which on an answer is given; None where none is known to hold.
 
     Examples
     --------
@@ -75,6 +79,8 @@ class Predictions:
     texts: tuple[str, ...] = ()
     feature_distance: npt.NDArray[np.float64] | None = None
     ood: Predictions | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    threshold: float | None = None
 
     @property
     def probabilities(self) -> npt.NDArray[np.floating[Any]]:
@@ -86,6 +92,22 @@ class Predictions:
         """The most probable class of each example, ``N``: its name, or its index without names."""
         best = self.probabilities.argmax(axis=1)
         return class_values(self.class_names)[best] if self.class_names else best
+
+    @property
+    def decisions(self) -> npt.NDArray[np.str_]:
+        """``"answer"`` or ``"defer"`` (to a person) for each example, ``N``.
+
+        Raises
+        ------
+        ValueError
+            If there is no threshold that holds for these predictions.
+        """
+        if self.threshold is None:
+            raise ValueError(
+                "no threshold holds for these predictions: call choose_threshold, and predict with "
+                "the same num_samples and seed"
+            )
+        return np.where(self.probabilities.max(axis=1) >= self.threshold, "answer", "defer")
 
     @property
     def total_uncertainty(self) -> npt.NDArray[np.float32]:
@@ -104,8 +126,8 @@ class Predictions:
         -------
         pandas.DataFrame
             Columns ``text`` (if the texts are known), ``class``, ``probability``,
-            ``total_uncertainty``, ``epistemic_uncertainty`` and, if known, ``feature_distance`` and
-            ``label``; the index holds the ids.
+            ``total_uncertainty``, ``epistemic_uncertainty`` and, if known, ``feature_distance``,
+            ``decision`` and ``label``; the index holds the ids.
         """
         columns: dict[str, Any] = {"text": self.texts} if self.texts else {}
         columns |= {
@@ -116,6 +138,8 @@ class Predictions:
         }
         if self.feature_distance is not None:
             columns["feature_distance"] = self.feature_distance
+        if self.threshold is not None:
+            columns["decision"] = self.decisions
         if self.is_labelled:
             names = class_values(self.class_names) if self.class_names else None
             columns["label"] = self.labels if names is None else names[self.labels]
@@ -182,7 +206,7 @@ class Predictions:
 
     def first_draws(self, count: int) -> Predictions:
         """Give the predictions under the first draws alone."""
-        return replace(self, logits=self.logits[:count])
+        return replace(self, logits=self.logits[:count], settings={}, threshold=None)
 
     def save(self, path: str | Path) -> None:
         """Write a compressed ``.npz`` file that holds no pickle; a crash leaves no half of it."""
@@ -257,7 +281,29 @@ def evaluate(
     )
     logits = predictive["logits"].float().numpy()
     labels = predictive.get("labels", torch.full((len(data),), -1)).numpy()
-    return Predictions(logits, labels, np.asarray(data["id"], dtype=str))
+    settings = prediction_settings(model, guide, num_samples, seed)
+    return Predictions(logits, labels, np.asarray(data["id"], dtype=str), settings=settings)
+
+
+def prediction_settings(
+    model: Classifier, guide: LoraGuide, num_samples: int, seed: int
+) -> dict[str, Any]:
+    """Give what the same program's probabilities depend on: draws, seed and temperature.
+
+    Parameters
+    ----------
+    model, guide, num_samples, seed
+        As in :func:`evaluate`.
+
+    Returns
+    -------
+    dict
+        ``num_samples``, ``seed`` and ``temperature``, JSON values; without draws, as of a point
+        estimate, the first two are 0.
+    """
+    draws = 0 if guide.is_point else num_samples
+    temperature = model.temperature.tolist()
+    return {"num_samples": draws, "seed": seed if draws else 0, "temperature": temperature}
 
 
 def text_features(

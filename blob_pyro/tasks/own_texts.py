@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,10 +15,7 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from blob_pyro.tasks.class_names import class_order
 from blob_pyro.tasks.task_data import read_examples, warn_of_shared_examples
 from blob_pyro.tasks.text_classification import TextClassificationTask
-from blob_pyro.tasks.text_files import csv_rows, is_like_row, json_lines
-
-# Line, names of the columns, and the cells, which may be more or fewer.
-_Row = tuple[int, Sequence[str], Sequence[Any]]
+from blob_pyro.tasks.text_files import is_like_row, table_rows, text_cell
 
 
 def text_task(
@@ -158,8 +155,7 @@ def read_table(
     Parameters
     ----------
     path
-        ``.csv`` (with a header; commas, semicolons or tabs) or ``.jsonl`` / ``.json`` (one object a
-        line), UTF-8.
+        See :func:`~blob_pyro.tasks.text_files.table_rows`.
     text_column, label_column
         Names of the columns; labels are strings or whole numbers.
     test_fraction
@@ -234,54 +230,16 @@ def _columns(
     path: Path, columns: Sequence[str], skip_bad_rows: bool
 ) -> tuple[list[list[str]], int]:
     """Give the lines of a table's rows, its columns, and how many rows were bad."""
-    rows = ((f"{path}, line {row[0]}", row) for row in _rows(path, columns))
-    found, num_bad = read_examples(rows, lambda row: _example(row, columns), skip_bad_rows)
+    rows = ((f"{path}, line {row[0]}", row) for row in table_rows(path, columns))
+    found, num_bad = read_examples(
+        rows,
+        lambda row: (str(row[0]), *(text_cell(row, column) for column in columns)),
+        skip_bad_rows,
+    )
     if not found:
         but = f" but {num_bad} bad ones (without --skip-bad-rows the first says why)"
         raise ValueError(f"{path}: the file has no rows{but if num_bad else ''}")
     return [[*column] for column in zip(*found, strict=True)], num_bad
-
-
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[_Row]:
-    suffix = path.suffix.lower()
-    if suffix in (".jsonl", ".json"):
-        yield from ((line, [*row], [*row.values()]) for line, row in json_lines(path))
-    elif suffix == ".csv":
-        names, rows = csv_rows(path, columns)
-        # The header is that of all rows: skipping one mends nothing. An empty file has none.
-        for column in columns if names else ():
-            _check_column(f"{path}: ", names, column)
-            if names.count(column) > 1:
-                raise ValueError(f"{path}: the column {column!r} stands twice in the header")
-        yield from ((line, names, cells) for line, cells in rows)
-    else:
-        raise ValueError(f"{path}: the ending {suffix!r} is unknown; give a .csv or .jsonl file")
-
-
-def _example(row: _Row, columns: Sequence[str]) -> tuple[str, ...]:
-    """Give line and cells."""
-    line, names, cells = row
-    if len(cells) != len(names):
-        raise ValueError(
-            f"has {len(cells)} cells, but the header has {len(names)}; quote a text with delimiters"
-        )
-    return str(line), *(_cell(names, cells, column) for column in columns)
-
-
-def _cell(names: Sequence[str], cells: Sequence[Any], column: str) -> str:
-    _check_column("", names, column)
-    value = cells[names.index(column)]
-    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise ValueError(f"column {column!r} is {value!r}; a text or whole number is needed")
-    return str(value).strip()
-
-
-def _check_column(place: str, names: Sequence[str], column: str) -> None:
-    if column not in names:
-        raise ValueError(
-            f"{place}has no column {column!r} but {[*names]}; name the columns with --text-column "
-            "and --label-column"
-        )
 
 
 def _split(path: Path, data: Dataset, test_fraction: float, seed: int) -> DatasetDict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -193,18 +193,26 @@ def read_examples(
     >>> read_examples([("line 1", {"n": "1"}), ("line 2", {})], lambda row: int(row["n"]), True)
     ([1], 1)
     """
-    examples, num_bad = [], 0
+    found = [*parsed_rows(rows, parse, skip_bad_rows)]
+    examples = [example for example in found if example is not None]
+    return examples, len(found) - len(examples)
+
+
+def parsed_rows(
+    rows: Iterable[tuple[str, _Row]], parse: Callable[[_Row], Example], skip_bad_rows: bool
+) -> Iterator[Example | None]:
+    """Do what :func:`read_examples` does, one row at a time; None for a row that is left out."""
     for place, row in rows:
         try:
-            examples.append(parse(row))
+            example: Example | None = parse(row)
         except (KeyError, TypeError, ValueError) as error:
             if not skip_bad_rows:
                 reason = f"has no {error}" if isinstance(error, KeyError) else error
                 raise ValueError(
                     f"{place}: {reason}; mend the row, or leave it out with --skip-bad-rows"
                 ) from error
-            num_bad += 1
-    return examples, num_bad
+            example = None
+        yield example
 
 
 def check_labels(data: Dataset, class_names: Sequence[str] | None = None) -> None:

@@ -1,9 +1,8 @@
-"""Files of text, JSON lines or CSV, read strictly: what may be misread is refused."""
+"""Tables in files, read strictly and row by row: what may be misread is refused."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import re
 from collections import Counter
@@ -12,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 _DELIMITERS = ",;\t"
+# Line, names of the columns, and the cells, which may be more or fewer.
+Row = tuple[int, Sequence[str], Sequence[Any]]
 
 
-def read_text(path: Path) -> str:
-    """Read a file of UTF-8 text, with or without a byte-order mark.
+def text_lines(path: Path) -> Iterator[str]:
+    """Read a file of UTF-8 text, with or without a byte-order mark, a line at a time.
 
     Raises
     ------
@@ -27,26 +28,129 @@ def read_text(path: Path) -> str:
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "a.txt"
     >>> _ = path.write_bytes("no toner".encode("utf-16"))
-    >>> read_text(path).replace(str(path.parent), "...")
+    >>> next(text_lines(path))
     Traceback (most recent call last):
     ...
     ValueError: ...a.txt, line 1: is not UTF-8 text (invalid start byte); save the file as UTF-8
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise ValueError(f"{path}: is no regular file, and reading it could wait for ever")
+    _check_regular(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            for number, line in enumerate(file, start=1):
+                reason = "a zero byte, as in UTF-16" if "\0" in line else ""
+                try:
+                    line.encode(errors="surrogateescape").decode()
+                except UnicodeDecodeError as error:
+                    reason = error.reason
+                if reason:
+                    raise ValueError(
+                        f"{path}, line {number}: is not UTF-8 text ({reason}); save the file as "
+                        "UTF-8"
+                    )
+                yield line
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        before, reason = error.object[: error.start].decode(errors="replace"), error.reason
+
+
+def _check_regular(path: Path) -> None:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path}: is no regular file, and reading it could wait for ever")
+
+
+def table_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """Read a table row by row, so that it may be of any size.
+
+    Parameters
+    ----------
+    path
+        ``.csv`` or ``.tsv`` (with a header; commas, semicolons or tabs), ``.jsonl`` or ``.json``
+        (one object a line), UTF-8; or ``.parquet``.
+    columns
+        Names that a header has to have once.
+
+    Yields
+    ------
+    place, names, cells
+        Line on which the row begins (its number, for Parquet), from 1; the names of its columns,
+        and its cells, which in a CSV file may be more or fewer.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read as such a table, with file, line and reason.
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".jsonl", ".json"):
+        yield from ((line, [*row], [*row.values()]) for line, row in json_lines(path))
+        return
+    if suffix in (".csv", ".tsv"):
+        names, rows = csv_rows(path, columns)
+    elif suffix == ".parquet":
+        names, rows = _parquet_rows(path)
     else:
-        before, zero, _ = text.partition("\0")
-        if not zero:
-            return text
-        reason = "a zero byte, as in UTF-16"
-    line = len(re.findall("\r\n|\r|\n", before)) + 1
-    raise ValueError(f"{path}, line {line}: is not UTF-8 text ({reason}); save the file as UTF-8")
+        raise ValueError(
+            f"{path}: the ending {suffix!r} is unknown; give a .csv, .tsv, .jsonl or .parquet file"
+        )
+    # The header is that of all rows: skipping one mends nothing. An empty file has none.
+    for column in columns if names else ():
+        check_column(f"{path}: ", names, column)
+        if names.count(column) > 1:
+            raise ValueError(f"{path}: the column {column!r} stands twice in the header")
+    yield from ((line, names, cells) for line, cells in rows)
+
+
+def text_cell(row: Row, column: str) -> str:
+    """Give the text of a column, without the space around it, or say why there is none.
+
+    Examples
+    --------
+    >>> text_cell((2, ["text", "n"], [" no toner", "3"]), "text")
+    'no toner'
+    """
+    _, names, cells = row
+    if len(cells) != len(names):
+        raise ValueError(
+            f"has {len(cells)} cells, but the header has {len(names)}; quote a text with delimiters"
+        )
+    check_column("", names, column)
+    value = cells[names.index(column)]
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        raise ValueError(f"column {column!r} is {value!r}; a text or whole number is needed")
+    return str(value).strip()
+
+
+def check_column(place: str, names: Sequence[str], column: str) -> None:
+    """Raise a ``ValueError`` unless a column is among the names."""
+    if column not in names:
+        raise ValueError(
+            f"{place}has no column {column!r} but {[*names]}; name the columns with --text-column "
+            "and --label-column"
+        )
+
+
+def _parquet_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, list[Any]]]]:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    _check_regular(path)
+    try:
+        file = ParquetFile(path)
+    except (OSError, ArrowException) as error:
+        raise ValueError(f"{path}: cannot be read as Parquet ({error})") from error
+    names = list(file.schema_arrow.names)
+
+    def rows() -> Iterator[tuple[int, list[Any]]]:
+        number = 0
+        with file:
+            try:
+                for batch in file.iter_batches(batch_size=1024):
+                    for cells in zip(*(column.to_pylist() for column in batch), strict=True):
+                        number += 1
+                        yield number, [*cells]
+            except (OSError, ArrowException) as error:
+                raise ValueError(f"{path}: cannot be read after row {number} ({error})") from error
+
+    return names, rows()
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -67,7 +171,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     ValueError
         If the file is not UTF-8 text, or a line is not a JSON object, with file, line and reason.
     """
-    for line, text in enumerate(io.StringIO(read_text(path), newline=None), start=1):
+    for line, text in enumerate(text_lines(path), start=1):
         if text.strip():
             yield line, json_row(str(path), line, text)
 
@@ -136,11 +240,9 @@ def csv_rows(
     >>> names, [*rows]
     (['text', 'label'], [(2, ['two\nlines', 'login']), (4, ['no toner', 'printing'])])
     """
-    text = read_text(path)
-    delimiter = next(
-        (known for known in _DELIMITERS if {*columns} <= {*_header(path, text, known)}), ","
-    )
-    rows = _rows(path, text, delimiter)
+    known = "\t" if path.suffix.lower() == ".tsv" else _DELIMITERS
+    fitting = (each for each in known if {*columns} <= {*_header(path, each)})
+    rows = _rows(path, next(fitting, known[0]))
     return next(rows, (0, []))[1], rows
 
 
@@ -168,15 +270,15 @@ def is_like_header(line: str) -> bool:
     return len(cells) > 1 and all(cell.isidentifier() for cell in cells)
 
 
-def _header(path: Path, text: str, delimiter: str) -> list[str]:
+def _header(path: Path, delimiter: str) -> list[str]:
     try:
-        return next(_rows(path, text, delimiter), (0, []))[1]
+        return next(_rows(path, delimiter), (0, []))[1]
     except ValueError:
         return []
 
 
-def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(text_lines(path), delimiter=delimiter, strict=True)
     width = 0
     while True:
         line = reader.line_num + 1
