@@ -16,19 +16,26 @@ from blob_pyro.cli.options import (
     DataDir,
     DataFile,
     LabelColumn,
+    MaxError,
     NumSamples,
     PosteriorFolder,
     Seed,
     SkipBadRows,
     TextColumn,
 )
-from blob_pyro.cli.terminal import console, print_predictions, say
+from blob_pyro.cli.terminal import (
+    console,
+    print_predictions,
+    print_thresholds,
+    print_warning,
+    say,
+)
 from blob_pyro.tasks import TextClassificationTask, find_task, read_texts
 
 # To print help, nothing heavy is imported.
 if TYPE_CHECKING:
     from blob_pyro.cli.examples import Selection, Source
-    from blob_pyro.recipe import Predictions
+    from blob_pyro.recipe import Posterior, Predictions
     from blob_pyro.tasks import Task
 
 
@@ -54,6 +61,7 @@ def evaluate(
     skip_bad_rows: SkipBadRows = False,
     num_samples: NumSamples = 10,
     seed: Seed = 0,
+    max_error: MaxError = None,
     output_dir: Annotated[
         Path | None,
         typer.Option(help="Folder for the draws of the logits; POSTERIOR/evaluations if left out."),
@@ -62,8 +70,9 @@ def evaluate(
     """Measure accuracy and calibration of a saved posterior, with 95 % bootstrap intervals.
 
     Every data set's draws of the logits, labels and ids are saved as a .npz file; how well --ood
-    is told apart is printed as AUROC and drawn as histograms. Without --output-dir, the posterior's
-    model card gets the metrics of the first data set.
+    is told apart is printed as AUROC and drawn as histograms. Of the first data set, a table and a
+    picture show how many errors are left if only the surest answers are given; without
+    --output-dir, the posterior's model card gets its metrics.
 
     Example: `blob-pyro evaluate blob_pyro_demo/posterior --num-samples 10`
 
@@ -72,6 +81,8 @@ def evaluate(
     Example: `blob-pyro evaluate posterior --data tickets.csv --ood strangers.csv`
 
     Example: `blob-pyro evaluate posterior --ood ai2_arc_easy --ood mmlu_college_chemistry`
+
+    Example: `blob-pyro evaluate posterior --data held_out.csv --max-error 0.05`
     """
     from accelerate import Accelerator
 
@@ -102,17 +113,44 @@ def evaluate(
         return
     # First, since what follows may find a full disk.
     print_predictions(evaluations)
-    folder = output_dir or posterior / "evaluations"
     name, first = next(iter(evaluations.items()))
+    if first.is_labelled:
+        print_thresholds(first)
+    folder = output_dir or posterior / "evaluations"
     for other, evaluation in evaluations.items():
         # A name from a posterior could be a path to anywhere.
         file = re.sub(r"[^\w .+-]", "_", other) + f"-draws{num_samples}-seed{seed}"
         evaluation.save(folder / f"{file}.npz")
         if evaluation is not first:
             _draw(first, evaluation, folder / f"{file}.png")
+        elif first.is_labelled:
+            _draw_risk(first, folder / f"{file}.png")
     if output_dir is None and first.is_labelled:
         write_metrics(posterior, first.metrics(), len(first.labels), name)
     say(f"wrote {folder}")
+    if max_error is not None:
+        keep_threshold(posterior, program, first, max_error)
+
+
+def keep_threshold(folder: Path, program: Posterior, tested: Predictions, max_error: float) -> None:
+    """Choose when a saved posterior answers, and write it beside the posterior."""
+    from blob_pyro.files.saving import write_answers
+
+    answers = program.choose_threshold(tested, max_error=max_error)
+    write_answers(folder, answers)
+    say(f"{folder} answers {answers}")
+
+
+def _draw_risk(tested: Predictions, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    from blob_pyro.diagnostics import plot_risk_coverage, plot_style
+    from blob_pyro.files.atomic import atomic_file
+
+    with plot_style(), atomic_file(path) as file:
+        figure = Figure(layout="constrained")
+        plot_risk_coverage(tested.logits, tested.labels, ax=figure.subplots())
+        figure.savefig(file)
 
 
 def _first(folder: Path, trained: Task, source: Source, selection: Selection) -> Task:
@@ -123,6 +161,11 @@ def _first(folder: Path, trained: Task, source: Source, selection: Selection) ->
         return _trained_on(folder, trained)
     names = _of_texts(folder, trained, "--data").class_names
     texts = source.find(0, selection, names)
+    if texts.name == trained.name:
+        print_warning(
+            f"{source.data} is called like what {folder} was fitted to; examples of the training "
+            "measure what was learnt by heart"
+        )
     # A table that nothing is held out from is one of training examples; these are all to test on.
     return replace(texts, splits={"test": texts.splits["train"]})
 

