@@ -30,7 +30,7 @@ from blob_pyro.cli.terminal import (
     print_warning,
     say,
 )
-from blob_pyro.tasks import TextClassificationTask, find_task, read_texts
+from blob_pyro.tasks import TextClassificationTask, find_task
 
 # To print help, nothing heavy is imported.
 if TYPE_CHECKING:
@@ -189,6 +189,8 @@ def _other(
     folder: Path, trained: Task, name: str, text_column: str, *, skip_bad_rows: bool
 ) -> Task:
     """Find what is out of distribution, in a file or of a known task."""
+    from blob_pyro.tasks import read_texts
+
     path = Path(name)
     if not path.suffix:
         return _fitting(folder, trained, find_task(name))
