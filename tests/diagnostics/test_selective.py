@@ -96,7 +96,7 @@ def test_examples_of_one_confidence_are_left_out_together() -> None:
     other = max_probability(logits_of(confidence))
     for threshold, answered in zip(found.thresholds, found.answered, strict=True):
         assert (other >= threshold).sum() == answered
-    sure = answer_thresholds(logits_of(np.ones(200) - 1e-17), np.ones(200, dtype=int))
+    sure = answer_thresholds([[[0.0, 100.0]] * 200], [1] * 200)
     assert sure.answered == [0] * 19 + [200]
 
 
