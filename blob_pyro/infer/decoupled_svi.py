@@ -139,7 +139,9 @@ class DecoupledSVI:
         self.zero_grad()
         self.likelihood_loss(*args, **kwargs).backward()
         terms = cast(ELBOTerms, self.loss.terms)
-        parameters = [*self.model.parameters(), *self.guide.parameters()]
+        both = (*self.model.parameters(), *self.guide.parameters())
+        # What an earlier fit left at a frozen parameter is no part of the norm.
+        parameters = [parameter for parameter in both if parameter.requires_grad]
         self.descend_likelihood(clip_grad_norm_(parameters, self.max_grad_norm or math.inf))
         return float(self.descend_kl(terms.nll).loss)
 

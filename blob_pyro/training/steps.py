@@ -70,6 +70,8 @@ class Steps:
     ) -> None:
         self._elbo, self._accelerator = elbo, accelerator
         self._max_grad_norm = config.max_grad_norm
+        # What an earlier fit left at a parameter that is frozen now would count in the norm.
+        model.zero_grad()
         parts = self._make(model, guide, config)
         self._module, self._optimizer = accelerator.prepare(*parts)
 
