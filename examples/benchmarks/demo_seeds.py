@@ -9,10 +9,9 @@ import json
 from pathlib import Path
 
 import pandas
-from defaults import minilm_folder
 
 from blob_pyro.benchmark.demo import demonstrate, text
-from blob_pyro.networks import SMOLLM2
+from blob_pyro.networks import MINILM, SMOLLM2
 
 
 def seed_metrics(seed: int, options: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -43,7 +42,7 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("demo_seeds"))
     options = parser.parse_args()
     if options.smoke_test:
-        options.model = minilm_folder()
+        options.model = MINILM
         options.seeds = options.num_steps = options.num_samples = 1
     options.output_dir.mkdir(parents=True, exist_ok=True)
     metrics = [seed_metrics(seed, options) for seed in range(options.seeds)]
