@@ -1,7 +1,5 @@
 """The base class of settings: they check themselves, and say in plain words what is wrong."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches

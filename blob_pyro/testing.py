@@ -1,7 +1,5 @@
 """Tiny random networks, batches and tokenizers, for tests and for examples that run at once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

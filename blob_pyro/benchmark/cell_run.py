@@ -1,7 +1,5 @@
 """Running a cell of a benchmark: a method fitted to a task with a seed, and evaluated."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial

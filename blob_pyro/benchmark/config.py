@@ -1,7 +1,5 @@
 """What a benchmark compares, tasks, methods and seeds, and reading it from a YAML file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self

@@ -1,7 +1,5 @@
 """What a part of a benchmark costs: time, memory and parameters."""
 
-from __future__ import annotations
-
 import resource
 import sys
 import time

@@ -1,7 +1,5 @@
 """The examples that a cell of a benchmark is fitted to, held out from its fit, and tested on."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from dataclasses import replace

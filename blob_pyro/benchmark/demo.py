@@ -1,7 +1,5 @@
 """Plain LoRA and BLoB, fine-tuned to the same reviews and measured alike."""
 
-from __future__ import annotations
-
 import platform
 import time
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Differences of methods to plain LoRA, seed by seed and example by example, with intervals."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pictures of a benchmark: every method on every data set, in and out of distribution."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """All cells of a benchmark, one after the other, and the tables and plots at the end."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager

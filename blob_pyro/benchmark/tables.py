@@ -1,7 +1,5 @@
 """Mean and standard deviation over seeds, as Markdown and LaTeX."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 

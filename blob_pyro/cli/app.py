@@ -1,7 +1,5 @@
 """The commands together, those of a few lines among them."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import sys

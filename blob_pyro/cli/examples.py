@@ -1,7 +1,5 @@
 """From the options of a command to a task that holds its examples."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which unlabelled example to label next, one score an example: higher is asked first."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

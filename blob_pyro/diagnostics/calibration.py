@@ -1,7 +1,5 @@
 """Confidence against observed accuracy: in bins, and among the answers that are surest."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the name of a LoRA site says: which module it is, and of which layer."""
 
-from __future__ import annotations
-
 PEFT_PREFIX = "base_model.model."
 LORA_SUFFIX = ".lora_A.weight"
 

@@ -1,7 +1,5 @@
 """What was logged of a fit, step by step, and what it says about its length and KL weight."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias

@@ -1,7 +1,5 @@
 """Accuracy, calibration and proper scores of the posterior predictive, over examples."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The posterior predictive: logits and labels, checked, and probabilities averaged over draws."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which answers to give and which to leave to a person: thresholds of confidence with a bound."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Self
 

@@ -1,7 +1,5 @@
 """How unsure a prediction is, and how much of that more data could remove."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.special import entr, log_softmax
 from scipy.stats import mannwhitneyu

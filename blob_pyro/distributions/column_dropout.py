@@ -1,7 +1,5 @@
 """A matrix whose columns are dropped at random."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """A Gaussian over matrices whose precision is a Kronecker product plus a multiple of one."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Tokens of texts of different lengths, of which only some are random."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """A low-rank plus diagonal Gaussian that is cheap to draw from."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

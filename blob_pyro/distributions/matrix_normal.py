@@ -1,7 +1,5 @@
 """The matrix normal distribution: a Gaussian whose covariance is a Kronecker product."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

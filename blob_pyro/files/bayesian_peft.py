@@ -1,7 +1,5 @@
 """Posteriors that the paper's own code saved."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar

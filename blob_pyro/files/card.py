@@ -1,7 +1,5 @@
 """The model card beside a saved posterior, and sharing both on the Hugging Face Hub."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """The configuration of a saved posterior: its entries, and the files that it vouches for."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Posterior draws as ordinary adapters."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import cast

@@ -1,7 +1,5 @@
 """Reading a posterior, all of it checked before it is used."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress

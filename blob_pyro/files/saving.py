@@ -1,7 +1,5 @@
 """Writing a posterior: a valid PEFT adapter, and beside it what makes it a posterior."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path

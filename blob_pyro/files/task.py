@@ -1,7 +1,5 @@
 """What a saved posterior says of its task, as JSON values."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Literal

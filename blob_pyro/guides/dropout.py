@@ -1,7 +1,5 @@
 """Monte Carlo dropout: a posterior whose draws have dropped inputs."""
 
-from __future__ import annotations
-
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin

@@ -1,7 +1,5 @@
 """A mixture of fitted guides: a deep ensemble, of points or of any posteriors."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, Self, cast

@@ -1,7 +1,5 @@
 """A posterior with every covariance within a layer, for tiny layers."""
 
-from __future__ import annotations
-
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin

@@ -1,7 +1,5 @@
 """The part of a guide that covers a hyper-prior's own sites."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pyro

@@ -1,7 +1,5 @@
 """The Gaussian of a Laplace approximation, with a Kronecker-factored curvature for each site."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import partial

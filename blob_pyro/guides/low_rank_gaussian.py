@@ -1,7 +1,5 @@
 """BLoB's posterior: a Gaussian on ``A`` that is a low-rank Gaussian on the full weight."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """A posterior with a few directions of common variation: low rank plus diagonal."""
 
-from __future__ import annotations
-
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin

@@ -1,7 +1,5 @@
 """A posterior whose rows and columns are correlated: a matrix normal on ``A``."""
 
-from __future__ import annotations
-
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from typing_extensions import override

@@ -1,7 +1,5 @@
 """From a fitted program to one whose guide is yet to be made, at the same weights."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 from blob_pyro.guides.lora_guide import LoraGuide

@@ -1,7 +1,5 @@
 """No posterior at all: the point estimate that ordinary LoRA makes."""
 
-from __future__ import annotations
-
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin

@@ -1,7 +1,5 @@
 """ScalaBL's posterior: a few random scales a layer, each along a direction that is learned."""
 
-from __future__ import annotations
-
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from typing_extensions import override

@@ -1,7 +1,5 @@
 """The spread of a guide from its parameters: how it starts, and Cholesky factors."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """A variational parameter for each latent site."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import cast
 

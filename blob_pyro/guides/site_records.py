@@ -1,7 +1,5 @@
 """What goes into each latent weight in one forward pass, and the gradients at what comes out."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack

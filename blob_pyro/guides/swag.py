@@ -1,7 +1,5 @@
 """SWAG's posterior: the Gaussian of a path of SGD, low rank plus diagonal, over all layers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

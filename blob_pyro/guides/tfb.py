@@ -1,7 +1,5 @@
 """A posterior that is isotropic in the space of updates that the adapter can make."""
 
-from __future__ import annotations
-
 import math
 
 import pyro.distributions as dist

@@ -1,7 +1,5 @@
 """Going over a data set without training: modes, devices and the random state."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

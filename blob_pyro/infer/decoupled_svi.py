@@ -1,7 +1,5 @@
 """SVI with an optimiser for the likelihood and another one for the KL divergence."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, cast, get_args

@@ -1,7 +1,5 @@
 """Writing text under a posterior, with the uncertainty of every token."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

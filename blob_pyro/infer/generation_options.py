@@ -1,7 +1,5 @@
 """Which ways of decoding the average of several draws can follow."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

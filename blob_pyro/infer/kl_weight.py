@@ -1,7 +1,5 @@
 """Schedules that spread the KL divergence over a cycle of minibatches."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal, get_args
 

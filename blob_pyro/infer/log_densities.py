@@ -1,7 +1,5 @@
 """Log densities of draws under prior and guide, and the importance ratios that follow."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

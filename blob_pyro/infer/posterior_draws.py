@@ -1,7 +1,5 @@
 """Draws from a guide, each a value for every latent site: a function of the input."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """Draws from a posterior as what they are: functions, each from a batch to its logits."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """The posterior predictive over a data set: draws first, then one pass of the data for each."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from itertools import chain
 

@@ -1,7 +1,5 @@
 """Progress of long work: a bar on a terminal, elsewhere a line every ten seconds."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """Making the LoRA matrices of a PEFT model latent, and ordinary again."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import cast
 

@@ -1,7 +1,5 @@
 """Gradient checkpointing that recomputes with the right draw."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 

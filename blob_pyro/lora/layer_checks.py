@@ -1,7 +1,5 @@
 """Which PEFT models and layers can be made Bayesian, and what to do about the others."""
 
-from __future__ import annotations
-
 import torch
 from peft import PeftModel
 from peft.tuners import lora

@@ -1,7 +1,5 @@
 """Who runs a network: one model's call at a time."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Priors over the weight of one LoRA projection."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

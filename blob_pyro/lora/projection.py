@@ -1,7 +1,5 @@
 """The LoRA projection whose weight is a Pyro latent."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, cast
 

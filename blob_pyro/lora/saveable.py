@@ -1,7 +1,5 @@
 """Whether the saved adapter would be all of what is trained."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, cast
 

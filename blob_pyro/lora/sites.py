@@ -1,7 +1,5 @@
 """Finding the latent sites of a network, each with the PEFT layer it belongs to."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 

@@ -1,7 +1,5 @@
 """The part that all likelihoods share: a PEFT network, its latent weights and their draws."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager

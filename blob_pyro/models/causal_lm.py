@@ -1,7 +1,5 @@
 """Likelihood of the text that a causal language model shall write."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import pyro

@@ -1,7 +1,5 @@
 """The part that all classification likelihoods share: plate, logits and label site."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, cast

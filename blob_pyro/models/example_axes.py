@@ -1,7 +1,5 @@
 """Which axis of each latent layer's input the examples stand on, found by a trial."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Likelihood of a causal language model that answers with one of a few tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

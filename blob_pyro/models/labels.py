@@ -1,7 +1,5 @@
 """The shape and the type that labels must have."""
 
-from __future__ import annotations
-
 import torch
 
 

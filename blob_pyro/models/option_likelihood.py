@@ -1,7 +1,5 @@
 """Likelihood of a causal language model that scores the text of each option."""
 
-from __future__ import annotations
-
 import inspect
 import warnings
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What is padding, and on which side an architecture needs it."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, cast
 
 import torch

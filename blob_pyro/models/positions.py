@@ -1,7 +1,5 @@
 """Position ids that skip the padding, for networks that take them."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager

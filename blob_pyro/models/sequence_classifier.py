@@ -1,7 +1,5 @@
 """Likelihood of a network with a classification head."""
 
-from __future__ import annotations
-
 import torch
 from peft import PeftModel
 from typing_extensions import override

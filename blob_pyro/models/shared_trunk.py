@@ -1,7 +1,5 @@
 """The layers below the first latent one, which give all draws the same and so run once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """What a network does with made-up texts: whether it may be padded, and whether it looks ahead."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 

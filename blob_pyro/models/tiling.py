@@ -1,7 +1,5 @@
 """Several draws in one forward pass: the batch once for each."""
 
-from __future__ import annotations
-
 import torch
 
 

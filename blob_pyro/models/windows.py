@@ -1,7 +1,5 @@
 """How far a network's attention reaches."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """What the last layer of a network reads of a text: one vector."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """By what a base model is known again: its weights, its configuration and its tokenizer."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

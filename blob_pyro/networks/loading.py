@@ -1,7 +1,5 @@
 """Loading the network that is fine-tuned, and its tokenizer."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

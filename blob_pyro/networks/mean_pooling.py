@@ -1,7 +1,5 @@
 """A classification head on the mean of a text's token vectors, for sentence encoders."""
 
-from __future__ import annotations
-
 from typing import Any, NoReturn, cast
 
 import torch

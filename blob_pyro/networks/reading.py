@@ -1,7 +1,5 @@
 """Reading what others wrote: whatever breaks becomes one error, which names the file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

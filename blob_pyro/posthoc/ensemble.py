@@ -1,7 +1,5 @@
 """Deep ensembles: one program of several fitted ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

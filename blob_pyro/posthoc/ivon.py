@@ -1,7 +1,5 @@
 """IVON: variational inference in the shape of an optimiser, by the optional package ivon-opt."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace

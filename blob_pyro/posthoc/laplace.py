@@ -1,7 +1,5 @@
 """From a point estimate to a Laplace approximation: the curvature of the likelihood around it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import torch

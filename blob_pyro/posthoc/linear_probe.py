@@ -1,7 +1,5 @@
 """Logistic regression on a network's pooled features, as the network's own head."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable
 from typing import Any

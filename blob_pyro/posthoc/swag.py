@@ -1,7 +1,5 @@
 """SWAG: the Gaussian of the weights that SGD visits at a constant rate."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """Temperature scaling: dividing logits by numbers that are fitted on held-out examples."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterable

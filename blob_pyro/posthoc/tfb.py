@@ -1,7 +1,5 @@
 """Training-free Bayesianisation: as much posterior variance as the loss bears."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

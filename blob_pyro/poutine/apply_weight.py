@@ -1,7 +1,5 @@
 """The effectful operation by which a projection asks how to apply the weight that was drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

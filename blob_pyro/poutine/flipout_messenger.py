@@ -1,7 +1,5 @@
 """Flipout: noise that is independent between examples though one weight was drawn."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, get_args
 
 import torch

@@ -1,7 +1,5 @@
 """The handlers as verbs: context managers that are decorators too, as in ``pyro.poutine``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar, cast, overload
 

@@ -1,7 +1,5 @@
 """A ``pyro.param`` statement for a parameter that its module owns."""
 
-from __future__ import annotations
-
 import weakref
 
 import torch

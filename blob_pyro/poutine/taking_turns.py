@@ -1,7 +1,5 @@
 """Taking turns at Pyro: its stack of handlers and torch's random state are one for the process."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

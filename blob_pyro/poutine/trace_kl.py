@@ -1,7 +1,5 @@
 """The KL divergence of a guide from a model's prior, read off a pair of traces."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch

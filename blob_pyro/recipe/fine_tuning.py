@@ -1,7 +1,5 @@
 """From data and the name of a base model to a fitted posterior, in one call."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How much memory training will take, found out on the ``meta`` device."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass

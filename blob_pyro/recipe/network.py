@@ -1,7 +1,5 @@
 """Which network and likelihood belong to a task, and how they are asked."""
 
-from __future__ import annotations
-
 import torch
 from peft import LoraConfig, PeftModel
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING

@@ -1,7 +1,5 @@
 """The data sets that come with the library: help-desk messages, and reviews of anything."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from importlib import resources

@@ -1,7 +1,5 @@
 """The collator that belongs to a task and to the way in which a network answers."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """How long examples are, and the order in which bulk prediction reads them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 

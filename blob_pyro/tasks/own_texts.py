@@ -1,7 +1,5 @@
 """A user's own texts, in whatever they come: a file, a data set, a frame, or lists."""
 
-from __future__ import annotations
-
 import numbers
 import warnings
 from collections.abc import Mapping, Sequence, Set

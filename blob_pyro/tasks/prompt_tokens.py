@@ -1,7 +1,5 @@
 """The tokens of prompts that a model goes on from, and those that name a class."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase

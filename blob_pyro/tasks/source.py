@@ -1,7 +1,5 @@
 """Where the rows of a data set come from: the Hub, or a folder with the same columns."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tables in files, read strictly and row by row: what may be misread is refused."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

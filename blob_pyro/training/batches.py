@@ -1,7 +1,5 @@
 """Which examples make up each gradient step: an endless shuffled order, the same everywhere."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice, repeat
 from typing import Any

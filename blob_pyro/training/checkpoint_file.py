@@ -1,7 +1,5 @@
 """One checkpoint as one safetensors file that knows its own checksum."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

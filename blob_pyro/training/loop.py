@@ -1,7 +1,5 @@
 """The training loop: any guide, on whatever devices and processes accelerate finds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """How far training is, and its loss."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """What makes two runs the same run, so that a checkpoint of one goes on as the other."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """The posterior predictive of a data set, its examples shared out among processes."""
 
-from __future__ import annotations
-
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object

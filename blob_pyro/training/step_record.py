@@ -1,7 +1,5 @@
 """What is logged of a gradient step."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

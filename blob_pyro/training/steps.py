@@ -1,7 +1,5 @@
 """Gradient steps on an accelerator: one optimiser for the whole loss, or one for each term."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """Everything that a run has become, as one nested state."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import astuple
 from typing import Any

@@ -1,7 +1,5 @@
 """Early stopping: the posterior mean on held-out data, and the best state so far."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """A fitted program as an ArviZ object, for ArviZ 0.2x and 1.x."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

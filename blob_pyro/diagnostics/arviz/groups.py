@@ -1,7 +1,5 @@
 """The groups of an ArviZ object, each an ``xarray.Dataset``."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, cast

@@ -1,7 +1,5 @@
 """Pareto-smoothed importance sampling, from ArviZ, where there are draws enough."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

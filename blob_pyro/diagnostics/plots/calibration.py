@@ -1,7 +1,5 @@
 """Confidence against accuracy: the reliability diagram, and risk against coverage."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

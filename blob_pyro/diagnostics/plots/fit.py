@@ -1,7 +1,5 @@
 """How a fit went: its terms over the steps, and how far each layer left the prior."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any

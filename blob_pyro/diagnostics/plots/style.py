@@ -1,7 +1,5 @@
 """One look for all plots, legible in grey and for colour-blind readers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path

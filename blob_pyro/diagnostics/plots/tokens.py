@@ -1,7 +1,5 @@
 """A text whose tokens are coloured by their uncertainty, for the terminal and as HTML."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from html import escape
 
