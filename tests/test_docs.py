@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -20,6 +21,7 @@ from torch.distributions import kl_divergence
 from transformers import LlamaConfig, LlamaForSequenceClassification
 from typer.testing import CliRunner
 
+import blob_pyro
 from blob_pyro.cli import app
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
@@ -175,6 +177,30 @@ def test_the_script_for_a_table_of_texts_writes_what_the_command_line_reads(
     exec(compile(script, "own_data.md", "exec"), {})
     result = CliRunner().invoke(app, ["predict", "posterior", "no toner", "--json"])
     assert set(json.loads(result.stdout)["probabilities"]) == {"login", "printing"}
+
+
+def test_strangers_are_told_as_the_page_says(
+    tmp_path: Path, base_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = "no toner,printing\nlocked out,login\n" * 5
+    Path("more_tickets.csv").write_text(f"text,label\n{rows}")
+    Path("strangers.csv").write_text("text\nwho won?\nis it late?\n")
+    posterior = blob_pyro.fine_tune(
+        ["toner", "no toner", "login", "locked out"],
+        base_folder,
+        ["printing", "printing", "login", "login"],
+        num_steps=1,
+        rank=2,
+        progress=False,
+    )
+    page = (DOCS / "strangers.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    scope: dict[str, Any] = {"posterior": posterior, "np": np}
+    exec(compile(block, "strangers.md", "exec"), scope)
+    scores = scope["found"].ood_auroc()
+    assert len(scores) == 4
+    assert all(f"| `{score}`" in page for score in scores)
 
 
 def kl_of_degenerate_gaussians(J: torch.Tensor, loc: torch.Tensor, var: torch.Tensor) -> float:

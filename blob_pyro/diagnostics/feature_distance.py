@@ -16,56 +16,45 @@ Array: TypeAlias = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FeatureDistance:
-    r"""Relative Mahalanobis distance from the classes of the training texts.
+    r"""Mahalanobis distance from the nearest class of the training texts.
 
-    :math:`\min_c d(x, \mu_c, \Sigma) - d(x, \mu_0, \Sigma_0)` with
-    :math:`d(x, \mu, \Sigma) = (x - \mu)^\top \Sigma^{-1} (x - \mu)`: the means of the classes with
-    the covariance that they share, and mean and covariance of all texts.  Each covariance is shrunk
-    towards a multiple of the identity, :math:`(1 - \rho) S + \rho \operatorname{tr}(S) / D \, I`,
-    with the oracle approximating :math:`\rho`, since D features of N < D texts have none otherwise.
+    :math:`\min_c (x - \mu_c)^\top \Sigma^{-1} (x - \mu_c)` with features of length 1, the means of
+    the classes and the covariance that they share.  It is shrunk towards a multiple of the
+    identity, :math:`\Sigma = (1 - \rho) S + \rho \operatorname{tr}(S) / D \, I`, with the oracle
+    approximating :math:`\rho`, since D features of fewer texts have no other inverse.
 
     Parameters
     ----------
     class_means
         ``C x D``.
-    class_directions, class_variances
-        Orthonormal, ``R x D``; and ``R + 1``, the last in all other directions.
-    mean
-        ``D``.
-    directions, variances
-        Those of all texts.
+    directions
+        Orthonormal, ``R x D``.
+    variances
+        ``R + 1``: along each direction, and last along any other.
 
     Examples
     --------
-    >>> features = np.random.default_rng(0).normal(size=(40, 3)) + np.repeat([[0], [9]], 20, 0)
-    >>> distance = FeatureDistance.of(features, np.repeat([0, 1], 20))
-    >>> inside, between = distance([[9.0, 9.0, 9.0], [9.0, 0.0, 9.0]])
-    >>> bool(inside < between)
+    >>> features = [[9.0, 1.0, 0.1], [9.0, 2.0, 0.0], [1.0, 9.0, 0.0], [2.0, 9.0, 0.1]]
+    >>> distance = FeatureDistance.of(features, [0, 0, 1, 1])
+    >>> known, stranger = distance([[9.0, 1.5, 0.0], [9.0, 9.0, 9.0]])
+    >>> bool(known < stranger)
     True
 
     References
     ----------
-    Ren, Fort, Liu, Roy, Padhy, Lakshminarayanan: "A simple fix to Mahalanobis distance for
-    improving near-OOD detection", 2021, arXiv 2106.09022.  Chen, Wiesel, Eldar, Hero: "Shrinkage
-    algorithms for MMSE covariance estimation", 2010.
+    Lee, Lee, Lee, Shin: "A simple unified framework for detecting out-of-distribution samples and
+    adversarial attacks", NeurIPS 2018.  Chen, Wiesel, Eldar, Hero: "Shrinkage algorithms for MMSE
+    covariance estimation", 2010.
     """
 
     class_means: Array
-    class_directions: Array
-    class_variances: Array
-    mean: Array
     directions: Array
     variances: Array
 
     def __post_init__(self) -> None:
-        size = len(self.mean)
-        for directions, variances in self._covariances():
-            wanted = [(size,), (len(variances) - 1, size)]
-            if [self.class_means.shape[1:], directions.shape] != wanted or variances.min() <= 0:
-                raise ValueError("the statistics of the features do not fit each other")
-
-    def _covariances(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        return (self.class_directions, self.class_variances), (self.directions, self.variances)
+        wanted = (len(self.variances) - 1, *self.class_means.shape[1:])
+        if self.directions.shape != wanted or self.variances.min() <= 0:
+            raise ValueError("the statistics of the features do not fit each other")
 
     @classmethod
     def of(cls, features: Values, labels: Values) -> Self | None:
@@ -78,26 +67,31 @@ class FeatureDistance:
         labels
             ``N``, integers.
         """
-        x, label = as_numpy(features).astype(np.float64), as_numpy(labels)
+        x, label = _of_length_one(features), as_numpy(labels)
         _, number = np.unique(label, return_inverse=True)
         members = np.eye(number.max() + 1)[number]
         class_means = (members.T @ x) / members.sum(axis=0)[:, None]
-        within = x - class_means[number]
-        if not within.any():
+        centred = x - class_means[number]
+        if not centred.any():
             return None
-        mean = x.mean(axis=0)
-        found = (class_means, *_covariance(within), mean, *_covariance(x - mean))
         # As they are saved.
+        found = (class_means, *_covariance(centred))
         return cls(*(array.astype(np.float32) for array in found))
 
     def __call__(self, features: Values) -> FloatArray:
         """Give a distance a row of features, ``N x D``; those of strangers are large."""
-        x = as_numpy(features).astype(np.float64)
-        shared, overall = self._covariances()
-        nearest = cdist(
-            _whitened(x, *shared), _whitened(self.class_means, *shared), "sqeuclidean"
-        ).min(axis=1)
-        return np.asarray(nearest - np.square(_whitened(x - self.mean, *overall)).sum(axis=1))
+        x = self._whitened(_of_length_one(features))
+        return cdist(x, self._whitened(self.class_means), "sqeuclidean").min(axis=1)
+
+    def _whitened(self, x: FloatArray | Array) -> FloatArray:
+        scale = self.variances.astype(np.float64) ** -0.5
+        along = (x @ self.directions.T) * (scale[:-1] - scale[-1])
+        return np.asarray(x * scale[-1] + along @ self.directions)
+
+
+def _of_length_one(features: Values) -> FloatArray:
+    x = as_numpy(features).astype(np.float64)
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12))
 
 
 def _covariance(centred: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -109,9 +103,3 @@ def _covariance(centred: FloatArray) -> tuple[FloatArray, FloatArray]:
     excess = (count + 1) * (square - mean**2 / size)
     shrinkage = min((square + mean**2) / excess, 1.0) if excess > 0 else 1.0
     return directions, (1 - shrinkage) * np.append(variances, 0.0) + shrinkage * mean
-
-
-def _whitened(x: FloatArray | Array, directions: Array, variances: Array) -> FloatArray:
-    scale = variances.astype(np.float64) ** -0.5
-    along = (x @ directions.T) * (scale[:-1] - scale[-1])
-    return np.asarray(x * scale[-1] + along @ directions)

@@ -16,18 +16,21 @@ def made_up(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(("count", "size"), [(200, 5), (20, 50)])
-def test_distances_are_those_of_the_formula_under_scikit_learns_covariances(
+def test_distances_are_those_of_the_formula_under_scikit_learns_covariance(
     count: int, size: int
 ) -> None:
     features, labels = made_up(count, size)
-    means = {label: features[labels == label].mean(0) for label in {*labels.tolist()}}
-    centred = np.stack([x - means[label] for x, label in zip(features, labels, strict=True)])
-    shared = OAS(assume_centered=True).fit(centred).precision_
-    overall = OAS().fit(features)
+    unit = [x / np.linalg.norm(x) for x in features]
+    means = {
+        label: np.mean([x for x, of in zip(unit, labels, strict=True) if of == label], 0)
+        for label in {*labels.tolist()}
+    }
+    centred = np.stack([x - means[label] for x, label in zip(unit, labels, strict=True)])
+    precision = OAS(assume_centered=True).fit(centred).precision_
 
     def wanted(x: np.ndarray) -> float:
-        nearest = min((x - mean) @ shared @ (x - mean) for mean in means.values())
-        return nearest - (x - overall.location_) @ overall.precision_ @ (x - overall.location_)
+        x = x / np.linalg.norm(x)
+        return min((x - mean) @ precision @ (x - mean) for mean in means.values())
 
     distance = FeatureDistance.of(features, labels)
     assert distance is not None
@@ -42,13 +45,13 @@ def test_texts_that_do_not_differ_have_no_distance() -> None:
 
 
 def test_two_texts_of_a_class_are_enough() -> None:
-    distance = FeatureDistance.of(np.array([[0.0, 0, 0], [1, 0, 0]]), np.zeros(2))
+    distance = FeatureDistance.of(np.array([[0.0, 1, 0], [1, 0, 0]]), np.zeros(2))
     assert distance is not None
     assert np.isfinite(distance(np.eye(3))).all()
 
 
 def test_statistics_that_do_not_belong_together_are_refused() -> None:
     fields = vars(FeatureDistance.of(*made_up(20, 4)))
-    for change in ({"mean": np.zeros(5)}, {"variances": np.zeros(5)}):
+    for change in ({"class_means": np.zeros((3, 5))}, {"variances": np.zeros(5)}):
         with pytest.raises(ValueError, match="statistics of the features do not fit"):
             FeatureDistance(**{**fields, **change})

@@ -235,11 +235,11 @@ def test_statistics_that_are_not_those_that_were_saved_are_refused(
     posterior.save(tmp_path / "desk")
     path = tmp_path / "desk" / "features.safetensors"
     tensors = load_file(path)
-    save_file({**tensors, "mean": tensors["mean"] + 1}, path)
+    save_file({**tensors, "variances": tensors["variances"] + 1}, path)
     with pytest.raises(ValueError, match=r"features.safetensors is not the file that was saved"):
         blob_pyro.load(tmp_path / "desk")
     # With a right checksum, as from somebody else.
-    save_file({**tensors, "mean": torch.zeros(5)}, path)
+    save_file({**tensors, "variances": torch.zeros(5)}, path)
     config = tmp_path / "desk" / "posterior_config.json"
     content = json.loads(config.read_text())
     content["sha256"][path.name] = sha256_of(path)
