@@ -1,12 +1,10 @@
 """The files of a PEFT adapter, and tensors read from a file that may be anything."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
@@ -56,7 +54,7 @@ class _LoraRecord(BaseModel):
     modules_to_save: list[_Name] | None = None
 
     @model_validator(mode="after")
-    def _is_plain(self) -> _LoraRecord:
+    def _is_plain(self) -> Self:
         defaults = vars(LoraConfig())
         for name, value in (self.model_extra or {}).items():
             # A number of another version of PEFT needs a switch to matter.

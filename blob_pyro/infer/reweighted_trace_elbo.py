@@ -1,11 +1,9 @@
 """The ELBO of BLoB: analytic KL, weighted by a schedule over minibatches."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from pyro import poutine
@@ -89,7 +87,7 @@ class ELBOTerms:
     kl_weight: float
     loss: torch.Tensor
 
-    def __add__(self, other: ELBOTerms) -> ELBOTerms:
+    def __add__(self, other: Self) -> Self:
         """Add up the parts that single draws contribute to one step."""
         nll, kl, loss = self.nll + other.nll, self.kl + other.kl, self.loss + other.loss
         return replace(self, nll=nll, kl=kl, loss=loss)

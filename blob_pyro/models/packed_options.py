@@ -1,8 +1,7 @@
 """A question and all its options in one row, kept apart by mask and positions."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 
@@ -31,7 +30,7 @@ class PackedOptions:
         """Columns T - S before the first option of any row."""
         return self.input_ids.shape[1] - self.option_ids.shape[1]
 
-    def filled(self, padding: int) -> PackedOptions:
+    def filled(self, padding: int) -> Self:
         """Put the padding token where no token is real."""
         ids = self.input_ids.masked_fill(self.attention_mask == 0, padding)
         return replace(self, input_ids=ids)
@@ -82,7 +81,7 @@ class PackedOptions:
         itself = columns[:, None] == columns
         return ((related & real & (columns[:, None] >= columns)) | itself)[:, None]
 
-    def one_by_one(self, num_options: int, padding: int = 0) -> PackedOptions:
+    def one_by_one(self, num_options: int, padding: int = 0) -> Self:
         """Give each option a row of its own, padded on the right: ``B * num_options`` rows.
 
         There no token sees the padding, whatever a network makes of masks.
@@ -96,7 +95,7 @@ class PackedOptions:
         order = kept.long().argsort(dim=2, descending=True, stable=True)[..., :width]
         input_ids = self.input_ids[:, None, :].expand_as(kept).gather(2, order)
         shortest_prompt = int((kept & ~mine).sum(dim=2).amin())
-        return PackedOptions(
+        return type(self)(
             input_ids.flatten(0, 1),
             kept.gather(2, order).flatten(0, 1).long(),
             mine.gather(2, order)[..., shortest_prompt:].long().flatten(0, 1),

@@ -1,11 +1,9 @@
 """A run: the recipes of a method and of its starts, followed on one network and one data set."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import pyro
 from accelerate import Accelerator
@@ -232,7 +230,7 @@ class Run:
         run = {"checkpoints": saved, "accelerator": self.accelerator, "on_step": self.on_step}
         return posterior_from_fits(recipe, starts, self.tokenizer, self.task, examples, **run)
 
-    def _with_validation(self, seed: int) -> Run:
+    def _with_validation(self, seed: int) -> Self:
         if len(self.data) < 2:
             raise ValueError(
                 f"{self.task.name} has {len(self.data)} training example, too few to hold some "

@@ -1,7 +1,5 @@
 """The checkpoints of a run: when they are written, which are kept, where a run goes on."""
 
-from __future__ import annotations
-
 import signal
 import threading
 import warnings
@@ -10,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
@@ -55,7 +53,7 @@ class Interruption:
         self.signal_number: int | None = None
         self._handlers: dict[int, Any] = {}
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> Self:
         # Only the main thread may set handlers; elsewhere signals do what they did.
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._note) for number in _SIGNALS}
@@ -108,7 +106,7 @@ class CheckpointConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
 
-    def of_member(self, number: int) -> CheckpointConfig:
+    def of_member(self, number: int) -> Self:
         """Give the settings of one of several runs that follow each other, with its own folder.
 
         When the whole is resumed, a member after the first may not have begun.
@@ -148,7 +146,7 @@ class Checkpoints:
         self._folder = Path(config.folder)
         self._interruption = Interruption()
 
-    def __enter__(self) -> Checkpoints:
+    def __enter__(self) -> Self:
         self._begin()
         self._interruption.__enter__()
         return self

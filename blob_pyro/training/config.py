@@ -1,8 +1,7 @@
 """How long and how fast to train."""
 
-from __future__ import annotations
-
 import math
+from typing import Self
 
 from pydantic import Field
 
@@ -124,7 +123,7 @@ class TrainingConfig(Settings):
         """
         return self.batch_size * self.accumulation_steps * num_processes
 
-    def for_data(self, num_data: int, num_processes: int = 1) -> TrainingConfig:
+    def for_data(self, num_data: int, num_processes: int = 1) -> Self:
         """Give the same with the number of steps filled in.
 
         Examples
