@@ -44,10 +44,7 @@ class Source:
             raise ValueError("--task and --data exclude each other; give one of them")
 
     def find(
-        self,
-        test_fraction: float,
-        selection: Selection,
-        class_names: Sequence[str] | None = None,
+        self, test_fraction: float, selection: Selection, class_names: Sequence[str] | None = None
     ) -> Task:
         """Give the task, the built-in help desk if none is named; a file is read and divided."""
         if self.task is not None:

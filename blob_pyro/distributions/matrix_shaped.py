@@ -38,10 +38,7 @@ class MatrixShaped(dist.TransformedDistribution):
     """
 
     def __init__(
-        self,
-        base: dist.TorchDistribution,
-        shape: Sequence[int],
-        validate_args: bool | None = None,
+        self, base: dist.TorchDistribution, shape: Sequence[int], validate_args: bool | None = None
     ) -> None:
         reshape = ReshapeTransform(base.event_shape, torch.Size(shape))
         super().__init__(base, [reshape], validate_args=validate_args)

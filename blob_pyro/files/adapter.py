@@ -240,10 +240,7 @@ def load_adapter(
 
 
 def check_tensors(
-    path: Path,
-    found: Mapping[str, torch.Tensor],
-    expected: Mapping[str, torch.Tensor],
-    what: str,
+    path: Path, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str
 ) -> None:
     """Raise a ``ValueError`` if a file's tensors have other names, shapes or types than are needed.
 

@@ -74,11 +74,7 @@ def _check_own_weights(model: BayesianLora) -> None:
 
 
 def export_draws(
-    folder: str | Path,
-    model: BayesianLora,
-    guide: LoraGuide,
-    num_samples: int = 10,
-    seed: int = 0,
+    folder: str | Path, model: BayesianLora, guide: LoraGuide, num_samples: int = 10, seed: int = 0
 ) -> list[Path]:
     r"""Write posterior draws, each as an ordinary PEFT adapter.
 

@@ -100,9 +100,7 @@ def _as_projection(path: str, linear: nn.Module, prior: Prior, use: NetworkUse) 
 
 
 def unbayesianize(
-    peft_model: PeftModel,
-    mean: Mapping[str, torch.Tensor] | None = None,
-    adapter: str = "default",
+    peft_model: PeftModel, mean: Mapping[str, torch.Tensor] | None = None, adapter: str = "default"
 ) -> PeftModel:
     """Turn a Bayesian adapter back into an ordinary one, in place.
 

@@ -7,18 +7,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from blob_pyro.lora import Latent
-from blob_pyro.models import (
-    Classifier,
-    LabelTokenClassifier,
-    OptionLikelihood,
-    SequenceClassifier,
-)
-from blob_pyro.networks import (
-    Pooling,
-    is_encoder,
-    load_causal_lm,
-    load_sequence_classifier,
-)
+from blob_pyro.models import Classifier, LabelTokenClassifier, OptionLikelihood, SequenceClassifier
+from blob_pyro.networks import Pooling, is_encoder, load_causal_lm, load_sequence_classifier
 from blob_pyro.tasks import MultipleChoiceTask, Scoring, Task, label_token_ids
 
 

@@ -79,12 +79,7 @@ def plot_uncertainty(
 
 
 def plot_scores(
-    in_scores: Values,
-    out_scores: Values,
-    *,
-    name: str,
-    num_bins: int = 30,
-    ax: Axes | None = None,
+    in_scores: Values, out_scores: Values, *, name: str, num_bins: int = 30, ax: Axes | None = None
 ) -> Axes:
     """Plot any score of in- and out-of-distribution examples side by side.
 
