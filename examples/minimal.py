@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from pyro.infer import SVI, Predictive
 from transformers import BertConfig, BertForSequenceClassification
 
-from blob_pyro.diagnostics import from_pyro_svi, summarize
+from blob_pyro.diagnostics import summarize, to_arviz
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.models import SequenceClassifier
@@ -47,7 +47,7 @@ def main(num_steps: int) -> None:
 
     predictive = posterior_predictive(model, guide, [batch], num_samples=50, progress=False)
     print(summarize(predictive["logits"], predictive["labels"]))
-    print(az.loo(from_pyro_svi(predictive)))
+    print(az.loo(to_arviz(predictive)))
 
 
 if __name__ == "__main__":

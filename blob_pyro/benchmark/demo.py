@@ -10,11 +10,11 @@ import pandas
 import torch
 
 from blob_pyro.diagnostics import (
-    from_pyro_svi,
     plot_reliability,
     plot_risk_coverage,
     plot_uncertainty,
     risk_coverage,
+    to_arviz,
 )
 from blob_pyro.networks import SMOLLM2, is_encoder
 from blob_pyro.recipe import Posterior, Predictions, fine_tune
@@ -165,7 +165,7 @@ def write(demonstration: Demonstration, folder: str | Path, command: str) -> Non
     _write_pictures(demonstration.rows, folder)
     posterior = demonstration.posterior
     test = list(demonstration.rows.values())[-1].test
-    from_pyro_svi(
+    to_arviz(
         {"logits": torch.from_numpy(test.logits), "labels": torch.from_numpy(test.labels)},
         records=posterior.records,
         class_names=list(test.class_names),

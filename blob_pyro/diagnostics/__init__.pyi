@@ -5,6 +5,7 @@ from .active_learning import variation_ratio as variation_ratio
 from .arviz.from_pyro_svi import from_pyro_svi as from_pyro_svi
 from .arviz.psis import loo as loo
 from .arviz.psis import pareto_k as pareto_k
+from .arviz.to_arviz import to_arviz as to_arviz
 from .calibration import ReliabilityCurve as ReliabilityCurve
 from .calibration import RiskCoverage as RiskCoverage
 from .calibration import reliability_curve as reliability_curve

@@ -4,6 +4,18 @@ PEFT_PREFIX = "base_model.model."
 LORA_SUFFIX = ".lora_A.weight"
 
 
+def site_path(site: str) -> str:
+    """Give the path of a site's module, without PEFT's wrapping.
+
+    Examples
+    --------
+    >>> site_path("base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight")
+    'model.layers.3.self_attn.q_proj'
+    """
+    # A latent B is another matrix of the module, so its name keeps `.lora_B`.
+    return site.removeprefix(PEFT_PREFIX).removesuffix(LORA_SUFFIX).removesuffix(".weight")
+
+
 def layer_path(site: str) -> tuple[str, int | None]:
     """Split the name of a site into the path of its module and the number of its layer.
 
@@ -26,9 +38,7 @@ def layer_path(site: str) -> tuple[str, int | None]:
     >>> layer_path("base_model.model.lm_head.lora_A.weight")
     ('lm_head', None)
     """
-    # A latent B is another matrix of the module, so its name keeps `.lora_B`.
-    path = site.removeprefix(PEFT_PREFIX).removesuffix(LORA_SUFFIX).removesuffix(".weight")
-    parts = path.split(".")
+    parts = site_path(site).split(".")
     number = next((index for index, part in enumerate(parts) if part.isdigit()), None)
     if number is None:
         return ".".join(parts), None

@@ -24,8 +24,8 @@ def log_densities(
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Evaluate the prior and the guide at draws of chosen sites.
 
-    The result is what :func:`blob_pyro.diagnostics.from_pyro_svi` takes, as
-    ``from_pyro_svi(predictive, posterior=draws, **log_densities(guide, draws))``.
+    The result is what :func:`blob_pyro.diagnostics.to_arviz` takes, as
+    ``to_arviz(predictive, posterior=draws, **log_densities(guide, draws))``.
 
     Parameters
     ----------

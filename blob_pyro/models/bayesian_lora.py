@@ -156,6 +156,15 @@ class BayesianLora(PyroModule):
         """What keeps callers of the network apart."""
         return next(iter(self.sites.values())).projection.use
 
+    @property
+    def accepts_loss_kwargs(self) -> bool:
+        """Refuse transformers' ``Trainer``, which asks for this before it trains."""
+        raise TypeError(
+            f"Trainer wants a module that returns its loss, and a {type(self).__name__} is a Pyro "
+            "program; give it blob_pyro.training.TrainerModule(model, guide, elbo), and see "
+            "docs/trainer.md"
+        )
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program; other threads wait for the network."""
         with self.use.running():

@@ -18,7 +18,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from blob_pyro.diagnostics import FeatureDistance, answer_thresholds, from_pyro_svi
+from blob_pyro.diagnostics import FeatureDistance, answer_thresholds, to_arviz
 from blob_pyro.files import push_to_hub, save_posterior
 from blob_pyro.files.config import CONFIG_FILE, AnswersRecord
 from blob_pyro.files.loading import load_with_config
@@ -408,13 +408,13 @@ class Posterior:
         Returns
         -------
         arviz.InferenceData or xarray.DataTree
-            See :func:`blob_pyro.diagnostics.from_pyro_svi`.
+            See :func:`blob_pyro.diagnostics.to_arviz`.
         """
         examples = self._examples(data, labels, text_column, label_column)
         predictive = sharded_predictive(
             self.classifier, self.guide, examples, self.collator, num_samples, seed
         )
-        return from_pyro_svi(
+        return to_arviz(
             predictive,
             records=self.records or None,
             class_names=getattr(self.task, "class_names", None),

@@ -8,3 +8,6 @@ from .loop import fit as fit
 from .sharded_predictive import sharded_predictive as sharded_predictive
 from .step_record import StepRecord as StepRecord
 from .step_record import best_step as best_step
+from .steps import descent as descent
+from .trainer_module import FollowSteps as FollowSteps
+from .trainer_module import TrainerModule as TrainerModule

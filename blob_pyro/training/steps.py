@@ -50,6 +50,30 @@ def adamw(
     return torch.optim.AdamW(own, lr=config.learning_rate, weight_decay=0.0)
 
 
+def descent(
+    model: BayesianLora, guide: LoraGuide, config: TrainingConfig
+) -> tuple[torch.optim.Optimizer, LRScheduler]:
+    """Make the optimiser with which :func:`blob_pyro.training.fit` trains, and its schedule.
+
+    Parameters
+    ----------
+    model, guide
+        The program, whose parameters get the rates and decays that ``config`` gives their kind.
+    config
+        Rates and number of steps.
+
+    Returns
+    -------
+    optimizer, scheduler
+        To be stepped once a gradient step; ``Trainer(optimizers=descent(...))`` does it.
+    """
+    points = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = adamw([*points, *guide.M.parameters()], model, guide, config)
+    if spread := guide.scale_parameters():
+        optimizer.add_param_group({"params": spread, "lr": config.scale_learning_rate})
+    return optimizer, schedule(config)(optimizer)
+
+
 class Steps:
     """Takes gradient steps by one optimiser of the whole loss; a subclass may take them otherwise.
 
@@ -84,11 +108,7 @@ class Steps:
         self, model: BayesianLora, guide: LoraGuide, config: TrainingConfig
     ) -> tuple[torch.optim.Optimizer, LRScheduler]:
         """Make optimiser and schedule."""
-        points = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = adamw([*points, *guide.M.parameters()], model, guide, config)
-        if spread := guide.scale_parameters():
-            optimizer.add_param_group({"params": spread, "lr": config.scale_learning_rate})
-        return optimizer, schedule(config)(optimizer)
+        return descent(model, guide, config)
 
     @property
     def lr(self) -> float:

@@ -8,7 +8,7 @@ import torch
 from pyro import poutine
 from torch.distributions import HalfNormal, LogNormal, MultivariateNormal, Normal
 
-from blob_pyro.diagnostics import from_pyro_svi
+from blob_pyro.diagnostics import to_arviz
 from blob_pyro.guides import FullCovarianceGuide, LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import log_densities, posterior_draws, posterior_predictive
 from blob_pyro.lora import HierarchicalNormalPrior
@@ -124,7 +124,7 @@ def test_a_fit_and_its_prior_become_one_arviz_object(program: Any, token_batch: 
 
     predictive, prior = predict(guide), predict(lambda **batch: model.sample_latents())
     draws, prior_draws = ({site: each[site] for site in sites} for each in (predictive, prior))
-    data = from_pyro_svi(
+    data = to_arviz(
         predictive,
         posterior=draws,
         **log_densities(guide, draws),

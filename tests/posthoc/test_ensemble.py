@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from pyro.infer import Predictive
 
-from blob_pyro.diagnostics import from_pyro_svi, log_probs
+from blob_pyro.diagnostics import log_probs, to_arviz
 from blob_pyro.files import export_draws, load_posterior, save_posterior
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
@@ -236,7 +236,7 @@ def test_each_member_brings_its_own_head(
         assert torch.equal(
             predicted(loaded, batch, num_samples), predicted(program, batch, num_samples)
         )
-    values = from_pyro_svi(posterior_predictive(*loaded, [batch], 4, 0, progress=False))
+    values = to_arviz(posterior_predictive(*loaded, [batch], 4, 0, progress=False))
     found = torch.tensor(values.posterior["probs"].values[0])
     expected = predicted(program, batch, 4).softmax(-1)
     torch.testing.assert_close(found, expected, check_dtype=False, atol=1e-6, rtol=0)

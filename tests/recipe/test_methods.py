@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from blob_pyro.diagnostics import from_pyro_svi
+from blob_pyro.diagnostics import to_arviz
 from blob_pyro.files import load_posterior, save_posterior
 from blob_pyro.guides import PointEstimateGuide
 from blob_pyro.infer import posterior_predictive
@@ -64,7 +64,7 @@ def test_a_method_is_fitted_saved_loaded_and_predicts(
     found = predicted(base_folder, *load_posterior(tmp_path / "p"))
     assert torch.equal(found["logits"], expected["logits"])
     assert expected["logits"].shape == (3, 12, 2)
-    data = from_pyro_svi(expected, class_names=list(TASK.class_names))
+    data = to_arviz(expected, class_names=list(TASK.class_names))
     assert "log_likelihood" in data.groups()
 
 

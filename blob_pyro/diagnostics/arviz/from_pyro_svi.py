@@ -1,198 +1,109 @@
-"""A fitted program as an ArviZ object, for ArviZ 0.2x and 1.x."""
+"""Any Pyro program that was fitted by SVI, as an ArviZ object of 0.2x or 1.x.
+
+This file needs nothing else of the library, and neither Pyro nor torch: it may be copied.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import xarray
 
-from blob_pyro.diagnostics.arviz.groups import (
-    SAMPLE_DIMS,
-    Dims,
-    Fit,
-    Fits,
-    Sizes,
-    constant_group,
-    latent_group,
-    observed_groups,
-    predicted,
-    replicated_group,
-    sample_stats,
-    stack_layers,
-)
-from blob_pyro.diagnostics.arviz.psis import is_arviz_1
-from blob_pyro.diagnostics.loss_curve import Records
-from blob_pyro.version import __version__
+Fit: TypeAlias = Mapping[str, Any]
+Fits: TypeAlias = Fit | Sequence[Fit]
+Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
+Sizes: TypeAlias = Mapping[Any, int]
+Dims: TypeAlias = Mapping[str, Sequence[str]]
+SAMPLE_DIMS = ("chain", "draw")
 
 
 def from_pyro_svi(
-    predictive: Fits,
+    posterior: Fits | xarray.Dataset,
     *,
-    posterior: Fits | None = None,
-    prior: Fit | None = None,
-    prior_predictive: Fit | None = None,
-    predictions: Fits | None = None,
-    log_prior: Fits | None = None,
-    log_q: Fits | None = None,
-    records: Records | Sequence[Records] | None = None,
-    constant_data: Fit | None = None,
-    predictions_constant_data: Fit | None = None,
-    by_layer: bool = False,
-    class_names: Sequence[str] | None = None,
+    prior: Fits | xarray.Dataset | None = None,
+    posterior_predictive: Fits | xarray.Dataset | None = None,
+    prior_predictive: Fits | xarray.Dataset | None = None,
+    predictions: Fits | xarray.Dataset | None = None,
+    log_likelihood: Fits | xarray.Dataset | None = None,
+    log_prior: Fits | xarray.Dataset | None = None,
+    sample_stats: Fits | xarray.Dataset | None = None,
+    observed_data: Fit | xarray.Dataset | None = None,
+    constant_data: Fit | xarray.Dataset | None = None,
+    predictions_constant_data: Fit | xarray.Dataset | None = None,
     coords: Mapping[str, Any] | None = None,
     dims: Dims | None = None,
-    seed: int = 0,
+    pred_dims: Dims | None = None,
     attrs: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Convert a guide fitted by SVI and its predictions to an ArviZ object.
+    """Convert draws from a guide that was fitted by SVI to an ArviZ object.
 
-    The draws are independent draws from the guide, not from the exact posterior: read R-hat only
-    across independent fits, given as chains, and use :func:`blob_pyro.diagnostics.loo`.
+    The draws are independent draws from the guide, not from the exact posterior, so R-hat says
+    something only across independent fits, which are given as chains.
 
     Parameters
     ----------
-    predictive
-        What ``blob_pyro.infer.posterior_predictive`` returns: ``logits`` (K x N x C, float) and,
-        where known, ``labels`` (N, integer) and ``log_likelihood`` (K x N, nats). A sequence of
-        them makes one chain of each independent fit; all have the same examples in one order.
     posterior
-        Draws of chosen sites: site name to K x ..., or a sequence of such mappings, one a chain.
-        Without it the group holds the class probabilities, so that ``arviz.loo`` and R-hat work.
-        Choose few weights: importance sampling over all of them says nothing.
-    prior
-        Draws of the same sites from the prior: site name to K' x ....
-    prior_predictive
-        ``logits`` under draws from the prior, K' x N x C, of the examples of ``predictive``.
-    predictions
-        ``logits`` of examples without labels, K x N' x C; a sequence if ``predictive`` is one.
-    log_prior, log_q
-        What ``blob_pyro.infer.log_densities`` gives: site name to K, nats; one mapping a chain.
-    records
-        What ``blob_pyro.training.fit`` returns; a sequence of it, of as many steps each, if
-        ``predictive`` is one.
-    constant_data, predictions_constant_data
-        What belongs to the examples (text, ids): name to N x ..., and to N' x ....
-    by_layer
-        Stack the sites that differ only in the number of their layer along a dimension ``layer``.
-    class_names
-        C names, the coordinate ``class``; 0 to C - 1 without them.
-    coords, dims
-        As in ArviZ: values of dimensions (``{"example": ids}`` names examples), and names of the
-        dimensions of sites (after the draws) and constant data (after the examples). Matrices of
-        LoRA sites have ``rank`` and ``in_feature``.
-    seed
-        Seed of the categorical draws called ``labels``.
+        Site name to K x ..., what ``pyro.infer.Predictive(model, guide=guide, num_samples=K)``
+        gives of latent sites; a sequence of such mappings makes one chain of each independent fit.
+        Here and below tensors, arrays and sequences are taken, and so is a finished data set.
+    prior, prior_predictive
+        Draws of sites from the prior, of any number.
+    posterior_predictive, predictions
+        Draws of observed sites, K x ..., for the data and for new ones.
+    log_likelihood, log_prior, sample_stats
+        Nats, or anything else that belongs to a draw, K x ....
+    observed_data, constant_data, predictions_constant_data
+        What does not depend on the draw.
+    coords, dims, pred_dims
+        As in ArviZ: values of dimensions; names of the dimensions of each variable, after the
+        draws; and of those of predictions, where they differ.
     attrs
-        Attributes of the object, beside ``inference_library``.
+        Attributes of the object and its groups, beside ``inference_library``.
 
     Returns
     -------
     arviz.InferenceData or xarray.DataTree
-        The former from ArviZ 0.2x, the latter from 1.x. Groups, as far as given:
-
-        - ``posterior`` and ``prior``: the sites (chain, draw, ...), or ``probs`` in the former
-        - ``posterior_predictive``, ``prior_predictive``: ``labels`` (chain, draw, example), one
-          categorical draw for each draw, and ``probs`` (chain, draw, example, class)
-        - ``predictions``: the same, with the dimension ``new_example``
-        - ``log_likelihood``: ``labels`` (chain, draw, example), nats
-        - ``log_prior``: the sites (chain, draw), nats
-        - ``sample_stats``: ``log_q`` (chain, draw, site), and ``loss``, ``nll``, ``kl``,
-          ``kl_weight`` (chain, step)
-        - ``observed_data``: ``labels`` (example)
-        - ``constant_data``, ``predictions_constant_data``: what was given
+        The former from ArviZ 0.2x, the latter from 1.x, with a group for each argument.
 
     Raises
     ------
     ValueError
-        If shapes, names or labels do not fit together, or a name cannot be written to a file.
+        If shapes or names do not fit together, or a name cannot be written to a file.
 
     Examples
     --------
     >>> import numpy as np
-    >>> logits = np.random.default_rng(0).normal(size=(30, 4, 2))
-    >>> data = from_pyro_svi({"logits": logits, "labels": [0, 1, 1, 0]}, class_names=["no", "yes"])
-    >>> data.posterior_predictive["probs"].dims
-    ('chain', 'draw', 'example', 'class')
+    >>> draws = np.random.default_rng(0).normal(size=(30, 2))
+    >>> data = from_pyro_svi({"weight": draws}, dims={"weight": ["feature"]})
+    >>> data.posterior["weight"].dims
+    ('chain', 'draw', 'feature')
 
     References
     ----------
     The InferenceData schema: https://python.arviz.org/en/latest/schema/schema.html
     """
-    arrays, log_p = predicted("predictive", predictive)
-    sizes = dict(zip((*SAMPLE_DIMS, "example", "class"), log_p.shape, strict=True))
-    sample_shape = {dim: sizes[dim] for dim in SAMPLE_DIMS}
-    replicated = replicated_group(log_p, "example", seed)
-    groups = {"posterior": replicated[["probs"]], "posterior_predictive": replicated}
-    groups |= observed_groups(arrays, log_p.shape)
     dims = dims or {}
-    for name, draws in {"posterior": posterior, "prior": prior, "log_prior": log_prior}.items():
-        if draws is not None:
-            group = latent_group(name, draws, dims, {} if name == "prior" else sample_shape)
-            groups[name] = stack_layers(group) if by_layer else group
-    if log_q is not None or records is not None:
-        groups["sample_stats"] = sample_stats(log_q, records, sample_shape)
-    for name, other, dim, alike in (
-        ("prior_predictive", prior_predictive, "example", ("example", "class")),
-        ("predictions", predictions, "new_example", (*SAMPLE_DIMS, "class")),
+    new_dims = {**dims, **(pred_dims or {})}
+    groups = {"posterior": _group("posterior", posterior, SAMPLE_DIMS, dims, {})}
+    sample_shape = {dim: groups["posterior"].sizes[dim] for dim in SAMPLE_DIMS}
+    for name, data, leading, names, sizes in (
+        ("posterior_predictive", posterior_predictive, SAMPLE_DIMS, dims, sample_shape),
+        ("predictions", predictions, SAMPLE_DIMS, new_dims, sample_shape),
+        ("log_likelihood", log_likelihood, SAMPLE_DIMS, dims, sample_shape),
+        ("log_prior", log_prior, SAMPLE_DIMS, dims, sample_shape),
+        ("sample_stats", sample_stats, SAMPLE_DIMS, dims, sample_shape),
+        ("prior", prior, SAMPLE_DIMS, dims, {}),
+        ("prior_predictive", prior_predictive, SAMPLE_DIMS, dims, {}),
+        ("observed_data", observed_data, (), dims, {}),
+        ("constant_data", constant_data, (), dims, {}),
+        ("predictions_constant_data", predictions_constant_data, (), new_dims, {}),
     ):
-        if other is not None:
-            groups[name] = replicated_group(predicted(name, other)[1], dim, seed)
-            _check_sizes(name, groups[name].sizes, {each: sizes[each] for each in alike})
-    if constant_data is not None:
-        groups["constant_data"] = constant_group(constant_data, "example", sizes["example"], dims)
-    if predictions_constant_data is not None:
-        if predictions is None:
-            raise ValueError("predictions_constant_data is given without predictions; wanted both")
-        num_new = groups["predictions"].sizes["new_example"]
-        groups["predictions_constant_data"] = constant_group(
-            predictions_constant_data, "new_example", num_new, dims
-        )
-    named = {} if class_names is None else {"class": list(class_names)}
-    return to_arviz(groups, {**named, **(coords or {})}, attrs or {})
-
-
-def _check_sizes(name: str, found: Mapping[Any, int], wanted: Sizes) -> None:
-    if any(found[dim] != size for dim, size in wanted.items()):
-        raise ValueError(
-            f"{name} has logits of the sizes {dict(found)}; wanted those of predictive, "
-            f"{dict(wanted)}. Predict with the same draws, classes and, from the prior, examples."
-        )
-
-
-def to_arviz(
-    groups: Mapping[str, xarray.Dataset], coords: Mapping[str, Any], attrs: Mapping[str, Any]
-) -> Any:
-    """Make an ArviZ object of its groups.
-
-    Parameters
-    ----------
-    groups
-        Name of the group to data set.
-    coords
-        Values of dimensions, for all groups that have them; others are numbered from 0.
-    attrs
-        Attributes of the object and of each group.
-
-    Returns
-    -------
-    arviz.InferenceData or xarray.DataTree
-        The former from ArviZ 0.2x, the latter from 1.x.
-
-    Raises
-    ------
-    ValueError
-        If a name cannot be written to a file.
-
-    Examples
-    --------
-    >>> import xarray
-    >>> draws = xarray.Dataset({"a": (("chain", "draw"), [[0.5, 0.6]])})
-    >>> to_arviz({"posterior": draws}, {}, {}).posterior["draw"].values
-    array([0, 1])
-    """
-    common = {"inference_library": "blob_pyro", "inference_library_version": __version__, **attrs}
+        if data is not None:
+            groups[name] = _group(name, data, leading, names, sizes)
+    common = {"inference_library": "pyro", **(attrs or {})}
     finished = {
-        name: _finished(group, coords).assign_attrs(common) for name, group in groups.items()
+        name: _finished(group, coords or {}).assign_attrs(common) for name, group in groups.items()
     }
     if is_arviz_1():
         tree = xarray.DataTree.from_dict(finished)
@@ -202,6 +113,69 @@ def to_arviz(
 
     inference_data: Any = arviz.InferenceData  # its groups are keywords of any name
     return inference_data(attrs=common, **finished)
+
+
+def _group(
+    group: str, data: Fits | xarray.Dataset, leading: Sequence[str], dims: Dims, sizes: Sizes
+) -> xarray.Dataset:
+    if isinstance(data, xarray.Dataset):
+        return data
+    # What does not depend on the draw is a chain without one.
+    arrays = stacked(group, data, sizes)
+    if not leading:
+        arrays = {name: array[0] for name, array in arrays.items()}
+    return named_dataset(arrays, leading, dims)
+
+
+def named_dataset(arrays: Arrays, leading: Sequence[str], dims: Dims) -> xarray.Dataset:
+    """Name the dimensions of arrays: the leading ones alike, the others by variable."""
+    variables = {}
+    for name, array in arrays.items():
+        further = [f"{name}_dim_{axis}" for axis in range(array.ndim - len(leading))]
+        variables[name] = ((*leading, *dims.get(name, further)), array)
+    return xarray.Dataset(variables)
+
+
+def stacked(name: str, fits: Fits, sizes: Sizes) -> Arrays:
+    """Stack the variables of independent fits along a new first dimension, ``chain``.
+
+    ``sizes`` are the lengths of the leading dimensions of the result by name; ``name`` is what the
+    fits are called in an error.
+    """
+    chains = [fits] if isinstance(fits, Mapping) else list(fits)
+    if not chains:
+        raise ValueError(f"{name} holds no fit; wanted one mapping, or a sequence of one a chain")
+    arrays = {}
+    for chain, fit in enumerate(chains):
+        if set(fit) != set(chains[0]):
+            names = [sorted(chains[0]), sorted(fit)]
+            raise ValueError(f"{name} of chains 0 and {chain} differs in its names: {names}")
+    for variable in chains[0]:
+        parts = [_array(fit[variable]) for fit in chains]
+        shapes = [part.shape for part in parts]
+        if len({*shapes}) > 1:
+            raise ValueError(
+                f"{variable!r} has the shapes {shapes} in the chains of {name}; wanted one shape"
+            )
+        arrays[variable] = np.stack(parts)
+        check_shape(variable, arrays[variable], sizes)
+    return arrays
+
+
+def _array(values: Any) -> npt.NDArray[Any]:
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if "bfloat16" in str(values.dtype) else values
+    return np.asarray(values)
+
+
+def check_shape(name: str, array: npt.NDArray[Any], wanted: Sizes) -> None:
+    """Refuse an array whose leading dimensions are not those wanted, by name."""
+    if array.shape[: len(wanted)] != tuple(wanted.values()):
+        dims = ", ".join(f"{dim}={size}" for dim, size in wanted.items())
+        raise ValueError(
+            f"{name!r} has shape {array.shape}; wanted it to start with ({dims}), as the others do"
+        )
 
 
 def _finished(group: xarray.Dataset, coords: Mapping[str, Any]) -> xarray.Dataset:
@@ -216,3 +190,11 @@ def _finished(group: xarray.Dataset, coords: Mapping[str, Any]) -> xarray.Datase
     if set(SAMPLE_DIMS) <= set(group.sizes):
         group = group.assign_attrs(sample_dims=[*SAMPLE_DIMS])  # where ArviZ 1.x looks for them
     return group.assign_coords(numbered)
+
+
+def is_arviz_1() -> bool:
+    """Tell whether ArviZ is of the line that knows ``DataTree``."""
+    import arviz
+
+    # ArviZ 1.x still has a name `InferenceData`, so only the version tells the two apart.
+    return int(arviz.__version__.split(".")[0]) >= 1

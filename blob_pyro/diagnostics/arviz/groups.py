@@ -1,110 +1,30 @@
 """The groups of an ArviZ object, each an ``xarray.Dataset``."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import xarray
 from scipy.special import log_softmax
 
-from blob_pyro.diagnostics.layer_path import layer_path
-from blob_pyro.diagnostics.loss_curve import TERMS, Records, loss_curve
-from blob_pyro.diagnostics.predictive import (
-    FloatArray,
-    Values,
-    as_numpy,
-    check_labels,
-    check_logits,
+from blob_pyro.diagnostics.arviz.from_pyro_svi import (
+    SAMPLE_DIMS,
+    Arrays,
+    Dims,
+    Fit,
+    Fits,
+    Sizes,
+    check_shape,
+    named_dataset,
+    stacked,
 )
+from blob_pyro.diagnostics.layer_path import layer_path, site_path
+from blob_pyro.diagnostics.loss_curve import TERMS, Records, loss_curve
+from blob_pyro.diagnostics.predictive import FloatArray, as_numpy, check_labels, check_logits
 
-Fit: TypeAlias = Mapping[str, Values]
-Fits: TypeAlias = Fit | Sequence[Fit]
-Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
-Sizes: TypeAlias = Mapping[str, int]
-Dims: TypeAlias = Mapping[str, Sequence[str]]
-SAMPLE_DIMS = ("chain", "draw")
 # What the two dimensions of a matrix are, by the end of its site's name.
 MATRIX_DIMS = {".lora_A.weight": ("rank", "in_feature"), ".lora_B.weight": ("out_feature", "rank")}
-
-
-def stacked(name: str, fits: Fits, sizes: Sizes) -> Arrays:
-    """Stack the variables of independent fits along a new first dimension, ``chain``.
-
-    Parameters
-    ----------
-    name
-        What the fits are called in an error.
-    fits
-        A mapping from names to arrays, or a sequence of such mappings, one a chain, with the same
-        names and shapes.
-    sizes
-        Lengths of the leading dimensions of the result by name, from ``chain`` on; empty where any
-        will do.
-
-    Returns
-    -------
-    dict
-        Name to array: chain x the shape in each fit, dtype kept.
-
-    Raises
-    ------
-    ValueError
-        If there is no fit, or the fits differ in names or shapes.
-
-    Examples
-    --------
-    >>> stacked("posterior", [{"scale": [0.1, 0.2]}, {"scale": [0.3, 0.4]}], {})["scale"].shape
-    (2, 2)
-    """
-    chains = [fits] if isinstance(fits, Mapping) else list(fits)
-    if not chains:
-        raise ValueError(f"{name} holds no fit; wanted one mapping, or a sequence of one a chain")
-    arrays = {}
-    for chain, fit in enumerate(chains):
-        if set(fit) != set(chains[0]):
-            names = [sorted(chains[0]), sorted(fit)]
-            raise ValueError(f"{name} of chains 0 and {chain} differs in its names: {names}")
-    for variable in chains[0]:
-        parts = [as_numpy(fit[variable]) for fit in chains]
-        shapes = [part.shape for part in parts]
-        if len({*shapes}) > 1:
-            raise ValueError(
-                f"{variable!r} has the shapes {shapes} in the chains of {name}; wanted one shape"
-            )
-        arrays[variable] = np.stack(parts)
-        check_shape(variable, arrays[variable], sizes)
-    return arrays
-
-
-def check_shape(name: str, array: npt.NDArray[Any], wanted: Sizes) -> None:
-    """Refuse an array whose leading dimensions are not those wanted.
-
-    Parameters
-    ----------
-    name
-        What the array is called in the error.
-    array
-        Any dtype.
-    wanted
-        Length of each leading dimension by the name of the dimension, in order.
-
-    Raises
-    ------
-    ValueError
-        If a dimension is missing or has another length.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> check_shape("ids", np.zeros((3, 2)), {"example": 3})
-    """
-    if array.shape[: len(wanted)] != tuple(wanted.values()):
-        dims = ", ".join(f"{dim}={size}" for dim, size in wanted.items())
-        raise ValueError(
-            f"{name!r} has shape {array.shape}; wanted it to start with ({dims}), as the logits do"
-        )
 
 
 def latent_group(name: str, draws: Fits, dims: Dims, sample_shape: Sizes) -> xarray.Dataset:
@@ -129,18 +49,6 @@ def latent_group(name: str, draws: Fits, dims: Dims, sample_shape: Sizes) -> xar
     -------
     xarray.Dataset
         The sites, ``chain`` and ``draw`` first.
-
-    Raises
-    ------
-    ValueError
-        If fits have other names or shapes than the first, or the draws are not as many as wanted.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> group = latent_group("posterior", {"q.lora_A.weight": np.zeros((30, 2, 5))}, {}, {})
-    >>> group["q.lora_A.weight"].dims
-    ('chain', 'draw', 'rank', 'in_feature')
     """
     arrays = stacked(name, draws, sample_shape)
     named = {
@@ -148,18 +56,18 @@ def latent_group(name: str, draws: Fits, dims: Dims, sample_shape: Sizes) -> xar
         for site, array in arrays.items()
     }
     lengths = Counter(dim for dim, _ in {pair for pairs in named.values() for pair in pairs})
-    variables = {}
-    for site, pairs in named.items():
-        unique = [f"{dim}_{length}" if lengths[dim] > 1 else dim for dim, length in pairs]
-        variables[site] = ((*SAMPLE_DIMS, *unique), arrays[site])
-    return xarray.Dataset(variables)
+    unique = {
+        site_path(site): [f"{dim}_{length}" if lengths[dim] > 1 else dim for dim, length in pairs]
+        for site, pairs in named.items()
+    }
+    return named_dataset({site_path(site): arrays[site] for site in named}, SAMPLE_DIMS, unique)
 
 
 def _dims(site: str, num_dims: int, dims: Dims) -> Sequence[str]:
     for suffix, matrix_dims in MATRIX_DIMS.items():
         if site not in dims and site.endswith(suffix) and num_dims == 2:
             return matrix_dims
-    return dims.get(site, [f"{site}_dim_{axis}" for axis in range(num_dims)])
+    return dims.get(site, [f"{site_path(site)}_dim_{axis}" for axis in range(num_dims)])
 
 
 def stack_layers(group: xarray.Dataset) -> xarray.Dataset:
@@ -177,19 +85,6 @@ def stack_layers(group: xarray.Dataset) -> xarray.Dataset:
         (``model.layers.self_attn.q_proj``), with the dimension and coordinate ``layer`` after the
         draws. Where modules cover different layers each has a dimension of its own,
         ``layer_of_`` and its name. A site without a number stays as it is.
-
-    Raises
-    ------
-    ValueError
-        If the sites of a module differ in shape.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> sites = {f"layers.{i}.q.lora_A.weight": np.zeros((30, 2, 5)) for i in (3, 7)}
-    >>> group = stack_layers(latent_group("posterior", sites, {}, {}))
-    >>> group["layers.q"].dims, group["layer"].values
-    (('chain', 'draw', 'layer', 'rank', 'in_feature'), array([3, 7]))
     """
     modules: dict[str, dict[int, xarray.DataArray]] = {}
     for site, variable in group.data_vars.items():
@@ -232,24 +127,13 @@ def sample_stats(
     xarray.Dataset
         ``log_q`` (chain, draw, site), and ``loss``, ``nll``, ``kl`` and ``kl_weight`` (chain,
         step), as far as known.
-
-    Raises
-    ------
-    ValueError
-        If the chains or draws are not as many as wanted, or fits differ in their steps.
-
-    Examples
-    --------
-    >>> group = sample_stats({"q": [-1.0, -2.0]}, None, {"chain": 1, "draw": 2})
-    >>> group["log_q"].dims
-    ('chain', 'draw', 'site')
     """
     variables: dict[str, Any] = {}
     coords: dict[str, Any] = {}
     if log_q is not None:
         density = stacked("log_q", log_q, sample_shape)
         variables["log_q"] = ((*SAMPLE_DIMS, "site"), np.stack([*density.values()], axis=-1))
-        coords["site"] = list(density)
+        coords["site"] = [*map(site_path, density)]
     if records is not None:
         one = not records or hasattr(records[0], "step")
         chains = cast("Sequence[Records]", [records] if one else records)
@@ -273,16 +157,6 @@ def predicted(name: str, predictive: Fits) -> tuple[Arrays, FloatArray]:
     -------
     arrays, log_probs
         All that is in ``predictive``, chain first; and chain x K x N x C, float64, nats.
-
-    Raises
-    ------
-    ValueError
-        If there are no logits, or they are not valid.
-
-    Examples
-    --------
-    >>> predicted("predictive", {"logits": [[[0.0, 0.0]]]})[1].round(3)
-    array([[[[-0.693, -0.693]]]])
     """
     arrays = stacked(name, predictive, {})
     if "logits" not in arrays:
@@ -308,14 +182,6 @@ def replicated_group(log_p: FloatArray, example_dim: str, seed: int) -> xarray.D
     -------
     xarray.Dataset
         ``labels`` (chain, draw, examples), int64, and ``probs`` (chain, draw, examples, class).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> with np.errstate(divide="ignore"):
-    ...     log_p = np.log([[[[0.0, 1.0]]]])
-    >>> replicated_group(log_p, "example", seed=0)["labels"].values
-    array([[[1]]])
     """
     # Gumbel-max: an exact categorical draw from log-probabilities, and never a class of -inf.
     noise = np.random.default_rng(seed).gumbel(size=log_p.shape)
@@ -338,18 +204,6 @@ def observed_groups(arrays: Arrays, shape: Sequence[int]) -> dict[str, xarray.Da
     -------
     dict
         ``log_likelihood`` and ``observed_data``, as far as the fits have them.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ from those of the logits, or labels differ between chains.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> arrays = {"labels": np.array([[0, 1]])}
-    >>> observed_groups(arrays, (1, 30, 2, 2))["observed_data"]["labels"].values
-    array([0, 1])
     """
     groups: dict[str, xarray.Dataset] = {}
     if "log_likelihood" in arrays:
@@ -387,22 +241,8 @@ def constant_group(data: Fit, example_dim: str, num_examples: int, dims: Dims) -
     -------
     xarray.Dataset
         The variables, examples first.
-
-    Raises
-    ------
-    ValueError
-        If a variable is not of N examples.
-
-    Examples
-    --------
-    >>> group = constant_group({"id": ["a"]}, "example", 1, {})
-    >>> group["id"].dims
-    ('example',)
     """
-    variables: dict[str, Any] = {}
-    for name, values in data.items():
-        array = as_numpy(values)
+    arrays = {name: as_numpy(values) for name, values in data.items()}
+    for name, array in arrays.items():
         check_shape(name, array, {example_dim: num_examples})
-        further = dims.get(name, [f"{name}_dim_{axis}" for axis in range(array.ndim - 1)])
-        variables[name] = ((example_dim, *further), array)
-    return xarray.Dataset(variables)
+    return named_dataset(arrays, [example_dim], dims)

@@ -4,24 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from blob_pyro.diagnostics.arviz.from_pyro_svi import is_arviz_1
 from blob_pyro.diagnostics.predictive import Values, as_numpy
 
 # A fifth of the draws are the tail, and a generalised Pareto distribution is fitted to five.
 FEWEST_DRAWS = 25
-
-
-def is_arviz_1() -> bool:
-    """Tell whether ArviZ is of the line that knows ``DataTree``.
-
-    Examples
-    --------
-    >>> is_arviz_1() in (True, False)
-    True
-    """
-    import arviz
-
-    # ArviZ 1.x still has a name `InferenceData`, so only the version tells the two apart.
-    return int(arviz.__version__.split(".")[0]) >= 1
 
 
 def loo(data: Any) -> Any:
@@ -33,7 +20,7 @@ def loo(data: Any) -> Any:
     Parameters
     ----------
     data
-        From :func:`~blob_pyro.diagnostics.from_pyro_svi`, with ``log_likelihood`` of the
+        From :func:`~blob_pyro.diagnostics.to_arviz`, with ``log_likelihood`` of the
         *training* examples: an example that the guide never saw cannot be left out.
 
     Returns
@@ -50,11 +37,11 @@ def loo(data: Any) -> Any:
     Examples
     --------
     >>> import numpy as np
-    >>> from blob_pyro.diagnostics import from_pyro_svi
+    >>> from blob_pyro.diagnostics import to_arviz
     >>> rng = np.random.default_rng(0)
     >>> fit = {"logits": rng.normal(size=(100, 8, 2)), "labels": [0, 1] * 4}
     >>> fit["log_likelihood"] = -np.log1p(np.exp(rng.normal(scale=0.1, size=(100, 8))))
-    >>> int(loo(from_pyro_svi(fit)).n_data_points)
+    >>> int(loo(to_arviz(fit)).n_data_points)
     8
 
     References

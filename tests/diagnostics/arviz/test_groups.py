@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from blob_pyro.diagnostics.arviz.groups import check_shape, latent_group, stack_layers, stacked
-from blob_pyro.diagnostics.layer_path import layer_path
+from blob_pyro.diagnostics.arviz.from_pyro_svi import check_shape, stacked
+from blob_pyro.diagnostics.arviz.groups import latent_group, stack_layers
+from blob_pyro.diagnostics.layer_path import layer_path, site_path
 
 
 def site(layer: int, module: str = "q") -> str:
@@ -17,15 +18,15 @@ def test_widths_name_the_features_where_they_differ() -> None:
     group = latent_group(
         "posterior", {site(0): weights(9, 2, 5), site(1): weights(9, 2, 7)}, {}, {}
     )
-    assert group[site(0)].dims[2:] == ("rank", "in_feature_5")
-    assert group[site(1)].dims[2:] == ("rank", "in_feature_7")
+    assert group[site_path(site(0))].dims[2:] == ("rank", "in_feature_5")
+    assert group[site_path(site(1))].dims[2:] == ("rank", "in_feature_7")
 
 
 def test_a_latent_b_has_its_rank_last() -> None:
     name = site(0).replace("lora_A", "lora_B")
     group = latent_group("posterior", {site(0): weights(9, 2, 5), name: weights(9, 6, 2)}, {}, {})
-    assert group[name].dims[2:] == ("out_feature", "rank")
-    assert group[site(0)].dims[2:] == ("rank", "in_feature")
+    assert group[site_path(name)].dims[2:] == ("out_feature", "rank")
+    assert group[site_path(site(0))].dims[2:] == ("rank", "in_feature")
     assert set(stack_layers(group).data_vars) == {"model.layers.q", "model.layers.q.lora_B"}
 
 
@@ -33,13 +34,13 @@ def test_ranks_that_differ_have_names_of_their_own() -> None:
     group = latent_group(
         "posterior", {site(0): weights(9, 2, 5), site(1): weights(9, 4, 5)}, {}, {}
     )
-    assert group[site(1)].dims[2:] == ("rank_4", "in_feature")
+    assert group[site_path(site(1))].dims[2:] == ("rank_4", "in_feature")
 
 
 def test_dims_given_come_first_and_others_are_numbered() -> None:
     draws = {site(0): weights(9, 2, 5), "tau": weights(9, 3), "prior.shared_scale": weights(9)}
     group = latent_group("posterior", draws, {site(0): ["r", "n"]}, {})
-    assert group[site(0)].dims == ("chain", "draw", "r", "n")
+    assert group[site_path(site(0))].dims == ("chain", "draw", "r", "n")
     assert group["tau"].dims == ("chain", "draw", "tau_dim_0")
     assert group["prior.shared_scale"].dims == ("chain", "draw")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from blob_pyro.diagnostics import from_pyro_svi, loo, pareto_k
+from blob_pyro.diagnostics import loo, pareto_k, to_arviz
 
 az = pytest.importorskip("arviz")
 # Few draws make ArviZ ask for small values of k; here it is not they that are tested.
@@ -34,19 +34,19 @@ def test_loo_against_plain_importance_sampling() -> None:
     one = fit(num_draws=4000, noise=0.1)
     # With so little noise the ratios hardly vary, and smoothing their tail changes nothing.
     exact = -np.log(np.exp(-one["log_likelihood"]).mean(axis=0)).sum()
-    assert abs(elpd(loo(from_pyro_svi(one))) - exact) < 1e-3
+    assert abs(elpd(loo(to_arviz(one))) - exact) < 1e-3
     chains = [
         {**one, "logits": half, "log_likelihood": log_lik}
         for half, log_lik in zip(
             np.split(one["logits"], 2), np.split(one["log_likelihood"], 2), strict=True
         )
     ]
-    assert abs(elpd(loo(from_pyro_svi(chains))) - exact) < 1e-3
+    assert abs(elpd(loo(to_arviz(chains))) - exact) < 1e-3
 
 
 def test_compare_ranks_methods() -> None:
     methods = {
-        name: loo(from_pyro_svi(fit(right=right)))
+        name: loo(to_arviz(fit(right=right)))
         for name, right in {"knows": 2.0, "guesses": 0.0}.items()
     }
     table = az.compare(methods)
@@ -55,8 +55,8 @@ def test_compare_ranks_methods() -> None:
 
 def test_few_draws_are_refused() -> None:
     with pytest.raises(ValueError, match=r"there are 24 draws; PSIS wants num_samples=25"):
-        loo(from_pyro_svi(fit(num_draws=24)))
-    loo(from_pyro_svi([fit(num_draws=13), fit(num_draws=13)]))
+        loo(to_arviz(fit(num_draws=24)))
+    loo(to_arviz([fit(num_draws=13), fit(num_draws=13)]))
     with pytest.raises(ValueError, match="there are 24 draws"):
         pareto_k(np.zeros(24))
 
