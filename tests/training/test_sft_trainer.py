@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -29,6 +31,14 @@ ROWS = [
     {"prompt": "my badge was", "completion": " eaten by the copier"},
     {"prompt": "today", "completion": " it is locked"},
 ] * 2
+
+
+@pytest.fixture(autouse=True)
+def _own_precision() -> Iterator[None]:
+    """Accelerate keeps the precision of the first accelerator of a process."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
 
 
 class BatchNoiseGuide(LowRankGaussianGuide):
