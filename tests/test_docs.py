@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -201,6 +202,36 @@ def test_strangers_are_told_as_the_page_says(
     scores = scope["found"].ood_auroc()
     assert len(scores) == 4
     assert all(f"| `{score}`" in page for score in scores)
+
+
+def test_the_page_of_decisions_decides(
+    tmp_path: Path, base_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (DOCS / "decisions.md").read_text()
+    train, evaluate, predict = re.findall(r"^blob-pyro (.*)$", page, flags=re.MULTILINE)[:3]
+    rows = [row for n in range(5) for row in (f"{n} printer,printing", f"{n} login,login")]
+    Path("tickets.csv").write_text("\n".join(["body,queue", *rows]))
+    run = CliRunner().invoke
+    fit = run(app, [*train.split(), "--model", base_folder, "--num-steps", "10"])
+    assert fit.exit_code == 0, fit.output
+    # As right as can be: labels of the posterior's own.
+    texts = [f"{text} {n}" for n in range(70) for text in ("the printer", "my login")]
+    queues = blob_pyro.load("posterior").predict(texts)
+    pandas.DataFrame({"body": texts, "queue": queues}).to_csv("held_out.csv", index=False)
+    pandas.DataFrame({"body": texts[:3]}).to_csv("new_tickets.csv", index=False)
+    for command in (evaluate, predict):
+        done = run(app, command.split())
+        assert done.exit_code == 0, done.output
+    assert {*pandas.read_csv("answers.csv")["decision"]} <= {"answer", "defer"}
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    scope: dict[str, Any] = {}
+    exec(compile(blocks[0], "decisions.md", "exec"), scope)
+    assert scope["answers"].num_examples == 140
+    assert blob_pyro.load("posterior").answers == scope["answers"]
+    pytest.importorskip("mapie", reason="MAPIE is not installed")
+    exec(compile(blocks[1], "decisions.md", "exec"), scope)
+    assert scope["within"].shape == (1, 2, 1)
 
 
 def kl_of_degenerate_gaussians(J: torch.Tensor, loc: torch.Tensor, var: torch.Tensor) -> float:
