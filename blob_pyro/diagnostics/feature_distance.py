@@ -1,7 +1,5 @@
 """How far the features of a text lie from those of training: what no probability tells."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Self, TypeAlias
 
