@@ -216,7 +216,7 @@ def test_evaluations_are_kept_beside_the_posterior(posterior: str, tickets: str)
     columns = ["--text-column", "body", "--label-column", "queue"]
     result = invoke("evaluate", posterior, "--data", tickets, *columns, "--num-samples", "2")
     assert result.exit_code == 0, result.output
-    (kept,) = (Path(posterior) / "evaluations").iterdir()
+    (kept,) = (Path(posterior) / "evaluations").glob("*.npz")
     assert kept.name == "tickets-draws2-seed0.npz"
     assert load_predictions(kept).logits.shape == (2, 12, 2)
     assert "tickets, test: 12 of 12 rows" in result.stderr
@@ -231,7 +231,7 @@ def test_a_benchmark_prints_its_tables(tmp_path: Path, base_folder: str, questio
     out = str(tmp_path / "out")
     result = invoke("benchmark", str(path), "--data-dir", questions, "--output-dir", out)
     assert result.exit_code == 0, result.output
-    assert "## trained on openbookqa, tested on openbookqa, 1 seeds" in result.stdout
+    assert "## trained on openbookqa (2 labels), tested on openbookqa, 1 seeds" in result.stdout
     result = invoke("benchmark", str(path), "--data-dir", str(tmp_path), "--output-dir", out + "2")
     assert result.exit_code == 2
     assert "train.jsonl: is not there" in result.stderr
@@ -384,7 +384,7 @@ def test_an_output_folder_that_is_taken_is_refused_before_training(tmp_path: Pat
     (tmp_path / "notes.txt").write_text("x")
     result = invoke("train", "--model", "absent", "--output-dir", str(tmp_path))
     assert result.exit_code == 2
-    assert "exists and is no posterior" in result.stderr
+    assert "exists and is not a posterior" in result.stderr
 
 
 def test_a_posterior_of_texts_has_no_questions_and_the_other_way_round(
@@ -494,7 +494,7 @@ def test_labels_that_the_posterior_does_not_know_are_named(posterior: str, tmp_p
     other.write_text("text,label\na,login\nb,canteen\n")
     result = invoke("evaluate", posterior, "--data", str(other))
     assert result.exit_code == 2
-    assert "the label 'canteen' is none of the classes ['login', 'printing']" in result.stderr
+    assert "the label 'canteen' is not one of the classes ['login', 'printing']" in result.stderr
 
 
 def test_a_posterior_without_a_task_cannot_predict(posterior: str) -> None:

@@ -60,7 +60,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # Whoever reads our output has had enough, which is no mistake.
+        # Whoever reads our output has had enough, which is not a mistake.
         raise
     except (ValueError, OSError, ModuleNotFoundError, FloatingPointError) as error:
         say(f"blob-pyro: {error}", style="red")

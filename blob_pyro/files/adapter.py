@@ -23,7 +23,7 @@ from blob_pyro.settings import Settings
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 
-# PEFT takes names for regular expressions: these have none that could match for ever.
+# PEFT takes names for regular expressions: these allow none that could match for ever.
 _Name = Annotated[str, Field(pattern=r"^[\w.\\^$-]+$")]
 _Positive = Annotated[float, Field(gt=0)]
 # What the tensors tell, and what decides nothing once they are there.

@@ -169,7 +169,7 @@ def card_metrics(path: Path) -> tuple[dict[str, float], int, str | None]:
 
 
 def is_on_hub(name: str | None) -> bool:
-    """Tell whether a base model's name is one that others can load, and no folder of one's own."""
+    """Tell whether a base model's name names a model that others can load, not a folder."""
     if not name or name == SMOLLM2 or Path(name).exists():
         return False
     try:
@@ -210,7 +210,7 @@ def push_to_hub(
     Raises
     ------
     ValueError
-        If the folder is no posterior, or is damaged; nothing is uploaded then.
+        If the folder is not a posterior, or is damaged; nothing is uploaded then.
 
     Warns
     -----
@@ -221,7 +221,7 @@ def push_to_hub(
     base = read_posterior_config(folder).base_model.name
     if not is_on_hub(base):
         warnings.warn(
-            f"{folder} was fitted to {base!r}, which is no model of the Hub; whoever loads "
+            f"{folder} was fitted to {base!r}, which is not a model on the Hub; whoever loads "
             f"{repo_id} has to give load_posterior the network itself",
             stacklevel=2,
         )

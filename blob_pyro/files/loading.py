@@ -69,7 +69,7 @@ def load_posterior(
     Raises
     ------
     ValueError
-        If the folder is no posterior, is damaged, comes from a newer format, or was fitted to
+        If the folder is not a posterior, is damaged, comes from a newer format, or was fitted to
         another base model or prior, or if the network has an adapter of that name.
     """
     _, model, guide, _ = load_with_config(Path(folder), base_model, prior=prior, adapter=adapter)

@@ -140,7 +140,7 @@ def _check_replaceable(folder: Path) -> None:
         return
     if not folder.is_dir() or any(folder.iterdir()):
         raise ValueError(
-            f"{folder} exists and is no posterior; give a new folder, so that nothing is lost"
+            f"{folder} exists and is not a posterior; give a new folder, so that nothing is lost"
         )
 
 

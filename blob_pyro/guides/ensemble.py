@@ -208,7 +208,7 @@ class EnsembleGuide(LoraGuide):
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         if self.model.heads:
             raise ValueError(
-                "each member of this ensemble has a head, which is no site of the model's, so "
+                "each member of this ensemble has a head, which is not a site of the model, so "
                 "Pyro's own Predictive would use one head for all; use posterior_predictive"
             )
         device = next(self.parameters()).device
@@ -235,7 +235,7 @@ class EnsembleGuide(LoraGuide):
 
     @override
     def mean(self) -> dict[str, torch.Tensor]:
-        """Mean of the mixture: the average of the members' weights, which is no member.
+        """Mean of the mixture: the average of the members' weights, which is not a member.
 
         The network's own head is the average of theirs.
         """

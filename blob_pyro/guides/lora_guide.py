@@ -181,7 +181,7 @@ class LoraGuide(nn.Module, ABC):
         """
         site, partner = self.sites[name], name.replace(".lora_A.", ".lora_B.")
         if site.matrix != "A":
-            raise ValueError(f"{name!r} is no site of a matrix A; ask for the layer's lora_A")
+            raise ValueError(f"{name!r} is not a site of a matrix A; ask for the layer's lora_A")
         mean, is_latent = self.mean(), partner in self.sites
         left = site.scaling * (mean[partner] if is_latent else site.lora_B.detach())
         with torch.no_grad():

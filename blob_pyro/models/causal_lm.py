@@ -137,8 +137,8 @@ class CausalLM(BayesianLora):
             wrong = labels[(labels != _IGNORED) & ((labels < 0) | (labels >= size))]
             if len(wrong):
                 raise ValueError(
-                    f"labels hold {int(wrong[0])}, which is no token of the {size} of the "
-                    "vocabulary; use this network's own tokenizer, and -100 for the prompt"
+                    f"labels hold {int(wrong[0])}, which is not among the {size} tokens of "
+                    "the vocabulary; use this network's own tokenizer, and -100 for the prompt"
                 )
         return labels
 

@@ -222,7 +222,7 @@ def _check_files(source: str, options: dict[str, Any]) -> None:
     """Refuse what could keep the machine busy for hours before it is refused by Transformers."""
     for path in Path(source).rglob("*"):
         if not (path.is_file() or path.is_dir()):
-            raise ValueError(f"{path} is no regular file")
+            raise ValueError(f"{path} is not a regular file")
     content: dict[str, Any] = {}
     # A file that is absent or no JSON is refused where it is needed.
     with suppress(OSError):

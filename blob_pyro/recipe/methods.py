@@ -254,7 +254,7 @@ def find_method(name: str) -> Method:
     Raises
     ------
     ValueError
-        If there is none of that name.
+        If no method has that name.
 
     Examples
     --------

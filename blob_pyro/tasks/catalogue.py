@@ -39,7 +39,7 @@ def _with_choices(row: Row, stem: str = "question") -> Question:
     choices: Mapping[str, Any] = row["choices"]
     key, labels, texts = row["answerKey"], list(choices["label"]), choices["text"]
     if key not in labels:
-        raise ValueError(f"has the answer {key!r}, which is none of the options {labels}")
+        raise ValueError(f"has the answer {key!r}, which is not among the options {labels}")
     if len(texts) != len(labels):
         raise ValueError(f"has {len(texts)} options but {len(labels)} labels")
     return _question(row["id"], row[stem], texts, labels.index(key))

@@ -295,7 +295,7 @@ class InstructionCollator(Collator):
 
 
 def with_labels(batch: Batch, examples: Sequence[dict[str, Any]]) -> Batch:
-    """Add the labels to a batch, unless there are none or one is -1."""
+    """Add the labels to a batch, unless labels are missing or one is -1."""
     labels = [example.get("label", -1) for example in examples]
     return batch if min(labels) < 0 else {**batch, "labels": torch.tensor(labels)}
 

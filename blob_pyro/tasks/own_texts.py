@@ -134,7 +134,7 @@ def _numbered(
     names = class_order(labels) if class_names is None else tuple(class_names)
     for place, label in zip(places, labels, strict=True):
         if label not in names:
-            raise ValueError(f"{place}: the label {label!r} is none of the classes {[*names]}")
+            raise ValueError(f"{place}: the label {label!r} is not one of the classes {[*names]}")
     return names, Dataset.from_dict({**rows, "label": [names.index(label) for label in labels]})
 
 

@@ -156,7 +156,7 @@ class TextSource(Source):
         KeyError
             If a column is absent.
         ValueError
-            If a text is empty or the label is no class.
+            If a text is empty or the label is not a class.
         """
         text = self._filled(self.text, row)
         pair = None if self.text_pair is None else self._filled(self.text_pair, row)

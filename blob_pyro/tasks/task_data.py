@@ -176,7 +176,7 @@ def read_examples(
     parse
         Makes the example, or raises ``KeyError``, ``TypeError`` or ``ValueError``.
     skip_bad_rows
-        Leave out rows that are none, and count them.
+        Leave out rows that are not examples, and count them.
 
     Returns
     -------

@@ -52,7 +52,7 @@ def text_lines(path: Path) -> Iterator[str]:
 
 def _check_regular(path: Path) -> None:
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise ValueError(f"{path}: is no regular file, and reading it could wait for ever")
+        raise ValueError(f"{path}: is not a regular file, and reading it could wait for ever")
 
 
 def table_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:

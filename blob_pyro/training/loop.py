@@ -81,10 +81,10 @@ def fit(
     Raises
     ------
     ValueError
-        If a data set is empty, the validation data have no labels, there are validation data
-        without ``config.validate_every`` or the reverse or for a model that is no classifier, fp16
-        is asked for with a step of its own for the KL, there is no whole checkpoint of this run to
-        go on from, or validation or checkpoints are asked for where the state is sharded.
+        If a data set is empty; if ``validation`` has no labels, comes without
+        ``config.validate_every`` or for a model that is not a classifier; if fp16 meets a KL step
+        of its own; if no whole checkpoint of this run is there to go on from; or if validation or
+        checkpoints are asked for where the state is sharded.
     FloatingPointError
         If loss or gradient is not finite; the parameters are those after the step before.
     OSError

@@ -304,9 +304,9 @@ def test_a_posterior_replaces_a_posterior_but_nothing_else(tmp_path: Path) -> No
     assert next(iter(load_posterior(tmp_path / "p", base)[1].scale().values()))[0, 0] == 0.25
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="mine exists and is no posterior"):
+    with pytest.raises(ValueError, match="mine exists and is not a posterior"):
         save_posterior(tmp_path / "mine", model, guide)
-    with pytest.raises(ValueError, match="exists and is no posterior"):
+    with pytest.raises(ValueError, match="exists and is not a posterior"):
         save_posterior(tmp_path / "mine" / "thesis.txt", model, guide)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "p"]
 

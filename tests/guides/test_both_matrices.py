@@ -84,7 +84,7 @@ def test_weight_moments_are_those_of_draws(name: str, peft_network: Any, z_score
 
 def test_weight_moments_are_asked_of_A(model: Any) -> None:
     _, up = by_layer(guide := LowRankGaussianGuide(model))[0]
-    with pytest.raises(ValueError, match=r"lora_B.weight' is no site of a matrix A; ask for"):
+    with pytest.raises(ValueError, match=r"lora_B.weight' is not a site of a matrix A; ask for"):
         guide.weight_moments(up)
 
 

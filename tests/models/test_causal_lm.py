@@ -149,7 +149,7 @@ def test_mistakes_are_named(peft_network: Any, token_batch: Any) -> None:
     for token in (60, -1):
         labels = batch["labels"].clone()
         labels[1, 3] = token
-        with pytest.raises(ValueError, match=f"labels hold {token}, which is no token of the 60"):
+        with pytest.raises(ValueError, match=f"labels hold {token}, which is not among the 60"):
             model(**inputs, labels=labels)
     with pytest.raises(ValueError, match="BertForSequenceClassification has no language head; l"):
         CausalLM(peft_network("bert", "SEQ_CLS"), num_data=8)

@@ -160,7 +160,7 @@ def test_a_pipe_in_the_place_of_a_file_is_refused(base_folder: str) -> None:
     path = Path(base_folder) / "tokenizer.json"
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(ValueError, match=r"tokenizer.json is no regular file"):
+    with pytest.raises(ValueError, match=r"tokenizer.json is not a regular file"):
         load_tokenizer(base_folder)
 
 

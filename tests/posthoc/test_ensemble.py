@@ -258,7 +258,7 @@ def test_heads_are_no_sites_so_pyro_and_shared_passes_are_refused(
     with_heads: Any, token_batch: Any
 ) -> None:
     model, guide = ensemble(with_heads(PointEstimateGuide))
-    with pytest.raises(ValueError, match=r"is no site of the model's.*use posterior_predictive"):
+    with pytest.raises(ValueError, match=r"is not a site of the model.*use posterior_predictive"):
         Predictive(model, guide=guide, num_samples=2)(**token_batch())
     with (
         pytest.raises(ValueError, match="2 draws of an ensemble have a head each"),

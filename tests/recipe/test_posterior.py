@@ -98,7 +98,7 @@ def test_class_labels_of_another_order_are_matched_by_name(
     data = Dataset.from_dict({"text": TEXTS, "label": numbers}, features=features)
     by_name = posterior.evaluate(TEXTS, LABELS)
     np.testing.assert_array_equal(posterior.evaluate(data).labels, by_name.labels)
-    with pytest.raises(ValueError, match="none of the classes"):
+    with pytest.raises(ValueError, match="not one of the classes"):
         posterior.evaluate(TEXTS, ["scanning"] * 5 + ["login"])
 
 

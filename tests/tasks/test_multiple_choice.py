@@ -60,7 +60,7 @@ def test_equal_ids_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (row("q", key="Z"), "has the answer 'Z', which is none of the options"),
+        (row("q", key="Z"), "has the answer 'Z', which is not among the options"),
         ({"id": "q"}, "has no 'choices'"),
         ({**row("q"), "choices": None}, "'NoneType' object is not subscriptable"),
     ],

@@ -216,7 +216,7 @@ def test_known_classes_need_not_all_occur(tmp_path: Path) -> None:
     task = read_table(path, test_fraction=0, class_names=["z", "x", "y"])
     assert task.class_names == ("z", "x", "y")
     assert task.splits["train"]["label"] == [2, 2]
-    with pytest.raises(ValueError, match=r"line 2: the label 'y' is none of the classes \['x'"):
+    with pytest.raises(ValueError, match=r"line 2: the label 'y' is not one of the classes \['x'"):
         read_table(path, test_fraction=0, class_names=["x", "z"])
 
 
@@ -228,5 +228,5 @@ def test_whole_numbers_are_in_their_own_order(tmp_path: Path) -> None:
 
 def test_a_pipe_is_refused_where_it_would_be_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "tickets.csv")
-    with pytest.raises(ValueError, match=r"tickets\.csv: is no regular file"):
+    with pytest.raises(ValueError, match=r"tickets\.csv: is not a regular file"):
         read_table(tmp_path / "tickets.csv")
