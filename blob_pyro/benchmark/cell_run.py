@@ -21,13 +21,7 @@ from blob_pyro.benchmark.data import (
 from blob_pyro.files import load_posterior
 from blob_pyro.files.card import write_metrics
 from blob_pyro.networks import torch_dtype
-from blob_pyro.recipe import (
-    Posterior,
-    Predictions,
-    find_method,
-    fine_tune,
-    posterior_from_fits,
-)
+from blob_pyro.recipe import Posterior, Predictions, find_method, fine_tune, posterior_from_fits
 from blob_pyro.recipe.network import load_network
 from blob_pyro.recipe.run import Program
 from blob_pyro.training import StepRecord, best_step

@@ -11,25 +11,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from blob_pyro.cli.options import (
-    TASK_HELP,
-    DataDir,
-    DataFile,
-    LabelColumn,
-    MaxError,
-    NumSamples,
-    PosteriorFolder,
-    Seed,
-    SkipBadRows,
-    TextColumn,
-)
-from blob_pyro.cli.terminal import (
-    console,
-    print_predictions,
-    print_thresholds,
-    print_warning,
-    say,
-)
+from blob_pyro.cli import options
+from blob_pyro.cli.terminal import console, print_predictions, print_thresholds, print_warning, say
 from blob_pyro.tasks import TextClassificationTask, find_task
 
 # To print help, nothing heavy is imported.
@@ -40,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    posterior: PosteriorFolder,
-    data: DataFile = None,
-    text_column: TextColumn = "text",
-    label_column: LabelColumn = "label",
+    posterior: options.PosteriorFolder,
+    data: options.DataFile = None,
+    text_column: options.TextColumn = "text",
+    label_column: options.LabelColumn = "label",
     task: Annotated[
-        str | None, typer.Option(help=f"{TASK_HELP} The trained one if left out.")
+        str | None, typer.Option(help=f"{options.TASK_HELP} The trained one if left out.")
     ] = None,
     ood: Annotated[
         list[str] | None,
@@ -54,14 +37,14 @@ def evaluate(
             "another such task; repeatable."
         ),
     ] = None,
-    data_dir: DataDir = None,
+    data_dir: options.DataDir = None,
     limit: Annotated[
         int | None, typer.Option(min=2, help="Evaluate that many examples of each task.")
     ] = None,
-    skip_bad_rows: SkipBadRows = False,
-    num_samples: NumSamples = 10,
-    seed: Seed = 0,
-    max_error: MaxError = None,
+    skip_bad_rows: options.SkipBadRows = False,
+    num_samples: options.NumSamples = 10,
+    seed: options.Seed = 0,
+    max_error: options.MaxError = None,
     output_dir: Annotated[
         Path | None,
         typer.Option(help="Folder for the draws of the logits; POSTERIOR/evaluations if left out."),

@@ -137,8 +137,7 @@ def predict(
     skip_bad_rows: SkipBadRows = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT.")] = False,
     defer_below: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Probability below which a person decides."),
+        float | None, typer.Option(min=0, max=1, help="Probability below which a person decides.")
     ] = None,
     max_error: Annotated[
         float | None,
