@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from blob_pyro.cli.distill import distill
 from blob_pyro.cli.evaluate import evaluate
 from blob_pyro.cli.options import DEFAULT_MODEL, DataDir, Dtype, Model, NumSamples, Seed
 from blob_pyro.cli.predict import predict
@@ -198,7 +199,7 @@ def _quiet() -> None:
     transformers_logging.disable_progress_bar()
 
 
-for command in (demo, train, evaluate, predict, benchmark, estimate):
+for command in (demo, train, evaluate, predict, distill, benchmark, estimate):
     app.command()(prepared(command))
 app.command()(settings)
 

@@ -179,8 +179,7 @@ def predict(
         check_files(data, output, overwrite=overwrite)
     streams = data is None and _streams(texts)
     program = load(posterior)
-    _ = program.classifier
-    task = _text_task(posterior, cast("Task", program.task))
+    task = text_task(posterior, program)
     threshold = defer_below
     if threshold is None:
         threshold = _threshold(program, max_error, num_samples, seed)
@@ -229,7 +228,16 @@ def _streams(texts: list[str] | None) -> bool:
     return not texts or texts == ["-"]
 
 
-def _text_task(posterior: Path, task: Task) -> TextClassificationTask:
+def text_task(posterior: Path, program: Posterior) -> TextClassificationTask:
+    """Give the task of a posterior that classifies texts.
+
+    Raises
+    ------
+    ValueError
+        If it does something else.
+    """
+    _ = program.classifier
+    task = cast("Task", program.task)
     if not isinstance(task, TextClassificationTask):
         raise ValueError(
             f"{posterior} answers the questions of {task.name} and classifies no texts; use "

@@ -37,6 +37,7 @@ from .selective import AnswerThresholds as AnswerThresholds
 from .selective import answer_thresholds as answer_thresholds
 from .uncertainty import auroc as auroc
 from .uncertainty import auroc_interval as auroc_interval
+from .uncertainty import dirichlet_mutual_information as dirichlet_mutual_information
 from .uncertainty import expected_entropy as expected_entropy
 from .uncertainty import max_probability as max_probability
 from .uncertainty import mutual_information as mutual_information

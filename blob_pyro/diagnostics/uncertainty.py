@@ -1,7 +1,7 @@
 """How unsure a prediction is, and how much of that more data could remove."""
 
 import numpy as np
-from scipy.special import entr, log_softmax
+from scipy.special import digamma, entr, log_softmax, softmax
 from scipy.stats import mannwhitneyu
 
 from blob_pyro.diagnostics.metrics import percentile_interval
@@ -101,6 +101,45 @@ def mutual_information(logits: Values) -> FloatArray:
     difference = predictive_entropy(logits) - expected_entropy(logits)
     # Jensen's inequality keeps it at 0 or above, but for rounding.
     return np.asarray(np.maximum(difference, 0.0), dtype=np.float64)
+
+
+def dirichlet_mutual_information(log_concentrations: Values) -> FloatArray:
+    r"""Information that a label would give about the probabilities of a Dirichlet.
+
+    For concentrations :math:`\alpha` that sum to :math:`\alpha_0`, mean :math:`m = \alpha /
+    \alpha_0`, it is the entropy of m less the expected entropy,
+    :math:`\psi(\alpha_0 + 1) - \sum_c m_c \psi(\alpha_c + 1)`.
+
+    Parameters
+    ----------
+    log_concentrations
+        N x C, float: logarithms of the concentrations; ``-inf`` for a class that an example lacks.
+
+    Returns
+    -------
+    numpy.ndarray
+        N, float64, nats, from 0 to log C.
+
+    Raises
+    ------
+    ValueError
+        If the logarithms are not valid as logits.
+
+    References
+    ----------
+    Malinin and Gales, "Predictive Uncertainty Estimation via Prior Networks", NeurIPS 2018.
+
+    Examples
+    --------
+    A uniform distribution over the probability of heads:
+
+    >>> dirichlet_mutual_information([[0.0, 0.0]]).round(4)  # log 2 - 1/2
+    array([0.1931])
+    """
+    logs = check_logits(as_numpy(log_concentrations)[None])[0]
+    mean, alphas = softmax(logs, axis=-1), np.exp(logs)
+    expected = digamma(alphas.sum(axis=-1) + 1) - (mean * digamma(alphas + 1)).sum(axis=-1)
+    return np.asarray(np.maximum(entr(mean).sum(axis=-1) - expected, 0.0), dtype=np.float64)
 
 
 def max_probability(logits: Values) -> FloatArray:

@@ -1,5 +1,6 @@
 """Posterior approximations over LoRA weights, one a file."""
 
+from blob_pyro.guides.dirichlet import DirichletGuide
 from blob_pyro.guides.dropout import DropoutGuide
 from blob_pyro.guides.ensemble import EnsembleGuide
 from blob_pyro.guides.full_covariance import FullCovarianceGuide
@@ -22,6 +23,7 @@ __all__ = [
     "LoraGuide",
     "SiteParameters",
     # guides
+    "DirichletGuide",
     "DropoutGuide",
     "EnsembleGuide",
     "FullCovarianceGuide",

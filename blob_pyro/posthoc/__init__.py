@@ -2,6 +2,7 @@
 
 from blob_pyro.guides import EnsembleGuide, LaplaceGuide, SWAGGuide, TFBGuide
 from blob_pyro.guides.laplace import LaplacePredictive, linearised_logits
+from blob_pyro.posthoc.distillation import DirichletStudent, distill
 from blob_pyro.posthoc.ensemble import ensemble
 from blob_pyro.posthoc.ivon import ivon
 from blob_pyro.posthoc.laplace import laplace
@@ -13,6 +14,7 @@ from blob_pyro.posthoc.tfb import tfb, to_singular_basis
 __all__ = [
     # verbs
     "calibrate",
+    "distill",
     "ensemble",
     "fit_temperature",
     "ivon",
@@ -29,5 +31,6 @@ __all__ = [
     "TFBGuide",
     "SWAGGuide",
     # classes
+    "DirichletStudent",
     "PathMoments",
 ]

@@ -72,6 +72,8 @@ class Method:
         Makes the step rule of :func:`blob_pyro.training.fit` from the recipe; None for its default.
     options
         The method's own settings: a class of them.
+    is_point
+        Whether it has no draws.
 
     Examples
     --------
@@ -93,6 +95,7 @@ class Method:
     needs_validation: bool = False
     steps: MakeStepRule | None = None
     options: type[Settings] = Settings
+    is_point: bool = False
 
     def chosen_options(self, given: Mapping[str, Any]) -> Any:
         """Give all options, those that the user gave in the place of the defaults.
@@ -176,6 +179,16 @@ class TFBOptions(Settings):
 
     num_samples: int = Field(default=10, ge=1)
     """Draws that the loss is averaged over."""
+
+
+class DistilledOptions(Settings):
+    """Of ``distilled``."""
+
+    num_samples: int = Field(default=10, ge=2)
+    """Draws of the start, whose probabilities are taught."""
+
+    num_steps: int | None = Field(default=None, ge=1)
+    """Steps of the student; None for as many as its start takes."""
 
 
 class TemperatureOptions(Settings):

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blob_pyro.recipe.method import (
+    DistilledOptions,
     EnsembleOptions,
     IVONOptions,
     LaplaceOptions,
@@ -29,14 +30,14 @@ if TYPE_CHECKING:
     from blob_pyro.training.steps import MakeSteps
 
 # Hu et al., "LoRA", ICLR 2022.
-MLE = Method("mle", objective="likelihood")
+MLE = Method("mle", objective="likelihood", is_point=True)
 
 # The baseline of Wang et al., "BLoB", NeurIPS 2024, table 1; TrainingConfig.weight_decay is that of
 # ``B``, since the prior regularises ``A``.
-MAP = Method("map", objective="elbo")
+MAP = Method("map", objective="elbo", is_point=True)
 
 # PEFT starts ``B`` at zero, so an adapter that is not trained changes nothing.
-ZERO_SHOT = Method("zero_shot")
+ZERO_SHOT = Method("zero_shot", is_point=True)
 
 
 def _probed(
@@ -57,7 +58,7 @@ def _probed(
 
 # Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016: the
 # adapter stays at zero.
-PROBE = Method("probe", from_fit=_probed, needs_head=True)
+PROBE = Method("probe", from_fit=_probed, needs_head=True, is_point=True)
 
 
 def _dropout(model: Classifier, recipe: Recipe) -> LoraGuide:
@@ -214,6 +215,31 @@ TEMPERATURE = Method(
     from_fit=_calibrated,
     needs_validation=True,
     options=TemperatureOptions,
+    is_point=True,
+)
+
+
+def _distilled(
+    model: Classifier,
+    guide: LoraGuide,
+    data: Dataset,
+    collator: Collator,
+    recipe: Recipe,
+    **run: Any,
+) -> Program:
+    from blob_pyro.posthoc import distill
+
+    options: DistilledOptions = recipe.method_options
+    config = recipe.training.changed(num_steps=options.num_steps or recipe.training.num_steps)
+    return distill(model, guide, data, collator, config, options.num_samples, progress=False, **run)
+
+
+# Malinin et al., "Ensemble Distribution Distillation", ICLR 2020, with the mean fitted apart.
+DISTILLED = Method(
+    "distilled",
+    starts_from="blob",
+    from_fit=_distilled,
+    options=DistilledOptions,
 )
 
 
@@ -243,7 +269,23 @@ def example_batches(data: Dataset, collator: Collator, recipe: Recipe) -> DataLo
     )
 
 
-_ALL = (ZERO_SHOT, PROBE, MLE, MAP, MCD, ENS, BBB, BLOB, LAP, TFB, TEMPERATURE, SCALABL, SWAG, IVON)
+_ALL = (
+    ZERO_SHOT,
+    PROBE,
+    MLE,
+    MAP,
+    MCD,
+    ENS,
+    BBB,
+    BLOB,
+    LAP,
+    TFB,
+    TEMPERATURE,
+    SCALABL,
+    SWAG,
+    IVON,
+    DISTILLED,
+)
 
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 

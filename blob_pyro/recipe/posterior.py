@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from rich.console import Console
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -23,13 +25,13 @@ from blob_pyro.files import push_to_hub, save_posterior
 from blob_pyro.files.config import CONFIG_FILE, AnswersRecord
 from blob_pyro.files.loading import load_with_config
 from blob_pyro.files.task import recorded_task, task_record
-from blob_pyro.guides import LoraGuide
+from blob_pyro.guides import DirichletGuide, LoraGuide
 from blob_pyro.infer import Generation, generate
 from blob_pyro.models import BayesianLora, Classifier, OptionLikelihood, SequenceClassifier
 from blob_pyro.networks import load_tokenizer
 from blob_pyro.networks.identity import tokenizer_identity
 from blob_pyro.networks.reading import reading
-from blob_pyro.posthoc import calibrate
+from blob_pyro.posthoc import calibrate, distill
 from blob_pyro.recipe.network import switch_task
 from blob_pyro.recipe.predictions import (
     Predictions,
@@ -52,7 +54,8 @@ from blob_pyro.tasks import (
 )
 from blob_pyro.tasks.collators import padded
 from blob_pyro.tasks.prompt_tokens import prompt_tokens
-from blob_pyro.training import StepRecord, sharded_predictive
+from blob_pyro.training import StepRecord, TrainingConfig, sharded_predictive
+from blob_pyro.training.progress import TrainingProgress
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
@@ -114,6 +117,11 @@ class Posterior:
         self.records = list(records)
         self.feature_distance = feature_distance
         self._answers = answers
+        if isinstance(model, SequenceClassifier) and isinstance(task, TextClassificationTask):
+            # They go with a merged network, for Transformers' pipelines.
+            config = model.network.config
+            config.id2label = dict(enumerate(task.class_names))
+            config.label2id = {name: number for number, name in config.id2label.items()}
 
     def __repr__(self) -> str:
         sites = self.guide.scale()
@@ -194,12 +202,7 @@ class Posterior:
         run = (num_samples, seed, progress, feature_distance)
         if isinstance(texts, MultipleChoiceTask | TextClassificationTask):
             return self._predicted(self._unsure_examples(texts), *run)
-        self._texts()
-        if isinstance(texts, Dataset):
-            data = texts.remove_columns([c for c in texts.column_names if c == "label"])
-        else:
-            data = Dataset.from_dict({"text": texts_of(texts)})
-        return self._predicted(TaskData.in_memory(data).data, *run)
+        return self._predicted(self._unlabelled(texts), *run)
 
     def evaluate(
         self,
@@ -246,6 +249,54 @@ class Posterior:
         found = self._predicted(examples, **run)
         return found if ood is None else replace(found, ood=self.predictive(ood, **run))
 
+    def distill(
+        self, texts: Any, *, num_samples: int = 10, progress: bool = True, **settings: Any
+    ) -> Posterior:
+        """Teach the predictions to a plain adapter, which gives them and their uncertainty at once.
+
+        Parameters
+        ----------
+        texts
+            Those that it was fitted to, and as many more as you have; as in :meth:`predictive`.
+            For questions, a task, whose split ``train`` is taken.
+        num_samples
+            Draws K to learn from.
+        progress
+            Show progress bars.
+        **settings
+            Settings of :class:`blob_pyro.training.TrainingConfig`, such as ``num_steps``, ``seed``.
+
+        Returns
+        -------
+        Posterior
+            The student, with a network of its own; see :func:`blob_pyro.posthoc.distill`.
+
+        Raises
+        ------
+        ValueError
+            If the posterior has no draws.
+        """
+        _ = self.classifier
+        if isinstance(texts, MultipleChoiceTask):
+            self._check_kind(texts)
+            data = texts.load("train").data
+        else:
+            data = self._unlabelled(texts)
+        teacher = copy.deepcopy((self.classifier, self.guide))
+        config = TrainingConfig(**settings).for_data(len(data))
+        console = Console(stderr=True, quiet=not progress)
+        with TrainingProgress("distilled", config.total_steps, console) as show:
+            student = distill(
+                *teacher,
+                data,
+                self.collator,
+                config,
+                num_samples,
+                progress=progress,
+                on_step=show,
+            )
+        return Posterior(*student, self.tokenizer, self.task, self.scoring, method="distilled")
+
     def calibrate(
         self,
         data: Any,
@@ -270,6 +321,7 @@ class Posterior:
         float
             The temperature, by which all later logits are divided.
         """
+        self._check_draws()
         examples = self._examples(data, labels, text_column, label_column)
         loader = self.collator.loader(examples)
         before = self.answers
@@ -410,6 +462,7 @@ class Posterior:
         arviz.InferenceData or xarray.DataTree
             See :func:`blob_pyro.diagnostics.to_arviz`.
         """
+        self._check_draws()
         examples = self._examples(data, labels, text_column, label_column)
         predictive = sharded_predictive(
             self.classifier, self.guide, examples, self.collator, num_samples, seed
@@ -479,6 +532,21 @@ class Posterior:
         if not isinstance(self.task, TextClassificationTask):
             raise ValueError("this posterior answers questions with options; use evaluate(task)")
         return self.task
+
+    def _check_draws(self) -> None:
+        if isinstance(self.guide, DirichletGuide):
+            raise ValueError(
+                "a distilled posterior has no draws, and another temperature would part it from "
+                "its adapter; take the posterior that it was distilled from"
+            )
+
+    def _unlabelled(self, texts: Any) -> Dataset:
+        self._texts()
+        if isinstance(texts, Dataset):
+            data = texts.remove_columns([c for c in texts.column_names if c == "label"])
+        else:
+            data = Dataset.from_dict({"text": texts_of(texts)})
+        return TaskData.in_memory(data).data
 
     def _examples(
         self, data: Any, labels: Sequence[str | int] | None, text_column: str, label_column: str

@@ -18,13 +18,14 @@ from blob_pyro.diagnostics import (
     auroc,
     auroc_interval,
     bootstrap_interval,
+    dirichlet_mutual_information,
     log_probs,
     max_probability,
     mutual_information,
     predictive_entropy,
 )
 from blob_pyro.files.atomic import atomic_file
-from blob_pyro.guides import LoraGuide
+from blob_pyro.guides import DirichletGuide, LoraGuide
 from blob_pyro.infer.data_pass import on_device
 from blob_pyro.models import Classifier
 from blob_pyro.networks import pooled_features
@@ -61,6 +62,9 @@ class Predictions:
         Draws, seed and temperature that the probabilities depend on; empty where unknown.
     threshold
         Probability from which on an answer is given; None where none is known to hold.
+    log_precision
+        Of a distilled posterior, whose one "draw" is a Dirichlet with concentrations
+        ``exp(logits + log_precision)``; None for draws.
 
     Examples
     --------
@@ -81,6 +85,7 @@ class Predictions:
     ood: Predictions | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     threshold: float | None = None
+    log_precision: float | None = None
 
     @property
     def probabilities(self) -> npt.NDArray[np.floating[Any]]:
@@ -117,6 +122,9 @@ class Predictions:
     @property
     def epistemic_uncertainty(self) -> npt.NDArray[np.float32]:
         """Mutual information, the part of it on which the draws disagree, ``N``, in nats."""
+        if self.log_precision is not None:
+            logs = self.logits[0] + np.float64(self.log_precision)
+            return np.asarray(dirichlet_mutual_information(logs))
         return np.asarray(mutual_information(self.logits))
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -211,7 +219,10 @@ class Predictions:
     def save(self, path: str | Path) -> None:
         """Write a compressed ``.npz`` file that holds no pickle; a crash leaves no half of it."""
         with atomic_file(path) as file:
-            np.savez_compressed(file, logits=self.logits, labels=self.labels, ids=self.ids)
+            arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
+            if self.log_precision is not None:
+                arrays["log_precision"] = self.log_precision
+            np.savez_compressed(file, **arrays)
 
 
 def load_predictions(path: str | Path) -> Predictions:
@@ -226,6 +237,8 @@ def load_predictions(path: str | Path) -> Predictions:
         # Opened here: NumPy leaves a damaged file open.
         with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             evaluation = Predictions(*(file[name] for name in _ARRAYS))
+            if "log_precision" in file:
+                evaluation = replace(evaluation, log_precision=float(file["log_precision"]))
         _check_arrays(evaluation)
         return evaluation
 
@@ -260,7 +273,7 @@ def evaluate(
     collator
         As in :func:`blob_pyro.training.fit`.
     num_samples
-        Posterior draws; 0 for the posterior mean.
+        Posterior draws; 0 for the posterior mean.  A distilled posterior takes one pass anyway.
     seed
         Seed of the draws.
     progress
@@ -276,13 +289,18 @@ def evaluate(
     ValueError
         If there are no data, or only some of the batches have labels.
     """
-    predictive = sharded_predictive(
-        model, guide, data, collator, num_samples, seed, progress=progress
-    )
+    log_precision = guide.log_precision if isinstance(guide, DirichletGuide) else None
+    draws = num_samples if log_precision is None else 0
+    predictive = sharded_predictive(model, guide, data, collator, draws, seed, progress=progress)
     logits = predictive["logits"].float().numpy()
     labels = predictive.get("labels", torch.full((len(data),), -1)).numpy()
-    settings = prediction_settings(model, guide, num_samples, seed)
-    return Predictions(logits, labels, np.asarray(data["id"], dtype=str), settings=settings)
+    return Predictions(
+        logits,
+        labels,
+        np.asarray(data["id"], dtype=str),
+        settings=prediction_settings(model, guide, num_samples, seed),
+        log_precision=log_precision,
+    )
 
 
 def prediction_settings(

@@ -114,6 +114,11 @@ class Recipe(Settings):
                     f"start={self.start!r}: the method {self.method!r} is trained from the base "
                     "model; leave start out"
                 )
+            if method.name == "distilled" and find_method(self.start).is_point:
+                raise ValueError(
+                    f"start={self.start!r} has no draws that a student could learn from; start "
+                    "from a method that draws, such as 'blob' or 'ens'"
+                )
         # Of ScalaBL it is that of the length of a direction, not of a weight.
         if self.start_scale > _WIDEST * self.prior_scale and self.method != "scalabl":
             raise ValueError(
@@ -194,6 +199,7 @@ class Recipe(Settings):
         if starts := self.start_recipes():
             # SWAG goes on from its start by steps of its own.
             own = getattr(self.method_options, "num_steps", 0)
+            own = self.training.total_steps if own is None else own
             return own + sum(start.num_steps for start in starts)
         trained = find_method(self.method).objective != "none"
         return self.training.total_steps if trained else 0

@@ -3,9 +3,12 @@ from math import exp, log
 
 import numpy as np
 import pytest
+from scipy.special import rel_entr
+from scipy.stats import dirichlet
 
 from blob_pyro.diagnostics import (
     auroc,
+    dirichlet_mutual_information,
     expected_entropy,
     max_probability,
     mutual_information,
@@ -100,3 +103,26 @@ def test_auroc_of_plain_cases(
 def test_bad_scores_are_refused(in_scores: object, out_scores: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         auroc(in_scores, out_scores)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "alphas", [[0.3, 0.05, 2.0], [4.0, 1.0, 1.0], [300.0, 2.0, 9.0], [0.4, 7.0]]
+)
+def test_a_dirichlet_s_information_is_that_of_its_draws(alphas: list[float]) -> None:
+    draws = dirichlet(alphas).rvs(200_000, random_state=0)
+    draws /= draws.sum(axis=1, keepdims=True)
+    # The mean KL of a draw to the mean, which is known.
+    terms = (rel_entr(draws, dirichlet(alphas).mean())).sum(axis=1)
+    z = (dirichlet_mutual_information([np.log(alphas)])[0] - terms.mean()) / (
+        terms.std() / len(terms) ** 0.5
+    )
+    # One of 16,000 such tests fails by chance.
+    assert abs(z) < 4
+
+
+def test_a_dirichlet_s_information_at_its_ends() -> None:
+    sure, unknown = [[40.0, 40.0]], [[-300.0, -300.0]]
+    assert dirichlet_mutual_information(sure) == pytest.approx(0, abs=1e-12)
+    assert dirichlet_mutual_information(unknown) == pytest.approx(log(2))
+    lacking = dirichlet_mutual_information([[0.5, -np.inf, 1.0]])
+    assert lacking == pytest.approx(dirichlet_mutual_information([[0.5, 1.0]]))
