@@ -2,7 +2,8 @@
 
 On SmolLM2-135M, by batch size and number of draws K: the loop over draws, all draws in one forward
 pass (``parallel=K``) and as many as pay (``parallel=True``), each as a ratio to one deterministic
-pass of an unmodified PEFT network with the same head over the same batches.  K = 0 is the posterior
+pass of an unmodified PEFT network with the same head over the same batches; and as many as pay
+where only the last quarter of the layers is latent, as a ratio to the loop.  K = 0 is the posterior
 mean.  The last line is the slope of each column over K: what one more draw costs.
 ``--smoke-test`` predicts one short batch with a tiny network.
 """
@@ -28,7 +29,7 @@ from paired_comparison import (
     tiny_network,
     with_interval,
 )
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from plain_and_bayesian import plain_predictions
 
 from blob_pyro.guides import LowRankGaussianGuide
@@ -40,6 +41,7 @@ PLAIN, MEAN = "plain LoRA", ("posterior mean", 0)
 # A pass is short, and all ratios are to it: it has several turns a round.
 PLAIN_PASSES = 9
 LOOP, ONE_PASS, CHOSEN = "loop", "`parallel=K`", "`parallel=True`"
+LATE = "last quarter latent"
 # A way to predict, and a number of draws.
 Variant = tuple[str, int]
 
@@ -59,9 +61,22 @@ def variants(
         for count in num_draws
         for way, parallel in ((LOOP, False), (ONE_PASS, count), (CHOSEN, True))
     }
+    late = LabelTokenClassifier(last_quarter(net), LABEL_TOKENS, num_data=500)
+    predict_late = partial(
+        posterior_predictive, late, LowRankGaussianGuide(late), batches, progress=False
+    )
+    ways |= {(LATE, count): partial(predict_late, count) for count in num_draws}
     plain = partial(plain_predictions, net, batches)
     passes = {(PLAIN, turn): plain for turn in range(PLAIN_PASSES)}
     return {**passes, MEAN: partial(predict, 0), **ways}
+
+
+def last_quarter(net: PeftModel) -> PeftModel:
+    """Give the network anew, with an adapter in the last quarter of its layers only."""
+    config = copy.deepcopy(net.peft_config["default"])
+    number = net.config.num_hidden_layers
+    config.layers_to_transform = [*range(number - max(1, number // 4), number)]
+    return get_peft_model(copy.deepcopy(net).unload(), config)
 
 
 def plain_seconds(seconds: dict[Variant, list[float]]) -> list[float]:
@@ -78,15 +93,15 @@ def table_rows(seconds: dict[Variant, list[float]], num_draws: list[int]) -> lis
         return paired(operator.truediv, seconds[variant], baseline)
 
     slopes = ["slope over K"]
-    rows = [["0", with_interval(median_interval(ratios(MEAN)), 2), "", "", ""]]
+    rows = [["0", with_interval(median_interval(ratios(MEAN)), 2), "", "", "", ""]]
     for count in num_draws:
         cells = [ratios((way, count)) for way in (LOOP, ONE_PASS, CHOSEN)]
-        cells.append(ratios((CHOSEN, count), seconds[LOOP, count]))
+        cells += [ratios((way, count), seconds[LOOP, count]) for way in (CHOSEN, LATE)]
         rows.append([str(count), *(with_interval(median_interval(cell), 2) for cell in cells)])
     for way in (LOOP, ONE_PASS, CHOSEN):
         rounds = zip(*(ratios((way, count)) for count in num_draws), strict=True)
         slopes.append(with_interval(median_interval(round_slopes(num_draws, list(rounds)))))
-    return [*rows, [*slopes, ""]]
+    return [*rows, [*slopes, "", ""]]
 
 
 def main() -> None:
@@ -117,7 +132,8 @@ def main() -> None:
             f"LoRA: {one_pass:.3f} s. Wanted: loop at most 1.03 K.\n"
         )
         header = ["K", *(f"{way} / plain" for way in (LOOP, ONE_PASS, CHOSEN))]
-        print_table([*header, f"{CHOSEN} / {LOOP}"], table_rows(seconds, options.num_draws))
+        header += [f"{way} / {LOOP}" for way in (CHOSEN, LATE)]
+        print_table(header, table_rows(seconds, options.num_draws))
 
 
 if __name__ == "__main__":
