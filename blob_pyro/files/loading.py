@@ -30,6 +30,7 @@ from blob_pyro.models import BayesianLora, Classifier
 from blob_pyro.networks import base_identity, load_causal_lm, load_sequence_classifier
 from blob_pyro.networks.identity import files_state, sampled_values
 from blob_pyro.networks.reading import reading
+from blob_pyro.poutine import in_turn
 
 # Those of blob_pyro.models that can be fitted.
 _ATTEMPTS = 10
@@ -89,13 +90,15 @@ def load_with_config(
     if base_model is None:
         base_model, files = _base_network(folder, config, tensors)
     _check_base(folder, config.base_model, base_model, adapter, files)
-    prior = config.model.prior.make(folder, prior)
-    net = load_adapter(folder, base_model, tensors, adapter, float32=config.adapter["float32"])
-    model = _model(folder, config.model, net, prior, adapter)
-    make = known(folder, config.guide.name, find_guide)
-    with reading(folder / CONFIG_FILE):
-        guide: LoraGuide = make.from_config(model, config.guide.arguments)
-    _load_guide(folder, guide, guide_tensors)
+    # PEFT makes a random adapter first, and a guide random signs: draws elsewhere must not notice.
+    with in_turn(), torch.random.fork_rng(devices=[]):
+        prior = config.model.prior.make(folder, prior)
+        net = load_adapter(folder, base_model, tensors, adapter, float32=config.adapter["float32"])
+        model = _model(folder, config.model, net, prior, adapter)
+        make = known(folder, config.guide.name, find_guide)
+        with reading(folder / CONFIG_FILE):
+            guide: LoraGuide = make.from_config(model, config.guide.arguments)
+        _load_guide(folder, guide, guide_tensors)
     model.eval()
     return config, model, guide, features
 

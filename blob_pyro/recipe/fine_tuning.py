@@ -151,7 +151,7 @@ def fine_tune(
     distance = None
     if isinstance(task, TextClassificationTask):
         known = examples.shuffle(seed=0).select(range(min(len(examples), _MOST_FEATURES)))
-        features = text_features(fitted, known, collator_for(task, tokenizer, scoring))
+        features = text_features(fitted, guide, known, collator_for(task, tokenizer, scoring))
         distance = FeatureDistance.of(features, known["label"])
     return Posterior(
         fitted,

@@ -605,7 +605,7 @@ class Posterior:
                 stacklevel=3,
             )
         if feature_distance and distance is not None:
-            features = text_features(self.classifier, data, self.collator)
+            features = text_features(self.classifier, self.guide, data, self.collator)
             predictions = replace(predictions, feature_distance=distance(features))
         with suppress(ValueError):
             limit = self.threshold(num_samples=num_samples, seed=seed)

@@ -325,15 +325,18 @@ def prediction_settings(
 
 
 def text_features(
-    model: Classifier, data: Dataset, collator: Collator
+    model: Classifier, guide: LoraGuide, data: Dataset, collator: Collator
 ) -> npt.NDArray[np.floating[Any]]:
     """Give the pooled features of N texts under the posterior mean, ``N x D``."""
     side = model.padding_side
     order = LongestFirst.by_tokens(data, collator).order
     loader = DataLoader(data.select(order), batch_size=16 if side else 1, collate_fn=collator)
-    device = next(model.parameters()).device
-    features = [
-        pooled_features(model.network, on_device(device, batch), padding_side=side or "right").cpu()
-        for batch in loader
-    ]
+    device, (mean,) = next(model.parameters()).device, guide.draws(0)
+    features = []
+    for batch in loader:
+        with model.under([mean], batch["input_ids"].shape):
+            inputs = on_device(device, batch)
+            features.append(
+                pooled_features(model.network, inputs, padding_side=side or "right").cpu()
+            )
     return torch.cat(features)[torch.as_tensor(order).argsort()].numpy()

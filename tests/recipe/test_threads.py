@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import blob_pyro
 from blob_pyro.recipe import Posterior
@@ -80,3 +81,21 @@ def test_texts_are_written_beside_predictions(posterior: Posterior) -> None:
         for _ in range(10):
             found = posterior.generate(TEXTS[:2], num_samples=2, seed=0, max_new_tokens=3).tokens
             assert (found == expected).all()
+
+
+def test_a_prediction_beside_lends_the_features_no_head(base_folder: str) -> None:
+    """An ensemble puts a member's head into the network for the time of a draw."""
+    ensemble = blob_pyro.fine_tune(TEXTS, base_folder, LABELS, method="ens", **SETTINGS)
+    options: dict[str, Any] = {"num_samples": 2, "feature_distance": True, "progress": False}
+    expected = ensemble.predictive(TEXTS, **options).feature_distance
+    with beside(lambda: ensemble.predictive(TEXTS, num_samples=3, progress=False)):
+        for _ in range(10):
+            found = ensemble.predictive(TEXTS, **options).feature_distance
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_loading_leaves_the_random_state(posterior: Posterior, tmp_path: Path) -> None:
+    posterior.save(tmp_path / "p")
+    state = torch.get_rng_state()
+    blob_pyro.load(tmp_path / "p")
+    assert torch.equal(torch.get_rng_state(), state)
