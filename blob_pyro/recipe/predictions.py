@@ -330,7 +330,13 @@ def text_features(
     """Give the pooled features of N texts under the posterior mean, ``N x D``."""
     side = model.padding_side
     order = LongestFirst.by_tokens(data, collator).order
-    loader = DataLoader(data.select(order), batch_size=16 if side else 1, collate_fn=collator)
+    loader = DataLoader(
+        data.select(order),
+        batch_size=16 if side else 1,
+        collate_fn=collator,
+        # Else it takes a number from the random state that a fit elsewhere draws from.
+        generator=torch.Generator(),
+    )
     device, (mean,) = next(model.parameters()).device, guide.draws(0)
     features = []
     for batch in loader:
