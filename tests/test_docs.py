@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas
 import pyro
 import pyro.distributions as dist
@@ -185,8 +184,8 @@ def test_strangers_are_told_as_the_page_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     rows = "no toner,printing\nlocked out,login\n" * 5
-    Path("more_tickets.csv").write_text(f"text,label\n{rows}")
-    Path("strangers.csv").write_text("text\nwho won?\nis it late?\n")
+    Path("more_tickets.csv").write_text(f"body,queue\n{rows}")
+    Path("strangers.csv").write_text("body\nwho won?\nis it late?\n")
     posterior = blob_pyro.fine_tune(
         ["toner", "no toner", "login", "locked out"],
         base_folder,
@@ -197,7 +196,11 @@ def test_strangers_are_told_as_the_page_says(
     )
     page = (DOCS / "strangers.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    scope: dict[str, Any] = {"posterior": posterior, "np": np}
+    posterior.save("posterior")
+    (command,) = re.findall(r"^blob-pyro (.*)$", page, flags=re.MULTILINE)
+    done = CliRunner().invoke(app, command.split())
+    assert done.exit_code == 0, done.output
+    scope: dict[str, Any] = {}
     exec(compile(block, "strangers.md", "exec"), scope)
     scores = scope["found"].ood_auroc()
     assert len(scores) == 4

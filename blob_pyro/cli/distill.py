@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from blob_pyro.cli.options import NumSamples, PosteriorFolder, Seed
-from blob_pyro.cli.predict import read_examples, text_task
+from blob_pyro.cli.options import NumSamples, PosteriorFolder, Seed, TextColumn
+from blob_pyro.cli.predict import read_examples, reads_pairs, text_task
 from blob_pyro.cli.terminal import say
 
 
 def distill(
     posterior: PosteriorFolder,
     output_dir: Annotated[Path, typer.Option(help="Folder for the plain adapter.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Table of texts: .csv, .tsv, .jsonl or .parquet; repeatable; standard input if "
+            "left out."
+        ),
+    ] = None,
+    text_column: TextColumn = "text",
     num_samples: NumSamples = 10,
     num_steps: Annotated[
         int | None, typer.Option(min=1, help="Gradient steps; else as many as the texts need.")
@@ -26,8 +35,10 @@ def distill(
 ) -> None:
     """Teach what a posterior predicts to a plain adapter, which predicts in one pass.
 
-    Standard input holds the texts to learn on, as for `predict`: a text or a JSON object a line.
-    Give the training texts and as many others as you have; no label is read.
+    Give the training texts and as many others as you have; no label is read. Standard input holds
+    them as for `predict`: a text or a JSON object a line.
+
+    Example: `blob-pyro distill posterior --data tickets.csv --data others.csv --output-dir plain`
 
     Example: `blob-pyro distill posterior --output-dir plain < messages.txt`
     """
@@ -35,17 +46,26 @@ def distill(
 
     from blob_pyro.files import check_output
     from blob_pyro.recipe import load
+    from blob_pyro.tasks import read_texts
 
     check_output(output_dir, overwrite=overwrite)
     teacher = load(posterior)
     task = text_task(posterior, teacher)
-    stream = typer.get_binary_stream("stdin")
-    rows = [
-        {**row, "id": str(row.get("id", i))} for i, row in enumerate(read_examples(stream, task))
+    if data and reads_pairs(task):
+        raise ValueError(
+            f"{task.name} classifies pairs of texts; pipe JSON objects with text and text_pair "
+            "into standard input"
+        )
+    rows: list[dict[str, Any]] = [
+        {"text": text} for path in data or [] for text in read_texts(path, text_column)[0]["text"]
     ]
+    if not data:
+        if sys.stdin.isatty():
+            raise ValueError("there are no texts; give --data, or pipe lines into it")
+        rows = [*read_examples(typer.get_binary_stream("stdin"), task)]
     if not rows:
-        raise ValueError("standard input holds no texts; pipe lines into it")
-    texts = Dataset.from_list(rows)
+        raise ValueError("standard input holds no texts; give --data, or pipe lines into it")
+    texts = Dataset.from_list([{**row, "id": str(row.get("id", i))} for i, row in enumerate(rows)])
     student = teacher.distill(texts, num_samples=num_samples, num_steps=num_steps, seed=seed)
     student.save(output_dir)
-    say(f"wrote {output_dir}")
+    say(f'wrote {output_dir}; next: blob-pyro predict {output_dir} "a text of yours"')

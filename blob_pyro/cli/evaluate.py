@@ -33,7 +33,7 @@ def evaluate(
     ood: Annotated[
         list[str] | None,
         typer.Option(
-            help="CSV or JSON-lines file of texts out of distribution, which need no labels, or "
+            help="Table of texts out of distribution, which need no labels, or "
             "another such task; repeatable."
         ),
     ] = None,
@@ -110,9 +110,11 @@ def evaluate(
             _draw_risk(first, folder / f"{file}.png")
     if output_dir is None and first.is_labelled:
         write_metrics(posterior, first.metrics(), len(first.labels), name)
-    say(f"wrote {folder}")
+    say(f"wrote {folder}: draws of the logits, and pictures")
     if max_error is not None:
         keep_threshold(posterior, program, first, max_error)
+    elif first.is_labelled and program.answers is None:
+        say("--max-error 0.05 keeps a threshold, by which predict says answer or defer")
 
 
 def keep_threshold(folder: Path, program: Posterior, tested: Predictions, max_error: float) -> None:
@@ -204,7 +206,9 @@ def _draw(first: Predictions, other: Predictions, path: Path) -> None:
     scores, others = first.ood_scores(), other.ood_scores()
     figure = Figure(figsize=(5 * len(scores), 4), layout="constrained")
     for axes, score in zip(figure.subplots(1, len(scores)), scores, strict=True):
-        name = {"max_probability": "- max_probability"}.get(score, score).replace("_", " ")
+        unit = " (nats)" if score in ("entropy", "mutual_information") else ""
+        sign = "- " if score == "max_probability" else ""
+        name = sign + score.replace("_", " ") + unit
         plot_scores(scores[score], others[score], name=name, ax=axes)
     with atomic_file(path) as file:
         figure.savefig(file)

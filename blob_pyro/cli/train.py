@@ -13,6 +13,7 @@ from blob_pyro.cli.evaluate import keep_threshold
 from blob_pyro.cli.terminal import console, print_predictions, print_warning, say
 from blob_pyro.recipe import METHODS, RECIPES, Recipe
 from blob_pyro.settings import load_yaml
+from blob_pyro.tasks import TextClassificationTask
 
 # To print help, nothing heavy is imported.
 if TYPE_CHECKING:
@@ -144,6 +145,8 @@ def train(
         tested = posterior.evaluate(source, num_samples=num_samples, seed=seed)
         if accelerator.is_main_process:
             _report(posterior, source.name, tested, output_dir, max_error)
+    if accelerator.is_main_process:
+        _say_what_is_next(posterior, output_dir)
     # It ends the group of processes too, so nothing is shared out after it.
     accelerator.end_training()
 
@@ -239,6 +242,15 @@ def _say_what_was_kept(posterior: Posterior, recipe: Recipe, task: Task) -> None
     # Several fits have a best step each.
     if best is not None and len(recipe.start_recipes()) < 2:
         say(f"kept the state after step {best + 1}, the best on validation data")
+
+
+def _say_what_is_next(posterior: Posterior, folder: Path) -> None:
+    """Name the commands that use what was trained."""
+    evaluate = f"blob-pyro evaluate {folder}"
+    if isinstance(posterior.task, TextClassificationTask):
+        say(f'next: blob-pyro predict {folder} "a text of yours"; {evaluate} --data FILE')
+    else:
+        say(f"next: {evaluate}")
 
 
 def _report(

@@ -17,6 +17,7 @@ from torch import nn
 
 from blob_pyro.models import BayesianLora
 from blob_pyro.networks import pooling_of
+from blob_pyro.networks.loading import quiet_peft
 from blob_pyro.networks.reading import reading
 from blob_pyro.settings import Settings
 
@@ -224,7 +225,7 @@ def load_adapter(
         If the adapter does not fit the network, or lacks a tensor or has one too many.
     """
     config = read_lora_config(folder, tensors)
-    with reading(folder / ADAPTER_CONFIG):
+    with reading(folder / ADAPTER_CONFIG), quiet_peft():
         if isinstance(network, PeftModel):
             network.add_adapter(adapter, config, autocast_adapter_dtype=float32)
             network.set_adapter(adapter)

@@ -1,6 +1,7 @@
 """Loading the network that is fine-tuned, and its tokenizer."""
 
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -196,6 +197,14 @@ def load_sequence_classifier(
     network.new_modules = new
     network.name_or_path = network.config._name_or_path = name
     return network
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Let PEFT give a network an adapter without warning of what it asks Transformers for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 @contextmanager

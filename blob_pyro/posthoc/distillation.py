@@ -15,6 +15,7 @@ from blob_pyro.guides import DirichletGuide, LoraGuide, model_at_mean
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import BayesianLora, Classifier
 from blob_pyro.models.padding import mask_of
+from blob_pyro.tasks.task_data import with_column
 from blob_pyro.training import Collator, TrainingConfig, fit, sharded_predictive
 
 # Of a uniform distribution, mixed into what the Dirichlet sees: no logarithm is below -12.
@@ -185,7 +186,7 @@ def distill(
     start = sharded_predictive(model, student, data, collator, 0, seed)["logits"]
     level = start[0].double().logsumexp(dim=-1).median()
     student.log_precision = float(_precision(teacher).log().median() - level)
-    data = data.add_column("teacher", teacher.float().tolist())
+    data = with_column(data, "teacher", teacher.float().tolist())
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = {name: value for name, value in collator(rows).items() if name != "labels"}

@@ -28,6 +28,7 @@ from blob_pyro.tasks import (
     text_task,
     texts_of,
 )
+from blob_pyro.tasks.task_data import with_column
 from blob_pyro.training import StepRecord
 
 if TYPE_CHECKING:
@@ -222,4 +223,4 @@ def _numbered_alike(
         )
     index = [known.class_names.index(name) for name in given.class_names]
     labels = [index[label] for label in data["label"]]
-    return data.remove_columns("label").add_column("label", labels)
+    return with_column(data.remove_columns("label"), "label", labels)

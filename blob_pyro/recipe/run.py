@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from blob_pyro.guides import LoraGuide
 from blob_pyro.models import Classifier
 from blob_pyro.networks import pooling_of
+from blob_pyro.networks.loading import quiet_peft
 from blob_pyro.poutine import in_turn, one_run
 from blob_pyro.recipe.methods import find_method
 from blob_pyro.recipe.network import lora_config, make_likelihood
@@ -295,7 +296,8 @@ class Run:
             recipe.latent_layers,
         )
         scoring = recipe.scoring_of(self.base_model)
-        net = get_peft_model(self.base_model, config)
+        with quiet_peft():
+            net = get_peft_model(self.base_model, config)
         model = make_likelihood(
             net,
             self.tokenizer,

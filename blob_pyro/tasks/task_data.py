@@ -49,7 +49,7 @@ class TaskData:
     def in_memory(cls, data: Dataset) -> Self:
         """Give all rows of a data set, numbered if they have no ids."""
         if "id" not in data.column_names:
-            data = data.add_column("id", [str(index) for index in range(len(data))])
+            data = with_column(data, "id", [str(index) for index in range(len(data))])
         return cls(data, len(data))
 
     def __str__(self) -> str:
@@ -83,6 +83,19 @@ class TaskData:
         if not 1 <= limit <= len(self.data):
             raise ValueError(f"{what}: {limit} examples were asked for; there are {len(self.data)}")
         return replace(self, data=self.data.shuffle(seed=seed).select(range(limit)))
+
+
+def with_column(data: Dataset, name: str, values: Sequence[Any]) -> Dataset:
+    """Add a column, without the progress bar that a shuffled data set would show."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        return data.add_column(name, values)
+    disable_progress_bars()
+    try:
+        return data.add_column(name, values)
+    finally:
+        enable_progress_bars()
 
 
 class DataTask(ABC):

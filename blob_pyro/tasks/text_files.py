@@ -121,8 +121,8 @@ def check_column(place: str, names: Sequence[str], column: str) -> None:
     """Raise a ``ValueError`` unless a column is among the names."""
     if column not in names:
         raise ValueError(
-            f"{place}has no column {column!r} but {[*names]}; name the columns with --text-column "
-            "and --label-column"
+            f"{place}has no column {column!r} but {[*names]}; name the columns by text_column "
+            "and label_column (--text-column, --label-column)"
         )
 
 

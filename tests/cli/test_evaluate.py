@@ -31,16 +31,16 @@ def test_messages_out_of_scope_have_an_auroc_and_no_accuracy(
     )
     assert outside.labels.tolist() == [-1] * 20
     table = result.stdout.splitlines()
-    (row,) = (line for line in table if "helpdesk_out_of_scope" in line and "[" not in line)
+    (row,) = (line for line in table if "helpdesk_out_of_scope" in line and "AUROC" not in line)
     assert [cell.strip() for cell in row.strip("│").split("│")][1:] == ["20", *[""] * 4]
-    (row,) = (line for line in table if "helpdesk_out_of_scope" in line and "[" in line)
+    (head,) = (line for line in table if "AUROC, from helpdesk" in line)
+    assert "helpdesk_out_of_scope" in head
     intervals = inside.ood_intervals(outside)
     for name, area in inside.ood_auroc(outside).items():
         low, high = intervals[name]
+        (row,) = (line for line in table if name in line)
         assert f"{area:.3f} [{low:.3f}, {high:.3f}]" in row
-    heads = "AUROC, from helpdesk", "entropy", "mutual_information", "max_probability"
-    for head in (*heads, "feature_distance"):
-        assert head in result.stdout
+    assert "feature_distance" in result.stdout
     picture = Path(posterior) / "evaluations" / "helpdesk_out_of_scope-draws2-seed0.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
 

@@ -58,6 +58,12 @@ def test_a_long_name_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("n") == 300
 
 
+def test_a_name_is_not_broken_for_the_sake_of_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = ["0.910 [0.855, 0.960]"] * 4
+    print_table(["", "examples", "a", "b", "c", "d"], [["more_tickets", "100", *numbers]])
+    assert " more_tickets " in capsys.readouterr().out
+
+
 def test_names_from_a_posterior_and_its_texts_are_safe(
     saved: Callable[..., str], tmp_path: Path, invoke: Callable[..., Any]
 ) -> None:

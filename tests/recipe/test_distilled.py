@@ -147,6 +147,13 @@ def test_the_command_reads_the_lines_that_predict_reads(
     found = CliRunner().invoke(app, [*command, "--overwrite"], input="")
     assert found.exit_code == 2
     assert "holds no texts" in found.output
+    for name, text in (("tickets", "a"), ("others", "b d")):
+        (tmp_path / f"{name}.csv").write_text(f"body\n{text}\n")
+        command += ["--data", str(tmp_path / f"{name}.csv")]
+    command += ["--text-column", "body", "--num-steps", "2", "--overwrite"]
+    found = CliRunner().invoke(app, command)
+    assert found.exit_code == 0, found.output
+    assert blob_pyro.load(tmp_path / "plain").model.num_data == 2
 
 
 def test_the_page_s_code_runs_without_this_library(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +35,22 @@ SETTINGS: dict[str, Any] = {"rank": 2, "num_steps": 4, "batch_size": 2, "progres
 @pytest.fixture
 def posterior(base_folder: str) -> blob_pyro.Posterior:
     return blob_pyro.fine_tune(TEXTS, base_folder, LABELS, learning_rate=0.05, **SETTINGS)
+
+
+def test_nothing_of_other_libraries_is_on_the_screen(
+    base_folder: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = Dataset.from_dict({"text": TEXTS, "label": LABELS}).shuffle(seed=0)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        posterior = blob_pyro.fine_tune(rows, base_folder, **SETTINGS)
+        posterior.save(tmp_path / "posterior")
+        posterior = blob_pyro.load(tmp_path / "posterior")
+        posterior.evaluate(rows, progress=False)
+        posterior.predictive(rows, progress=False)
+        posterior.distill(rows, num_steps=1, progress=False)
+    assert [str(warning.message) for warning in warned] == []
+    assert capfd.readouterr().err == ""
 
 
 def test_probabilities_are_averages_of_the_programs_own_logits(
