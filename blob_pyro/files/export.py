@@ -52,7 +52,9 @@ def merge_mean(model: BayesianLora, guide: LoraGuide) -> PreTrainedModel:
     Wang et al., "BLoB", NeurIPS 2024, theorem 3.1 (the mean on the full weight).
     """
     _check_own_weights(model)
-    net = unbayesianize(copy.deepcopy(model.network), guide.mean(), model.adapter)
+    with model.use.running():
+        net = copy.deepcopy(model.network)
+    net = unbayesianize(net, guide.mean(), model.adapter)
     merged = net.merge_and_unload(safe_merge=True, adapter_names=[model.adapter])
     return cast(PreTrainedModel, merged)
 

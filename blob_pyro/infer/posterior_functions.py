@@ -88,10 +88,16 @@ class DrawsAtOnce:
 
     def _shares_trunk(self, batch: Batch) -> bool:
         """Tell whether the layers below the first latent one may run once, by a trial if new."""
-        trunk, kind, last = self.model.trunk, frozenset(batch), self.draws[-2:]
+        trunk, last, rows = self.model.trunk, self.draws[-2:], batch["input_ids"]
+        # An ensemble's members may differ below their matrices too.
+        if trunk.is_watched or any(name in last[0] for name in self.model.heads):
+            return False
+        tiles = self._group_size(rows) > 1
+        # What a layer gives beside its hidden states may fit one row only, or untiled ones.
+        kind = frozenset(batch), tiles, len(rows) > 1
         if trunk.layers and kind not in trunk.proved:
             single = [[draw] for draw in last]
-            groups = [last] if self._group_size(batch["input_ids"]) > 1 else single
+            groups = [last] if tiles else single
             wanted = torch.cat([self._group_logits(group, batch, False) for group in single])
             try:
                 self._group_logits(self.draws[:1], batch, True)

@@ -1,7 +1,9 @@
 """The layers below the first latent one, which give all draws the same and so run once."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from threading import get_ident
 from typing import Any, cast
 
 import torch
@@ -25,7 +27,7 @@ class SharedTrunk:
     layers : list of nn.Module
         The layers below; empty if there are none, or the network is not of this kind.
     proved : dict
-        Names of a batch's tensors to whether a trial gave the logits of full passes.
+        Kind of a batch to whether a trial gave the logits of full passes.
 
     Examples
     --------
@@ -38,8 +40,13 @@ class SharedTrunk:
 
     def __init__(self, net: nn.Module, sites: Mapping[str, LoraSite]) -> None:
         self.layers = _layers_below(net, {cast(nn.Module, site.layer) for site in sites.values()})
-        self.proved: dict[frozenset[str], bool] = {}
+        self.proved: dict[tuple[object, ...], bool] = {}
         self._output: Any = None
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether hooks read or change what a layer gives, in each pass."""
+        return any(layer._forward_hooks or layer._forward_pre_hooks for layer in self.layers)
 
     def forget(self) -> None:
         """Let the batch go; the next pass may be of another one."""
@@ -54,30 +61,42 @@ class SharedTrunk:
         num_draws
             How often the pass has the rows of the batch; once, if nothing is kept yet.
         """
-        top, kept = self.layers[-1], self._output
+        top, kept, thread = self.layers[-1], self._output, get_ident()
         if kept is None:
-            handle = top.register_forward_hook(self._keep)
+            handle = top.register_forward_hook(partial(self._keep, thread))
             try:
                 yield
             finally:
                 handle.remove()
             return
-        overridden = [layer.__dict__.get("forward") for layer in self.layers]
+        overridden = {layer: layer.__dict__.get("forward") for layer in self.layers}
+        hidden = kept[0] if isinstance(kept, tuple) else kept
+        tiled = _like(kept, hidden.repeat(num_draws, *[1] * (hidden.dim() - 1)))
+
+        def answering(layer: nn.Module) -> Callable[..., Any]:
+            own = layer.forward
+
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                # Bare calls in other threads, and copies made meanwhile, are no part of this.
+                if kept is not self._output or get_ident() != thread:
+                    return own(*args, **kwargs)
+                return tiled if layer is top else _like(kept, _first_input(args, kwargs))
+
+            return forward
+
         try:
-            for layer in self.layers:
-                layer.forward = lambda *args, **kwargs: _like(kept, _first_input(args, kwargs))
-            hidden = kept[0] if isinstance(kept, tuple) else kept
-            tiled = _like(kept, hidden.repeat(num_draws, *[1] * (hidden.dim() - 1)))
-            top.forward = lambda *_, **__: tiled
+            for layer in overridden:
+                layer.forward = answering(layer)
             yield
         finally:
-            for layer, forward in zip(self.layers, overridden, strict=True):
+            for layer, forward in overridden.items():
                 del layer.forward
                 if forward is not None:
                     layer.forward = forward
 
-    def _keep(self, _layer: nn.Module, _inputs: Any, output: Any) -> None:
-        self._output = output
+    def _keep(self, thread: int, _layer: nn.Module, _inputs: Any, output: Any) -> None:
+        if get_ident() == thread:
+            self._output = output
 
 
 def _first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:

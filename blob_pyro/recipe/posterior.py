@@ -98,7 +98,8 @@ class Posterior(Predictor):
             data = texts.load("train").data
         else:
             data = self._unlabelled(texts)
-        teacher = copy.deepcopy((self.classifier, self.guide))
+        with self.model.use.running():
+            teacher = copy.deepcopy((self.classifier, self.guide))
         config = TrainingConfig(**settings).for_data(len(data))
         console = Console(stderr=True, quiet=not progress)
         with TrainingProgress("distilled", config.total_steps, console) as show:

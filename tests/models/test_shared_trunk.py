@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
 import re
+from concurrent.futures import ThreadPoolExecutor
+from threading import get_ident
 from typing import Any
 
 import pytest
@@ -121,3 +124,89 @@ def test_every_network_gives_the_logits_of_full_passes(name: str) -> None:
     assert [*model.trunk.proved.values()] == [not name.startswith("XLNet")] * bool(
         model.trunk.layers
     )
+
+
+@pytest.mark.parametrize("hook", [False, True])
+def test_a_hook_set_after_the_trial_reads_and_changes_each_pass(hook: bool) -> None:
+    model = late("llama", "SEQ_CLS")
+    guide, batches = LowRankGaussianGuide(model), [tiny_batch(4)]
+    predict(model, guide, batches, True)
+    layer, seen = model.trunk.layers[0], []
+    if hook:
+        layer.register_forward_hook(lambda _m, _i, output: output + 0.5)
+    else:
+        layer.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
+    found = predict(model, guide, batches, True)
+    model.trunk.layers, model.trunk.proved = [], {}
+    wanted = predict(model, guide, batches, True)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_bare_call_in_another_thread_keeps_its_own_text() -> None:
+    model = late("llama", "SEQ_CLS").eval()
+    trunk, (first, second) = model.trunk, model.network.get_base_model().model.layers
+    other = {name: value for name, value in tiny_batch(4, seed=1).items() if name != "labels"}
+    with ThreadPoolExecutor(1) as pool, torch.no_grad():
+
+        def bare() -> torch.Tensor:
+            with torch.no_grad():
+                return pool.submit(lambda: model.network(**other).logits).result()
+
+        wanted, seen = bare(), []
+
+        def meanwhile(*_: Any) -> None:
+            if get_ident() == own_thread:
+                seen.append(bare())
+
+        own_thread = get_ident()
+        # In the midst of the pass that keeps, and of one that passes by.
+        second.register_forward_pre_hook(meanwhile)
+        draws = LowRankGaussianGuide(model).draws(2)
+        full = torch.cat([model.logits_under([draw], **tiny_batch(4)) for draw in draws])
+        for draw in draws:
+            with trunk.shared(1):
+                found = model.logits_under([draw], **tiny_batch(4))
+                copied = copy.deepcopy(first)
+            torch.testing.assert_close(seen[-1], wanted)
+        torch.testing.assert_close(found[0], full[1])
+        states = torch.ones(4, 6, 16)
+        embeddings = model.network.get_base_model().model.rotary_emb(states, torch.arange(6)[None])
+        trunk.forget()
+        given, own = (layer(states, position_embeddings=embeddings) for layer in (copied, first))
+        torch.testing.assert_close(given, own)
+
+
+def test_each_kind_of_pass_has_a_trial() -> None:
+    """One draw a pass says nothing of draws that are tiled: XLNet has the tokens first."""
+    name = "XLNetForSequenceClassification"
+    model = SequenceClassifier(net := peft(name), num_data=8)
+    late = {site: model.sites[site] for site in model.sites if re.search(r"\.1\.", site)}
+    first, second, third = LowRankGaussianGuide(model, init_scale=0.7).draws(3)
+    draws = [first, *({**first, **{s: d[s] for s in late}} for d in (second, third))]
+    model.trunk = SharedTrunk(net, late)
+    with torch.no_grad():
+        functions = DrawsAtOnce(model, draws, parallel=True)
+        functions.logits(batch_of(texts_of(*[30] * 20)))
+        assert [*model.trunk.proved.values()] == [True]
+        wanted = torch.cat([model.logits_under([draw], **BATCH) for draw in draws])
+        torch.testing.assert_close(functions.logits(BATCH), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_members_with_a_head_share_nothing_below_it() -> None:
+    net = tiny_network(
+        "llama", "SEQ_CLS", layers_to_transform=[1], modules_to_save=["score", "embed_tokens"]
+    )
+    model, places = SequenceClassifier(net, num_data=8, latent=("A", "B")), []
+    guide = LowRankGaussianGuide(model)
+    own = {name: module.get_parameter(leaf) for name, (_, module, leaf) in model.heads.items()}
+    # They differ in tokens that the first batch lacks.
+    for draw in guide.draws(3):
+        heads = {name: value.detach().clone() for name, value in own.items()}
+        next(value for name, value in heads.items() if "embed" in name)[50:].normal_()
+        places.append({**draw, **heads})
+    ids = torch.arange(5, 25).reshape(4, 5)
+    with torch.no_grad():
+        functions = DrawsAtOnce(model, places, parallel=False)
+        functions.logits({"input_ids": ids})
+        wanted = torch.cat([model.logits_under([d], input_ids=ids + 30) for d in places])
+        torch.testing.assert_close(functions.logits({"input_ids": ids + 30}), wanted)
