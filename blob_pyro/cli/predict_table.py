@@ -130,7 +130,6 @@ def _write_delimited(file: IO[bytes], groups: Iterator[Rows], delimiter: str) ->
     quoted = csv.writer(text, quoting=csv.QUOTE_ALL, **options)
 
     def write(cells: Sequence[Any]) -> None:
-        cells = [_json(cell) if isinstance(cell, dict | list) else cell for cell in cells]
         (quoted if any("\r" in str(cell) for cell in cells) else plain).writerow(cells)
 
     names: list[str] = []
@@ -138,9 +137,16 @@ def _write_delimited(file: IO[bytes], groups: Iterator[Rows], delimiter: str) ->
         if not names:
             names = [*group[0]]
             write(names)
-        for row in group:
+        for row in map(_flat, group):
             write([row[name] for name in names])
     text.detach()
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Write lists and objects in cells as JSON."""
+    return {
+        name: _json(cell) if isinstance(cell, dict | list) else cell for name, cell in row.items()
+    }
 
 
 def _json(value: Any) -> str:
@@ -161,11 +167,13 @@ def _write_parquet(file: IO[bytes], groups: Iterator[Rows], data: Path) -> None:
     writer: ParquetWriter | None = None
     try:
         for group in groups:
+            # An object's keys that the first rows lack would be dropped.
+            rows = group if fields else [*map(_flat, group)]
             if writer is None:
-                found = pyarrow.Table.from_pylist(group[:1] if fields else group).schema
+                found = pyarrow.Table.from_pylist(rows[:1] if fields else rows).schema
                 new = [field for field in found if field.name not in {old.name for old in fields}]
                 writer = ParquetWriter(file, pyarrow.schema([*fields, *new]))
-            writer.write_table(pyarrow.Table.from_pylist(group, schema=writer.schema))
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema=writer.schema))
     except pyarrow.ArrowException as error:
         raise ValueError(
             f"a column cannot be written as Parquet ({error}); its values may be of several types, "

@@ -152,7 +152,7 @@ def calibrate(
     Raises
     ------
     ValueError
-        If the batches have no labels, a Laplace approximation predicts in closed form, or as in
+        If the batches have no labels, the guide is a student's or predicts in closed form, or as in
         :func:`fit_temperature`; the temperature is the one from before then.
     """
     draws = 0 if getattr(guide, "is_point", False) else num_samples
@@ -160,6 +160,11 @@ def calibrate(
         raise ValueError(
             "predictive='probit' shrinks logits by variances that depend on the temperature, so "
             "none can be fitted to them; make the guide with predictive='linearised'"
+        )
+    if getattr(guide, "predictive", "network") == "dirichlet":
+        raise ValueError(
+            "another temperature would part a distilled posterior from its adapter, and change how "
+            "sure its logits are; take the posterior that it was distilled from"
         )
     with in_turn(), model.use.running():
         temperature = model.temperature

@@ -138,7 +138,6 @@ class Posterior(Predictor):
         float
             The temperature, by which all later logits are divided.
         """
-        self._check_draws()
         examples = self._examples(data, labels, text_column, label_column)
         loader = self.collator.loader(examples)
         before = self.answers
@@ -227,8 +226,7 @@ class Posterior(Predictor):
     def _check_draws(self) -> None:
         if isinstance(self.guide, DirichletGuide):
             raise ValueError(
-                "a distilled posterior has no draws, and another temperature would part it from "
-                "its adapter; take the posterior that it was distilled from"
+                "a distilled posterior has no draws; take the posterior that it was distilled from"
             )
 
 

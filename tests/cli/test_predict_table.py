@@ -186,6 +186,14 @@ def test_rows_of_json_lines_may_differ(tmp_path: Path) -> None:
     assert read(tmp_path / "o.csv")[0]["tags"] == '["x", 1]'
 
 
+def test_objects_of_json_lines_lose_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GROUP", 1)
+    rows = [{"text": "a", "about": {"n": 1}}, {"text": "b", "about": {"n": 2, "who": "me"}}]
+    predict_rows(rows, tmp_path / "o.parquet")
+    found = [json.loads(row["about"]) for row in read(tmp_path / "o.parquet")]
+    assert found == [row["about"] for row in rows]
+
+
 def test_types_of_parquet_are_kept(tmp_path: Path) -> None:
     table = pyarrow.table(
         {

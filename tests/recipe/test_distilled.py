@@ -21,6 +21,7 @@ from transformers import (
 )
 
 import blob_pyro
+from blob_pyro import posthoc
 from blob_pyro.diagnostics import dirichlet_mutual_information
 from blob_pyro.guides import DirichletGuide
 from blob_pyro.recipe import Recipe
@@ -128,6 +129,9 @@ def test_what_has_no_draws_is_refused(teacher: blob_pyro.Posterior) -> None:
     for call in (student.calibrate, student.to_arviz):
         with pytest.raises(ValueError, match="take the posterior that it was distilled from"):
             call(TEXTS, LABELS)
+    with pytest.raises(ValueError, match="take the posterior that it was distilled from"):
+        posthoc.calibrate(student.classifier, student.guide, [])
+    assert student.classifier.temperature == 1
 
 
 def test_the_command_reads_the_lines_that_predict_reads(
