@@ -83,15 +83,16 @@ def print_json(row: Mapping[str, Any]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows on standard output; what a row is called is broken last."""
+    """Print rows on standard output; short names of rows stay whole."""
+    screen = _VisibleConsole()
     table = Table()
-    longest = max(len(visible(row[0])) for row in [columns, *rows])
     for column in columns:
-        width = min(longest, 24) if column is columns[0] else None
-        table.add_column(column, overflow="fold", min_width=width)
+        table.add_column(column, overflow="fold")
+    longest = max(len(visible(row[0])) for row in [columns, *rows])
+    table.columns[0].no_wrap = longest <= screen.width // 3
     for row in rows:
         table.add_row(*row)
-    _VisibleConsole().print(table)
+    screen.print(table)
 
 
 def print_predictions(evaluations: Mapping[str, Predictions]) -> None:

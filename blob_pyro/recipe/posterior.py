@@ -264,7 +264,8 @@ def load(
     if isinstance(model, Classifier):
         if not record:
             raise ValueError(
-                f"{folder} does not say what its classes are; use save_posterior(..., task=...)"
+                f"{folder} does not say what its classes are; save it by "
+                "Posterior(model, guide, tokenizer, task, scoring).save(folder)"
             )
         with reading(folder / CONFIG_FILE):
             task, scoring = recorded_task(record)

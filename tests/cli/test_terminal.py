@@ -58,10 +58,15 @@ def test_a_long_name_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("n") == 300
 
 
-def test_a_name_is_not_broken_for_the_sake_of_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_is_not_broken_for_the_sake_of_numbers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     numbers = ["0.910 [0.855, 0.960]"] * 4
     print_table(["", "examples", "a", "b", "c", "d"], [["more_tickets", "100", *numbers]])
-    assert " more_tickets " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert " more_tickets " in printed
+    assert max(map(len, printed.splitlines())) == 80
 
 
 def test_names_from_a_posterior_and_its_texts_are_safe(

@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from blob_pyro import load_posterior
+from blob_pyro import load, load_posterior
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import SequenceClassifier
 from blob_pyro.tasks import lengths
@@ -182,3 +182,4 @@ def test_the_page_runs(
     for name, mean in scope["guide"].mean().items():
         torch.testing.assert_close(guide.mean()[name], mean)
     assert isinstance(model, SequenceClassifier)
+    assert {*load("posterior").predict(["my login"])} <= {"negative", "positive"}
