@@ -22,7 +22,6 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import AutoModel
 
 from blob_pyro.diagnostics import bald, batch_bald, plot_style, summarize
 from blob_pyro.diagnostics.plots.style import series
@@ -90,7 +89,8 @@ class Summaries:
     """Collates messages to the mean of their tokens' last states, each computed once."""
 
     def __init__(self, folder: str) -> None:
-        self.encoder = AutoModel.from_pretrained(folder).eval()
+        # Its head is of no use here.
+        self.encoder = load_sequence_classifier(folder, num_labels=2).base_model.eval()
         self.tokenizer = load_tokenizer(folder)
         self.seen: dict[str, torch.Tensor] = {}
 
