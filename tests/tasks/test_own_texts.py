@@ -50,7 +50,7 @@ def test_columns_are_named_by_the_user(tmp_path: Path) -> None:
             ValueError, match=r"t.csv: has no column 'text' but \['body', 'queue'\]"
         ):
             read_table(path, skip_bad_rows=skip)
-    with pytest.raises(ValueError, match=r"--text-column and --label-column$"):
+    with pytest.raises(ValueError, match=r"--text-column, --label-column\)$"):
         read_table(path, "body")
     lines = tmp_path / "t.jsonl"
     lines.write_text('{"body": "a", "queue": "x"}\n')
