@@ -182,11 +182,12 @@ class Predictions:
     def ood_scores(self) -> dict[str, npt.NDArray[np.float64]]:
         """Give what is large for strangers, by name, ``N`` each.
 
-        Mutual information needs two draws or more, and feature distances have to be there.
+        Mutual information needs two draws or more, or a distilled posterior, and feature distances
+        have to be there.
         """
-        scores = {"entropy": predictive_entropy(self.logits)}
-        if len(self.logits) > 1:
-            scores["mutual_information"] = mutual_information(self.logits)
+        scores: dict[str, Any] = {"entropy": predictive_entropy(self.logits)}
+        if len(self.logits) > 1 or self.log_precision is not None:
+            scores["mutual_information"] = self.epistemic_uncertainty
         scores["max_probability"] = -max_probability(self.logits)
         if self.feature_distance is not None:
             scores["feature_distance"] = self.feature_distance

@@ -111,7 +111,11 @@ class Predictor(Program):
         if isinstance(ood, str | Path):
             ood, _ = read_texts(ood, text_column)
         found = self._predicted(examples, **run)
-        return found if ood is None else replace(found, ood=self.predictive(ood, **run))
+        if ood is None:
+            return found
+        # Where there are none, one warning is enough.
+        run["feature_distance"] = found.feature_distance is not None
+        return replace(found, ood=self.predictive(ood, **run))
 
     def choose_threshold(
         self,
@@ -223,8 +227,8 @@ class Predictor(Program):
         distance = self.feature_distance
         if feature_distance and distance is None:
             warnings.warn(
-                "there is no feature distance, since this posterior answers questions, or holds no "
-                "statistics of its training texts (fit it anew with fine_tune to have them)",
+                "there is no feature distance: this posterior holds no statistics of its training "
+                "texts, which fine_tune gathers (one that is distilled, or of questions, has none)",
                 stacklevel=3,
             )
         if feature_distance and distance is not None:

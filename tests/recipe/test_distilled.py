@@ -60,6 +60,17 @@ def test_a_teacher_is_as_before(teacher: blob_pyro.Posterior) -> None:
     assert isinstance(student.guide, DirichletGuide)
 
 
+def test_a_student_tells_strangers_by_its_closed_form(teacher: blob_pyro.Posterior) -> None:
+    student = distilled(teacher)
+    with pytest.warns(UserWarning, match="no feature distance") as warned:
+        found = student.evaluate(TEXTS, LABELS, ood=["b d", "d a"], progress=False)
+    assert len(warned) == 1
+    assert [*found.ood_auroc()] == ["entropy", "mutual_information", "max_probability"]
+    known, strange = found.epistemic_uncertainty, found.ood.epistemic_uncertainty
+    wins = np.mean(strange[:, None] > known) + np.mean(strange[:, None] == known) / 2
+    assert found.ood_auroc()["mutual_information"] == pytest.approx(wins)
+
+
 def test_one_pass_gives_the_closed_form_before_and_after_loading(
     teacher: blob_pyro.Posterior, tmp_path: Path
 ) -> None:
