@@ -28,7 +28,7 @@ from blob_pyro.diagnostics.plots.style import series
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.models import Classifier
-from blob_pyro.networks import MINILM, load_tokenizer
+from blob_pyro.networks import MINILM, load_sequence_classifier, load_tokenizer
 from blob_pyro.tasks import helpdesk
 from blob_pyro.training import TrainingConfig, fit, flush_denormals
 
@@ -90,7 +90,7 @@ class Summaries:
 
     def __init__(self, folder: str) -> None:
         # Its head is of no use here.
-        self.encoder = load_sequence_classifier(folder, num_labels=2).base_model.eval()
+        self.encoder = load_sequence_classifier(folder, 2, pooling="head").base_model.eval()
         self.tokenizer = load_tokenizer(folder)
         self.seen: dict[str, torch.Tensor] = {}
 

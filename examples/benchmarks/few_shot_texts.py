@@ -2,8 +2,9 @@
 
 ``python examples/benchmarks/few_shot_texts.py RESULTS`` reads the folders
 ``RESULTS/few_shot_texts``, ``RESULTS/few_shot_texts_more`` and so on, as many as there are, and
-writes the parts of the page that are between marks.  Seeds of which a cell is not finished are left
-out.  ``--smoke-test`` prints the tables of a tiny network.
+writes the parts of the page that are between marks.  Methods that were not run are left out, and
+seeds for which one of the others is not finished.  ``--smoke-test`` prints the tables of a tiny
+network.
 """
 
 from __future__ import annotations
@@ -43,9 +44,14 @@ SIZES = "few_shot_texts_sizes"
 
 
 def finished(config: BenchmarkConfig, folder: Path, task: str) -> BenchmarkConfig:
-    """Leave out other tasks, seeds that are not finished, and the untrained head of an encoder."""
+    """Leave out other tasks, what is not finished, and the untrained head of an encoder."""
     untrained = "" if config.model == SMOLLM2 else "zero_shot"
-    keep = {name: method for name, method in config.methods.items() if name != untrained}
+    keep = {
+        name: method
+        for name, method in config.methods.items()
+        if name != untrained
+        and any(Cell(name, task, seed).path(folder).exists() for seed in config.seeds)
+    }
     seeds = [
         seed
         for seed in config.seeds
