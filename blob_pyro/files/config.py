@@ -100,6 +100,7 @@ class AnswersRecord(AnswerThresholds):
     num_samples: int = Field(ge=0)
     seed: int
     temperature: float | list[float]
+    learned: str
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:

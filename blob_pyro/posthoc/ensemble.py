@@ -49,7 +49,7 @@ def ensemble(programs: Iterable[tuple[Model, LoraGuide]]) -> tuple[Model, Ensemb
     for model, guide in programs:
         _check_member(model, guide)
         earlier = _check_alike(earlier, model)
-        fitted.append((member_config(guide, model.latent), _member_state(model, guide)))
+        fitted.append((member_config(guide, model.latent), learned_state(model, guide)))
         last = model, guide
     if last is None:
         raise ValueError("an ensemble needs at least one member; fit some programs first")
@@ -64,8 +64,8 @@ def ensemble(programs: Iterable[tuple[Model, LoraGuide]]) -> tuple[Model, Ensemb
     return model, EnsembleGuide(model, members)
 
 
-def _member_state(model: BayesianLora, guide: LoraGuide) -> dict[str, torch.Tensor]:
-    """Copy what a member has to hold, while the next one is fitted in the same network."""
+def learned_state(model: BayesianLora, guide: LoraGuide) -> dict[str, torch.Tensor]:
+    """Copy what a fit learned: guide, point estimates and heads, by name."""
     state = {f"guide.{name}": value for name, value in guide.state_dict().items()}
     for name, site in model.sites.items():
         if model.latent == ("A",):

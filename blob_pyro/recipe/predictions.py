@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from blob_pyro.infer.data_pass import on_device
 from blob_pyro.models import Classifier
 from blob_pyro.networks import pooled_features
 from blob_pyro.networks.reading import reading
+from blob_pyro.posthoc.ensemble import learned_state
 from blob_pyro.tasks import LongestFirst, class_values
 from blob_pyro.training import Collator, sharded_predictive
 
@@ -59,7 +61,8 @@ class Predictions:
     ood
         Predictions of texts out of distribution, if they were asked for.
     settings
-        Draws, seed and temperature that the probabilities depend on; empty where unknown.
+        Draws, seed, temperature and a digest of what was learned, on which the probabilities
+        depend; empty where unknown.
     threshold
         Probability from which on an answer is given; None where none is known to hold.
     log_precision
@@ -307,7 +310,7 @@ def evaluate(
 def prediction_settings(
     model: Classifier, guide: LoraGuide, num_samples: int, seed: int
 ) -> dict[str, Any]:
-    """Give what the same program's probabilities depend on: draws, seed and temperature.
+    """Give what probabilities depend on: draws, seed, temperature and what was learned.
 
     Parameters
     ----------
@@ -317,12 +320,21 @@ def prediction_settings(
     Returns
     -------
     dict
-        ``num_samples``, ``seed`` and ``temperature``, JSON values; without draws, as of a point
-        estimate, the first two are 0.
+        ``num_samples``, ``seed``, ``temperature`` and ``learned``, a digest, JSON values; without
+        draws, as of a point estimate, the first two are 0.
     """
     draws = 0 if guide.is_point else num_samples
-    temperature = model.temperature.tolist()
-    return {"num_samples": draws, "seed": seed if draws else 0, "temperature": temperature}
+    digest = hashlib.sha256()
+    for name, value in sorted(learned_state(model, guide).items()):
+        # Some of them tell one fit from another.
+        some = value.flatten()[:: max(1, value.numel() // 4096)].float()
+        digest.update(name.encode() + some.cpu().numpy().tobytes())
+    return {
+        "num_samples": draws,
+        "seed": seed if draws else 0,
+        "temperature": model.temperature.tolist(),
+        "learned": digest.hexdigest(),
+    }
 
 
 def text_features(

@@ -164,7 +164,8 @@ class Predictor(Program):
         if not isinstance(data, Predictions):
             columns: Any = {"text_column": text_column, "label_column": label_column}
             data = self.evaluate(data, labels, num_samples=num_samples, seed=seed, **columns)
-        if data.settings.get("temperature") != self.classifier.temperature.tolist():
+        draws, drawn_by = (data.settings.get(name, 0) for name in ("num_samples", "seed"))
+        if data.settings != prediction_settings(self.classifier, self.guide, draws, drawn_by):
             raise ValueError(
                 "these predictions were not made as this posterior predicts; make new ones"
             )

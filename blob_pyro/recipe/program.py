@@ -16,6 +16,7 @@ from blob_pyro.files.config import AnswersRecord
 from blob_pyro.guides import LoraGuide
 from blob_pyro.models import BayesianLora, Classifier, SequenceClassifier
 from blob_pyro.recipe.network import switch_task
+from blob_pyro.recipe.predictions import prediction_settings
 from blob_pyro.tasks import (
     Collator,
     MultipleChoiceTask,
@@ -112,11 +113,13 @@ class Program:
 
     @property
     def answers(self) -> AnswersRecord | None:
-        """When it answers, see :meth:`choose_threshold`; None at another temperature than then."""
+        """When it answers, see :meth:`choose_threshold`; None if it was another program then."""
         found = self._answers
-        if found is None or found.temperature != self.classifier.temperature.tolist():
+        if found is None:
             return None
-        return found
+        now = prediction_settings(self.classifier, self.guide, found.num_samples, found.seed)
+        same = all(getattr(found, name) == value for name, value in now.items())
+        return found if same else None
 
     @property
     def collator(self) -> Collator:

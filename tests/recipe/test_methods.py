@@ -17,6 +17,7 @@ from blob_pyro.networks import load_causal_lm, load_tokenizer
 from blob_pyro.posthoc import EnsembleGuide, fit_temperature
 from blob_pyro.recipe import METHODS, Recipe, run_recipe
 from blob_pyro.recipe.network import load_network
+from blob_pyro.recipe.predictions import prediction_settings
 from blob_pyro.tasks import TextClassificationTask, collator_for
 from blob_pyro.training import TrainingConfig
 
@@ -61,8 +62,11 @@ def test_a_method_is_fitted_saved_loaded_and_predicts(
         assert len(records) == 2 * getattr(METHODS[method].options(), "num_members", 1)
     save_posterior(tmp_path / "p", model, guide)
     expected = predicted(base_folder, model, guide)
-    found = predicted(base_folder, *load_posterior(tmp_path / "p"))
+    loaded = load_posterior(tmp_path / "p")
+    found = predicted(base_folder, *loaded)
     assert torch.equal(found["logits"], expected["logits"])
+    # What was learned is told by a digest that a folder keeps.
+    assert prediction_settings(*loaded, 3, 0) == prediction_settings(model, guide, 3, 0)
     assert expected["logits"].shape == (3, 12, 2)
     data = to_arviz(expected, class_names=list(TASK.class_names))
     assert "log_likelihood" in data.groups()

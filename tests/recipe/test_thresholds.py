@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 
 import blob_pyro
@@ -95,6 +96,21 @@ def test_another_temperature_drops_the_threshold(
         posterior.choose_threshold(replace(before, labels=np.zeros(9, dtype=np.int64)))
     posterior.classifier.set_temperature(answers.temperature)
     assert posterior.answers == answers
+
+
+def test_another_fit_has_no_threshold(posterior: blob_pyro.Posterior, tmp_path: Path) -> None:
+    answers = chosen(posterior)
+    before = posterior.predictive(HELD_OUT[:9], num_samples=4)
+    # As if it were trained on, and as another process may do in the folder meanwhile.
+    with torch.no_grad():
+        next(posterior.guide.parameters()).add_(0.1)
+    assert posterior.answers is None
+    assert posterior.predictive(TEXTS, num_samples=4).threshold is None
+    with pytest.raises(ValueError, match="not made as this posterior predicts"):
+        posterior.choose_threshold(replace(before, labels=np.zeros(9, dtype=np.int64)))
+    posterior.save(tmp_path / "p")
+    write_answers(tmp_path / "p", answers)
+    assert blob_pyro.load(tmp_path / "p").answers is None
 
 
 def test_a_threshold_is_kept_with_its_evidence(
