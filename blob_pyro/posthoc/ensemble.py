@@ -9,6 +9,7 @@ from blob_pyro.guides.ensemble import EnsembleGuide, EnsembleMember, member_conf
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.model_at_mean import Model, model_at_mean
 from blob_pyro.models import BayesianLora, Classifier
+from blob_pyro.networks.identity import sampled_values
 
 
 def ensemble(programs: Iterable[tuple[Model, LoraGuide]]) -> tuple[Model, EnsembleGuide]:
@@ -28,18 +29,20 @@ def ensemble(programs: Iterable[tuple[Model, LoraGuide]]) -> tuple[Model, Ensemb
     Raises
     ------
     ValueError
-        If there is no program, the temperatures, LoRA scalings or parts with a head of two programs
-        differ, or a Laplace approximation predicts by its linearised model.
+        If there is no program, base networks, temperatures, LoRA scalings or parts with a head of
+        two programs differ, a Laplace approximation predicts by its linearised model, or a program
+        is an ensemble.
 
     Examples
     --------
+    >>> import copy
     >>> from peft import LoraConfig, get_peft_model
     >>> from torch import nn
     >>> from blob_pyro.guides import PointEstimateGuide
-    >>> programs = []
+    >>> programs, base = [], nn.Sequential(nn.Linear(4, 3))
     >>> for seed in range(2):
-    ...     net = nn.Sequential(nn.Linear(4, 3))
-    ...     model = BayesianLora(get_peft_model(net, LoraConfig(r=2, target_modules=["0"])), 10)
+    ...     net = get_peft_model(copy.deepcopy(base), LoraConfig(r=2, target_modules=["0"]))
+    ...     model = BayesianLora(net, 10)
     ...     programs.append((model, PointEstimateGuide(model)))
     >>> model, guide = ensemble(programs)
     >>> len(guide.members), len(guide.draws(4))
@@ -81,17 +84,21 @@ def _check_alike(earlier: dict[str, Any] | None, model: BayesianLora) -> dict[st
     found |= {f"scaling of {n!r}": site.scaling for n, site in model.sites.items()}
     if isinstance(model, Classifier):
         found["temperature"] = model.temperature.tolist()
+    config: Any = model.network.peft_config[model.adapter]
+    found["base network"] = sampled_values(model.network, config.modules_to_save or ())[:12]
     for name, value in found.items():
         if earlier is not None and earlier.get(name, value) != value:
             raise ValueError(
                 f"the {name} of one member is {earlier[name]} and of another {value}, but an "
-                "ensemble has one; fit all with one lora_alpha, rank and modules_to_save, and "
-                "calibrate the ensemble"
+                "ensemble has one; fit all with one base network, lora_alpha, rank and "
+                "modules_to_save, and calibrate the ensemble"
             )
     return found
 
 
 def _check_member(model: BayesianLora, guide: LoraGuide) -> None:
+    if isinstance(guide, EnsembleGuide):
+        raise ValueError("a member is an ensemble itself; give the programs of all in one call")
     if guide.predictive != "network":
         raise ValueError(
             f"a member is a {type(guide).__name__} with predictive={guide.predictive!r}, but an "

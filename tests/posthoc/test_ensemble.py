@@ -290,7 +290,7 @@ def test_members_of_different_scalings_are_refused(programs: Any) -> None:
     for site in fitted[1][0].sites.values():
         site.layer.scaling["default"] = 2.0
     with pytest.raises(
-        ValueError, match=r"scaling of '.*lora_A.weight' of .* is 4.* another 2.*one lora_alp"
+        ValueError, match=r"scaling of '.*lora_A.weight' of .* is 4.* another 2.*lora_alp"
     ):
         ensemble(fitted)
 
@@ -312,3 +312,17 @@ def test_an_ensemble_is_not_trained(programs: Any, token_batch: Any) -> None:
         guide.site_posterior(next(iter(guide.sites)))
     with pytest.raises(ValueError, match="'ensemble_member' is a Categorical"):
         ReweightedTrace_ELBO(1).loss(model, guide, **token_batch())
+
+
+def test_members_of_different_base_networks_are_refused(programs: Any) -> None:
+    fitted = programs(PointEstimateGuide, 2)
+    for name, value in fitted[1][0].network.named_parameters():
+        if "layers.0.mlp" in name:
+            value.data += 0.1
+    with pytest.raises(ValueError, match=r"the base network of one member is .* and of another"):
+        ensemble(fitted)
+
+
+def test_an_ensemble_is_no_member(programs: Any) -> None:
+    with pytest.raises(ValueError, match="a member is an ensemble itself"):
+        ensemble([ensemble(programs(PointEstimateGuide, 2))])
