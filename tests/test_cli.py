@@ -231,7 +231,7 @@ def test_a_benchmark_prints_its_tables(tmp_path: Path, base_folder: str, questio
     out = str(tmp_path / "out")
     result = invoke("benchmark", str(path), "--data-dir", questions, "--output-dir", out)
     assert result.exit_code == 0, result.output
-    assert "## trained on openbookqa (2 labels), tested on openbookqa, 1 seeds" in result.stdout
+    assert "## trained on openbookqa (2 labels), tested on openbookqa, 1 seed" in result.stdout
     result = invoke("benchmark", str(path), "--data-dir", str(tmp_path), "--output-dir", out + "2")
     assert result.exit_code == 2
     assert "train.jsonl: is not there" in result.stderr

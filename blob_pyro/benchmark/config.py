@@ -226,9 +226,9 @@ def _with_start(name: str, methods: Mapping[str, MethodConfig]) -> MethodConfig:
     start = usual[0] if config.start is None and len(usual) == 1 else config.start
     if start is None or start not in methods or _comes_from(methods, start, name):
         raise ValueError(
-            f"methods.{name} starts from the fit of another, but start={start!r} is none that "
-            f"comes before it; give start: NAME (usual is one of method: {kind}, and there are "
-            f"{usual})"
+            f"methods.{name} starts from another entry, and its start is {start!r}; give "
+            f"start: NAME of an entry that does not come from this one, usually of method: {kind} "
+            f"(there are {usual})"
         )
     recipe = config.recipe.changed(start=methods[start].recipe.method)
     return config.changed(start=start, recipe=recipe)

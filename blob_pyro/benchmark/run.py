@@ -135,7 +135,8 @@ def _with_starts(config: BenchmarkConfig, cells: Iterable[Cell]) -> list[Cell]:
 def _write_tables(
     config: BenchmarkConfig, results: dict[Cell, Results], summaries: Summaries, folder: Path
 ) -> None:
-    seeds, tables, differences = f"{len(config.seeds)} seeds", {}, {}
+    several = len(config.seeds) > 1
+    seeds, tables, differences = f"{len(config.seeds)} seed{'s' * several}", {}, {}
     for task, tested in summaries.items():
         trained = f"trained on {task} ({config.tasks[task].labels})"
         for on, rows in tested.items():

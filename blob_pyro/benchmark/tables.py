@@ -1,5 +1,6 @@
 """Mean and standard deviation over seeds, as Markdown and LaTeX."""
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 
@@ -23,6 +24,7 @@ COLUMNS = {
     "bytes": ("peak memory, GiB", 2.0**-30, False),
     "extra_parameters": ("extra parameters, 1000", 1e-3, False),
 }
+# Mean and standard deviation over the seeds; the latter is not a number of one seed.
 Spread = tuple[float, float]
 # Row to column.
 Rows = dict[str, dict[str, Spread]]
@@ -115,7 +117,7 @@ def plain_lora(config: BenchmarkConfig) -> str | None:
 
 
 def _spread(values: Sequence[float]) -> Spread:
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else math.nan
 
 
 def markdown_table(rows: Rows) -> str:
@@ -137,8 +139,13 @@ def _cells(rows: Rows, cell: str, bold: str) -> pandas.DataFrame:
         _, _, more_is_better = COLUMNS[column]
         means = table[column].str[0]
         best = means.max() if more_is_better else means.min()
-        # One draw has no mutual information.
-        texts = [cell.format(*s) if isinstance(s, tuple) else "" for s in table[column]]
+        # One draw has no mutual information, and one seed no deviation.
+        texts = [
+            (cell.split(maxsplit=1)[0] if math.isnan(s[1]) else cell).format(*s)
+            if isinstance(s, tuple)
+            else ""
+            for s in table[column]
+        ]
         table[column] = [
             bold.format(text) if mean == best else text
             for text, mean in zip(texts, means, strict=True)

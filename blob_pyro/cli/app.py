@@ -83,6 +83,7 @@ def benchmark(
     check_writable(output_dir / "posteriors")
     run_benchmark(chosen, output_dir, data_dir, console=console)
     print_text((output_dir / "tables.md").read_text(encoding="utf-8"))
+    say(f"wrote {output_dir}: tables.md, tables.tex, and pictures in plots")
 
 
 def estimate(

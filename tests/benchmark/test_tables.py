@@ -44,3 +44,11 @@ def test_the_best_of_each_column_is_bold(rows: Any) -> None:
         r"mle & $\mathbf{61.00 \pm 1.41}$ & $20.00 \pm 0.00$ & $1.50 \pm 0.00$ \\",
         r"blob, K = 2 & $50.00 \pm 0.00$ & $\mathbf{10.50 \pm 0.71}$ & $\mathbf{1.00 \pm 0.00}$ \\",
     ]
+
+
+def test_one_seed_has_no_standard_deviation() -> None:
+    rows = {name: {"ece": (ece, float("nan"))} for name, ece in (("mle", 20.0), ("blob", 10.0))}
+    assert [line.split("|")[2].strip() for line in markdown_table(rows).splitlines()[2:]] == [
+        "20.00",
+        "**10.00**",
+    ]
