@@ -64,6 +64,11 @@ class TaskConfig(Settings):
                 f"max_train={self.max_train} examples are not as many of each of "
                 f"{self.num_classes} classes; give a multiple of num_classes"
             )
+        if self.num_classes and self.max_validation:
+            raise ValueError(
+                "num_classes chooses the training examples by class, and some of max_validation's "
+                "would be among them; give validation_fraction in its place"
+            )
         if self.validation_fraction and self.max_validation:
             raise ValueError(
                 "validation_fraction takes validation examples out of max_train, and "

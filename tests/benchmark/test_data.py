@@ -202,6 +202,8 @@ def test_the_seed_chooses_classes_and_as_many_examples_of_each(desk: Any, with_t
     assert len(chosen) == 3
     with pytest.raises(ValueError, match="give a multiple of num_classes"):
         desk(num_classes=2, max_train=7)
+    with pytest.raises(ValueError, match="some of max_validation's would be among them"):
+        desk(num_classes=2, max_train=8, max_validation=6)
 
 
 def test_what_is_held_out_comes_out_of_the_same_labels(
