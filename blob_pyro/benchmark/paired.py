@@ -44,6 +44,11 @@ def paired_differences(
         Row (see :func:`summary`) to metric to estimate and ends of the interval, accuracy and ECE
         in percent, NLL in nats; empty without plain LoRA, or where the right answers are not known.
 
+    Raises
+    ------
+    ValueError
+        If a row was tested on other examples.
+
     References
     ----------
     Owen, "The pigeonhole bootstrap", Annals of Applied Statistics, 2007.
@@ -66,7 +71,14 @@ def paired_differences(
     found = {}
     for row, name, num_samples in rows_of(config):
         if name != unit:
-            after = [_metrics(each, shares) for each in predictions(name, num_samples)]
+            others = predictions(name, num_samples)
+            for one, other in zip(plain, others, strict=True):
+                if not (np.array_equal(one.ids, other.ids) and (one.labels == other.labels).all()):
+                    raise ValueError(
+                        f"{folder}: {row} was tested on other examples of {on} than {unit}, so "
+                        "nothing can be subtracted; delete the cells of one, and run them again"
+                    )
+            after = [_metrics(each, shares) for each in others]
             found[row] = {
                 metric: _estimate([a[metric] - b[metric] for a, b in pairs], seeds)
                 for metric in before[0]

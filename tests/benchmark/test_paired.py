@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,11 @@ def test_intervals_are_those_of_resampled_pairs(config: Any, tmp_path: Path) -> 
 def test_no_plain_lora_no_differences(content: Any, write: Any, tmp_path: Path) -> None:
     del content["methods"]["mle"]
     assert paired_differences(read_config(write(content)), tmp_path, "openbookqa", "x") == {}
+
+
+def test_other_examples_are_not_subtracted(config: Any, tmp_path: Path) -> None:
+    draws = made(tmp_path, shift=0.3)["zero_shot"][1]
+    other = replace(draws, ids=draws.ids[::-1])
+    other.save(tmp_path / "draws" / "zero_shot-openbookqa-seed1-openbookqa-draws0.npz")
+    with pytest.raises(ValueError, match="zero_shot was tested on other examples of openbookqa"):
+        paired_differences(config, tmp_path, "openbookqa", "openbookqa")
