@@ -174,7 +174,7 @@ def _write_parquet(file: IO[bytes], groups: Iterator[Rows], data: Path) -> None:
                 new = [field for field in found if field.name not in {old.name for old in fields}]
                 writer = ParquetWriter(file, pyarrow.schema([*fields, *new]))
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=writer.schema))
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OverflowError) as error:
         raise ValueError(
             f"a column cannot be written as Parquet ({error}); its values may be of several types, "
             "so give an --output that ends in .jsonl"

@@ -51,7 +51,7 @@ class FeatureDistance:
 
     def __post_init__(self) -> None:
         wanted = (len(self.variances) - 1, *self.class_means.shape[1:])
-        if self.directions.shape != wanted or self.variances.min() <= 0:
+        if self.directions.shape != wanted or not self.variances.min() > 0:
             raise ValueError("the statistics of the features do not fit each other")
 
     @classmethod
@@ -89,6 +89,9 @@ class FeatureDistance:
 
 def _of_length_one(features: Values) -> FloatArray:
     x = as_numpy(features).astype(np.float64)
+    wrong = np.flatnonzero(~np.isfinite(x).all(axis=1))
+    if len(wrong):
+        raise ValueError(f"features[{wrong[0]}] are not finite ({len(wrong)} such rows)")
     return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12))
 
 

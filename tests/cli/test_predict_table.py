@@ -146,6 +146,7 @@ def predict_rows(rows: list[dict[str, Any]], output: Path, **options: Any) -> No
             "line 2: has the columns .*ends in .json",
         ),
         ([{"text": "a", "n": 1}, {"text": "b", "n": "x"}], "o.parquet", "of several types"),
+        ([{"text": "a", "n": 10**30}], "o.parquet", "too large"),
         ([], "o.csv", "in.jsonl: the file has no rows$"),
     ],
 )

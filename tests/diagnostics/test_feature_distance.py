@@ -55,3 +55,13 @@ def test_statistics_that_do_not_belong_together_are_refused() -> None:
     for change in ({"class_means": np.zeros((3, 5))}, {"variances": np.zeros(5)}):
         with pytest.raises(ValueError, match="statistics of the features do not fit"):
             FeatureDistance(**{**fields, **change})
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_features_that_are_no_numbers_have_no_distance(number: float) -> None:
+    features, labels = made_up(20, 5)
+    found = FeatureDistance.of(features, labels)
+    assert found is not None
+    features[3, 1] = number
+    with pytest.raises(ValueError, match=r"features\[3\] are not finite \(1 such rows\)"):
+        found(features)
