@@ -15,7 +15,7 @@ from blob_pyro.models import SequenceClassifier
 from blob_pyro.networks import pooled_features
 
 Floats = npt.NDArray[np.float64]
-# Of standardised features: from next to nothing to separating the examples.
+# Of scaled features: from next to nothing to separating the examples.
 _STRENGTHS = tuple(10.0**power for power in range(-4, 3))
 _NUM_FOLDS = 5
 
@@ -25,9 +25,9 @@ def linear_probe(
 ) -> float:
     """Make the last layer of a network a logistic regression on what that layer reads.
 
-    Everything else of the network stays as it is.  The regression is scikit-learn's, on
-    standardised features; its strength is the one of least NLL in a stratified cross-validation of
-    the examples.
+    Everything else of the network stays as it is.  The regression is scikit-learn's, on features in
+    units of their deviation; its strength is the one of least NLL in a stratified cross-validation
+    of the examples.
 
     Parameters
     ----------
@@ -75,8 +75,8 @@ def linear_probe(
             "bias to say so; give examples of every class"
         )
     center = features.mean(axis=0) * (bias is not None)
-    deviation = features.std(axis=0)
-    deviation[deviation == 0] = 1.0
+    # One for all features: dividing by its own would blow up the noise of one that hardly varies.
+    deviation = np.sqrt(features.var(axis=0).mean()) or 1.0
     regression = _Regression((features - center) / deviation, labels, len(weight), bias is not None)
     strength = regression.best_strength(seed)
     coefficients, intercept = regression.fit(np.arange(len(labels)), strength)

@@ -43,7 +43,7 @@ BENCHMARKS = [path.stem for path in sorted(HERE.glob("few_shot_texts*.yaml"))]
 SIZES = "few_shot_texts_sizes"
 
 
-def finished(config: BenchmarkConfig, folder: Path, task: str) -> BenchmarkConfig:
+def finished(config: BenchmarkConfig, folder: Path, task: str) -> BenchmarkConfig | None:
     """Leave out other tasks, what is not finished, and the untrained head of an encoder."""
     untrained = "" if config.model == SMOLLM2 else "zero_shot"
     keep = {
@@ -57,6 +57,8 @@ def finished(config: BenchmarkConfig, folder: Path, task: str) -> BenchmarkConfi
         for seed in config.seeds
         if all(Cell(name, task, seed).path(folder).exists() for name in keep)
     ]
+    if not (keep and seeds):
+        return None
     return config.model_copy(
         update={"methods": keep, "seeds": tuple(seeds), "tasks": {task: config.tasks[task]}}
     )
@@ -72,8 +74,7 @@ def tasks_of(
 ) -> Iterator[tuple[str, BenchmarkConfig, dict[str, Rows]]]:
     """Summarise each task that has a finished seed, on each of its data sets."""
     for task in config.tasks:
-        done = finished(config, folder, task)
-        if done.seeds:
+        if done := finished(config, folder, task):
             cells = read_cells(done, folder, task)
             yield task, done, {on: summary(done, cells, task, on) for on in done.evaluated_on(task)}
 

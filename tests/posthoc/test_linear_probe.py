@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from blob_pyro.models import SequenceClassifier
 from blob_pyro.networks import pooled_features
@@ -29,10 +27,23 @@ def test_the_network_predicts_what_scikit_learn_does(num_present: int) -> None:
     model, batch, strength = probed("bert", labels)
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     features = pooled_features(model.network, inputs).numpy()
-    oracle = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=5000))
-    expected = oracle.fit(features, labels).predict_proba(features)
+    scaled = (features - features.mean(axis=0)) / np.sqrt(features.var(axis=0).mean())
+    oracle = LogisticRegression(C=strength, max_iter=5000).fit(scaled, labels)
+    expected = oracle.predict_proba(scaled)
     found = model.network(**inputs).logits[:, :num_present].softmax(-1).detach().numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_feature_that_hardly_varies_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.arange(30) % 3
+    # Its own deviation, 1e-9, would make a text that has 1e-3 there a surely different one.
+    features = np.random.default_rng(0).normal(size=(30, 16)) + np.eye(3, 16)[labels]
+    features[:, 15] = 1e-9 * np.arange(30)
+    module = sys.modules["blob_pyro.posthoc.linear_probe"]
+    monkeypatch.setattr(module, "_features_and_labels", lambda *_: (features, labels))
+    model, _, _ = probed("bert", labels)
+    head = model.network.get_base_model().classifier.modules_to_save["default"]
+    assert head.weight[:, 15].abs().max() < 1e-3 * head.weight.abs().max()
 
 
 def test_a_layer_without_bias_has_no_intercept() -> None:
@@ -40,7 +51,7 @@ def test_a_layer_without_bias_has_no_intercept() -> None:
     model, batch, strength = probed("llama", labels)
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     features = pooled_features(model.network, inputs).numpy()
-    scaled = StandardScaler(with_mean=False).fit_transform(features)
+    scaled = features / np.sqrt(features.var(axis=0).mean())
     oracle = LogisticRegression(C=strength, max_iter=5000, fit_intercept=False).fit(scaled, labels)
     found = model.network(**inputs).logits.softmax(-1).detach().numpy()
     np.testing.assert_allclose(found, oracle.predict_proba(scaled), atol=1e-4)
