@@ -1,6 +1,7 @@
 """From a point estimate to a Laplace approximation: the curvature of the likelihood around it."""
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import torch
 from scipy.optimize import brentq
@@ -10,6 +11,7 @@ from blob_pyro.guides.lora_guide import Batch
 from blob_pyro.guides.site_records import SiteRecords
 from blob_pyro.infer.data_pass import evaluation_mode, log_likelihood, on_device
 from blob_pyro.infer.progress import tracked
+from blob_pyro.lora import NormalPrior
 from blob_pyro.models import Classifier
 
 
@@ -77,7 +79,7 @@ def laplace(
     model: Classifier,
     loader: Iterable[Batch],
     *,
-    prior_precision: float | None = None,
+    prior_precision: float | Literal["marginal_likelihood"] | None = None,
     max_rank: int = 10,
     predictive: LaplacePredictive = "linearised",
     progress: bool = True,
@@ -102,7 +104,9 @@ def laplace(
     loader
         Labelled batches of the training data; a part of them counts for all ``model.num_data``.
     prior_precision
-        :math:`\lambda`; None takes the one that maximises the marginal likelihood.
+        :math:`\lambda`; None takes that of the model's normal prior, :math:`1 / \sigma_p^2`.
+        ``"marginal_likelihood"`` takes the one that maximises it.  That is far too small where the
+        adapter knows its few examples by heart, since nothing is left of the curvature.
     max_rank, predictive
         Eigenpairs kept of each factor, and how to predict: see
         :class:`blob_pyro.guides.LaplaceGuide`.
@@ -118,8 +122,9 @@ def laplace(
     ------
     ValueError
         If the loader is empty or has no labels, an argument is one that
-        :class:`blob_pyro.guides.LaplaceGuide` refuses, or no prior precision is best, since no
-        logit depends on the latent weights.
+        :class:`blob_pyro.guides.LaplaceGuide` refuses, the model's prior is not normal with one
+        scale and no precision is given, or none is best, since no logit depends on the latent
+        weights.
 
     Examples
     --------
@@ -138,7 +143,8 @@ def laplace(
     arXiv 2308.13111; Eschenhagen et al., "Kronecker-Factored Approximate
     Curvature for Modern Neural Network Architectures", NeurIPS 2023 ("expand").
     """
-    precision = 1.0 if prior_precision is None else prior_precision
+    maximise = prior_precision == "marginal_likelihood"
+    precision = 1.0 if maximise else _precision(model, prior_precision)
     posterior = LaplaceGuide(model, precision, max_rank, predictive)
     model.example_axes()
     weights = posterior.mean()
@@ -161,9 +167,20 @@ def laplace(
         posterior.log_likelihood.copy_(factor * total)
         for name, curvature in curvatures.items():
             curvature.write(posterior, name, factor)
-    if prior_precision is None:
+    if maximise:
         posterior.prior_precision = _best_prior_precision(posterior)
     return posterior
+
+
+def _precision(model: Classifier, given: float | str | None) -> float:
+    if given is None and isinstance(model.prior, NormalPrior):
+        return float(model.prior.scale**-2)
+    if not isinstance(given, (int, float)):
+        raise ValueError(
+            f"prior_precision={given!r}, and the prior is {model.prior!r}; give a number, or "
+            "'marginal_likelihood'"
+        )
+    return given
 
 
 class _SiteCurvature:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -123,6 +123,9 @@ class LaplaceOptions(Settings):
 
     max_rank: int = Field(default=10, ge=1)
     """Most eigenpairs that are kept of each factor."""
+
+    prior_precision: Annotated[float, Field(gt=0)] | Literal["marginal_likelihood"] | None = None
+    """One over the prior's variance; None takes that of ``prior_scale``."""
 
     predictive: Literal["linearised", "probit", "network"] = "linearised"
     """How it predicts: draws of the linearised network, its probit, or draws of the network."""

@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 
 from blob_pyro.guides import PointEstimateGuide, model_at_mean
-from blob_pyro.lora import unbayesianize
+from blob_pyro.lora import HierarchicalNormalPrior, unbayesianize
 from blob_pyro.models import SequenceClassifier
 from blob_pyro.posthoc import LaplaceGuide, laplace
 
@@ -144,7 +144,10 @@ def test_of_many_tokens_it_is_the_product_of_the_sums(
 def fitted(classifier: Any, token_batch: Any) -> LaplaceGuide:
     made = classifier("bert", "SEQ_CLS").double()
     model = model_at_mean(made, PointEstimateGuide(made))
-    return laplace(model, [token_batch(4), token_batch(4, seed=1)], max_rank=4, progress=False)
+    batches = [token_batch(4), token_batch(4, seed=1)]
+    return laplace(
+        model, batches, prior_precision="marginal_likelihood", max_rank=4, progress=False
+    )
 
 
 def dense_log_evidence(posterior: LaplaceGuide, precision: float) -> float:
@@ -171,6 +174,33 @@ def test_the_prior_precision_is_the_best_of_a_grid(fitted: LaplaceGuide) -> None
     grid = [best * 1.1**k for k in range(-15, 16)]
     evidence = [dense_log_evidence(fitted, precision) for precision in grid]
     assert evidence.index(max(evidence)) == 15
+
+
+def test_the_prior_precision_is_the_models_own(
+    classifier: Any, peft_network: Any, token_batch: Any
+) -> None:
+    model = classifier("bert", "SEQ_CLS", prior_scale=0.1)
+    posterior = laplace(model, [token_batch(4)], progress=False)
+    assert posterior.prior_precision == pytest.approx(100)
+    net = peft_network("bert", "SEQ_CLS")
+    other = SequenceClassifier(net, num_data=8, prior=HierarchicalNormalPrior(0.1))
+    with pytest.raises(ValueError, match="give a number, or 'marginal_likelihood'"):
+        laplace(other, [token_batch(4)], progress=False)
+
+
+def test_examples_known_by_heart_leave_the_width_of_the_prior(
+    classifier: Any, token_batch: Any
+) -> None:
+    model, batch = classifier("bert", "SEQ_CLS").eval(), token_batch(4)
+    sure = model.network.base_model.model.classifier
+    with torch.no_grad():
+        for parameter in sure.parameters():
+            parameter.mul_(1000)
+        logits = model.network(**{k: v for k, v in batch.items() if k != "labels"}).logits
+    batch["labels"] = logits.argmax(-1)
+    posterior = laplace(model, [batch], progress=False)
+    for scale in posterior.scale().values():
+        assert float(scale.mean()) == pytest.approx(0.2, rel=0.01)
 
 
 def test_the_likelihood_is_scaled_to_all_data(classifier: Any, token_batch: Any) -> None:
@@ -213,7 +243,7 @@ def test_a_stock_adapter_from_a_folder(peft_network: Any, token_batch: Any, tmp_
 def test_model_and_mode_stay_as_they_are(classifier: Any, token_batch: Any) -> None:
     model = classifier("bert", "SEQ_CLS", lora_dropout=0.5).train()
     before = copy.deepcopy(model.network.state_dict())
-    found = [laplace(model, [token_batch()], progress=False).prior_precision for _ in range(2)]
+    found = [laplace(model, [token_batch()], progress=False).log_likelihood for _ in range(2)]
     assert found[0] == found[1]
     assert model.network.training
     for name, value in model.network.state_dict().items():
@@ -223,8 +253,9 @@ def test_model_and_mode_stay_as_they_are(classifier: Any, token_batch: Any) -> N
 def test_half_precision(classifier: Any, token_batch: Any) -> None:
     pyro.set_rng_seed(0)
     model = classifier("llama")
-    exact = laplace(copy.deepcopy(model), [token_batch()], progress=False)
-    found = laplace(model.bfloat16(), [token_batch()], progress=False)
+    best = {"prior_precision": "marginal_likelihood", "progress": False}
+    exact = laplace(copy.deepcopy(model), [token_batch()], **best)
+    found = laplace(model.bfloat16(), [token_batch()], **best)
     assert found.prior_precision == pytest.approx(exact.prior_precision, rel=0.1)
     assert all(draw.dtype == torch.bfloat16 for draw in found().values())
 
@@ -246,7 +277,7 @@ def test_an_untrained_adapter_has_no_best_precision(classifier: Any, token_batch
     for site in model.sites.values():
         site.lora_B.data.zero_()
     with pytest.raises(ValueError, match="no prior precision is best, since no logit depends"):
-        laplace(model, [token_batch()], progress=False)
+        laplace(model, [token_batch()], prior_precision="marginal_likelihood", progress=False)
     posterior = laplace(model, [token_batch()], prior_precision=4.0, progress=False)
     for scale in posterior.scale().values():
         torch.testing.assert_close(scale, torch.full_like(scale, 0.5))
