@@ -4,7 +4,7 @@ from blob_pyro.guides.dirichlet import DirichletGuide
 from blob_pyro.guides.dropout import DropoutGuide
 from blob_pyro.guides.ensemble import EnsembleGuide
 from blob_pyro.guides.full_covariance import FullCovarianceGuide
-from blob_pyro.guides.laplace import LaplaceGuide
+from blob_pyro.guides.laplace import LaplaceGuide, LaplacePredictive, linearised_logits
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.low_rank_gaussian import LowRankGaussianGuide
 from blob_pyro.guides.low_rank_plus_diagonal import LowRankPlusDiagonalGuide
@@ -18,6 +18,7 @@ from blob_pyro.guides.tfb import TFBGuide
 
 __all__ = [
     # verbs
+    "linearised_logits",
     "model_at_mean",
     # for a guide of your own
     "LoraGuide",
@@ -28,6 +29,7 @@ __all__ = [
     "EnsembleGuide",
     "FullCovarianceGuide",
     "LaplaceGuide",
+    "LaplacePredictive",
     "LowRankGaussianGuide",
     "LowRankPlusDiagonalGuide",
     "MatrixNormalGuide",

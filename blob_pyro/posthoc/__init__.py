@@ -1,7 +1,5 @@
 """Posteriors fitted around a trained adapter, and temperature scaling."""
 
-from blob_pyro.guides import EnsembleGuide, LaplaceGuide, SWAGGuide, TFBGuide
-from blob_pyro.guides.laplace import LaplacePredictive, linearised_logits
 from blob_pyro.posthoc.distillation import DirichletStudent, distill
 from blob_pyro.posthoc.ensemble import ensemble
 from blob_pyro.posthoc.ivon import ivon
@@ -20,16 +18,9 @@ __all__ = [
     "ivon",
     "laplace",
     "linear_probe",
-    "linearised_logits",
     "swag",
     "tfb",
     "to_singular_basis",
-    # guides
-    "EnsembleGuide",
-    "LaplaceGuide",
-    "LaplacePredictive",
-    "TFBGuide",
-    "SWAGGuide",
     # classes
     "DirichletStudent",
     "PathMoments",

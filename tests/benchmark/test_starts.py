@@ -18,7 +18,7 @@ from blob_pyro.benchmark import (
     run_benchmark,
 )
 from blob_pyro.files import load_posterior
-from blob_pyro.posthoc import EnsembleGuide
+from blob_pyro.guides import EnsembleGuide
 from blob_pyro.recipe import Recipe
 
 

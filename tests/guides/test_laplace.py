@@ -13,8 +13,9 @@ from pyro.infer import Predictive
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from blob_pyro import load_posterior, save_posterior
+from blob_pyro.guides import LaplaceGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
-from blob_pyro.posthoc import LaplaceGuide, laplace
+from blob_pyro.posthoc import laplace
 from blob_pyro.poutine import flipout
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from pyro import poutine
 
-from blob_pyro.guides import PointEstimateGuide, model_at_mean
+from blob_pyro.guides import LaplaceGuide, PointEstimateGuide, linearised_logits, model_at_mean
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import OptionLikelihood
-from blob_pyro.posthoc import LaplaceGuide, laplace, linearised_logits
+from blob_pyro.posthoc import laplace
 
 Batch = dict[str, torch.Tensor]
 

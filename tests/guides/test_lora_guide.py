@@ -12,9 +12,14 @@ import torch
 from pyro import poutine
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from blob_pyro.guides import LoraGuide, LowRankGaussianGuide, PointEstimateGuide, ScalaBLGuide
+from blob_pyro.guides import (
+    LoraGuide,
+    LowRankGaussianGuide,
+    PointEstimateGuide,
+    ScalaBLGuide,
+    TFBGuide,
+)
 from blob_pyro.guides.lora_guide import find_guide
-from blob_pyro.posthoc import TFBGuide
 from blob_pyro.poutine import apply_weight
 
 ONE_LAYER = {"target_modules": ["q_proj"], "layers_to_transform": [0]}

@@ -13,8 +13,8 @@ from pyro.infer import Predictive
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from blob_pyro import load_posterior, save_posterior
+from blob_pyro.guides import SWAGGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
-from blob_pyro.posthoc import SWAGGuide
 from blob_pyro.poutine import flipout
 
 K = 3

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from blob_pyro import load_posterior, save_posterior
-from blob_pyro.guides import PointEstimateGuide, model_at_mean
+from blob_pyro.guides import PointEstimateGuide, TFBGuide, model_at_mean
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
-from blob_pyro.posthoc import TFBGuide, to_singular_basis
+from blob_pyro.posthoc import to_singular_basis
 from blob_pyro.poutine import flipout
 
 

@@ -17,13 +17,14 @@ from pyro import poutine
 from pyro.infer import SVI
 from pyro.poutine import runtime
 
+from blob_pyro.guides import LaplaceGuide
 from blob_pyro.infer import (
     PosteriorFunctions,
     ReweightedTrace_ELBO,
     generate,
     posterior_predictive,
 )
-from blob_pyro.posthoc import LaplaceGuide, ensemble
+from blob_pyro.posthoc import ensemble
 from blob_pyro.training import TrainingConfig, fit
 
 THREADS, REQUESTS = 8, 200

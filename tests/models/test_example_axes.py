@@ -7,12 +7,12 @@ from pyro import poutine
 from torch import nn
 from transformers import SwitchTransformersConfig, SwitchTransformersEncoderModel
 
-from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
+from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide, linearised_logits
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import BayesianLora, SequenceClassifier
 from blob_pyro.models.example_axes import _axis
 from blob_pyro.networks import MeanPoolingForSequenceClassification
-from blob_pyro.posthoc import laplace, linearised_logits
+from blob_pyro.posthoc import laplace
 from blob_pyro.poutine import flipout
 from tests.models.architectures import peft
 

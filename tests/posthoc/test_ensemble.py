@@ -12,12 +12,18 @@ from pyro.infer import Predictive
 
 from blob_pyro.diagnostics import log_probs, to_arviz
 from blob_pyro.files import export_draws, load_posterior, save_posterior
-from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
+from blob_pyro.guides import (
+    EnsembleGuide,
+    LaplaceGuide,
+    LowRankGaussianGuide,
+    PointEstimateGuide,
+    TFBGuide,
+)
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.lora import HierarchicalNormalPrior
 from blob_pyro.models import LabelTokenClassifier, SequenceClassifier
 from blob_pyro.networks import load_causal_lm
-from blob_pyro.posthoc import EnsembleGuide, LaplaceGuide, TFBGuide, ensemble
+from blob_pyro.posthoc import ensemble
 from blob_pyro.testing import tiny_network
 
 CLASSES = [PointEstimateGuide, LowRankGaussianGuide]

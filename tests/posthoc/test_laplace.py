@@ -14,10 +14,10 @@ import pytest
 import torch
 from peft import PeftModel
 
-from blob_pyro.guides import PointEstimateGuide, model_at_mean
+from blob_pyro.guides import LaplaceGuide, PointEstimateGuide, model_at_mean
 from blob_pyro.lora import HierarchicalNormalPrior, unbayesianize
 from blob_pyro.models import SequenceClassifier
-from blob_pyro.posthoc import LaplaceGuide, laplace
+from blob_pyro.posthoc import laplace
 
 LABEL_TOKENS = [7, 9, 11]
 

@@ -7,9 +7,9 @@ import torch
 from pyro.infer import Predictive
 from scipy.optimize import minimize
 
-from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
+from blob_pyro.guides import LaplaceGuide, LowRankGaussianGuide, PointEstimateGuide
 from blob_pyro.infer import posterior_predictive
-from blob_pyro.posthoc import LaplaceGuide, calibrate, fit_temperature
+from blob_pyro.posthoc import calibrate, fit_temperature
 
 
 def nll(logits: torch.Tensor, labels: torch.Tensor, temperature: Any) -> float:

@@ -11,10 +11,10 @@ from datasets import Dataset, DatasetDict
 
 from blob_pyro.diagnostics import to_arviz
 from blob_pyro.files import load_posterior, save_posterior
-from blob_pyro.guides import PointEstimateGuide
+from blob_pyro.guides import EnsembleGuide, PointEstimateGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.networks import load_causal_lm, load_tokenizer
-from blob_pyro.posthoc import EnsembleGuide, fit_temperature
+from blob_pyro.posthoc import fit_temperature
 from blob_pyro.recipe import METHODS, Recipe, run_recipe
 from blob_pyro.recipe.network import load_network
 from blob_pyro.recipe.predictions import prediction_settings

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from datasets import Dataset, DatasetDict
 
+from blob_pyro.guides import SWAGGuide
 from blob_pyro.networks import load_causal_lm, load_tokenizer
-from blob_pyro.posthoc import SWAGGuide
 from blob_pyro.recipe import Recipe, run_recipe
 from blob_pyro.tasks import TextClassificationTask
 from blob_pyro.training import TrainingConfig

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 
-from blob_pyro.guides import model_at_mean
+from blob_pyro.guides import TFBGuide, model_at_mean
 from blob_pyro.networks import load_causal_lm, load_tokenizer
-from blob_pyro.posthoc import TFBGuide, tfb
+from blob_pyro.posthoc import tfb
 from blob_pyro.recipe import Recipe, run_recipe
 from blob_pyro.tasks import TextClassificationTask, collator_for
 from blob_pyro.training import TrainingConfig
