@@ -66,6 +66,10 @@ class AveragedNetwork(LogitsProcessor):
             for name, value in kwargs.items()
             if isinstance(value, torch.Tensor) and value.dim() > 1 and len(value) == rows
         }
+        positions = kwargs.get("position_ids")
+        if positions is not None and positions.dim() == 3:
+            # A place in a picture has several numbers, which stand before the rows.
+            tiled["position_ids"] = positions.repeat(1, self.num_draws, 1)
         return args, {**kwargs, **tiled}
 
     def _average(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

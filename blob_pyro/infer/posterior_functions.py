@@ -61,7 +61,7 @@ class DrawsAtOnce:
         shares = len(self.draws) > 1 and self._shares_trunk(batch)
         try:
             while True:
-                size = self._group_size(batch["input_ids"])
+                size = self._group_size(batch)
                 # The first draw's pass runs the trunk, on each row once.
                 start = 1 if shares else 0
                 groups = [self.draws[i : i + size] for i in range(start, len(self.draws), size)]
@@ -92,7 +92,7 @@ class DrawsAtOnce:
         # An ensemble's members may differ below their matrices too.
         if trunk.is_watched or any(name in last[0] for name in self.model.heads):
             return False
-        tiles = self._group_size(rows) > 1
+        tiles = self._group_size(batch) > 1
         # What a layer gives beside its hidden states may fit one row only, or untiled ones.
         kind = frozenset(batch), tiles, len(rows) > 1
         if trunk.layers and kind not in trunk.proved:
@@ -109,10 +109,15 @@ class DrawsAtOnce:
                 trunk.forget()
         return trunk.proved.get(kind, False)
 
-    def _group_size(self, input_ids: torch.Tensor) -> int:
-        if not (self.chooses and input_ids.device.type == "cpu"):
+    def _group_size(self, batch: Batch) -> int:
+        ids = batch["input_ids"]
+        if not self.chooses or self.size == 1:
             return self.size
-        return max(1, min(self.size, _CPU_TOKENS // input_ids.numel()))
+        try:
+            self.model.check_draws_at_once(**batch)
+        except ValueError:
+            return 1
+        return max(1, min(self.size, _CPU_TOKENS // ids.numel())) if ids.is_cpu else self.size
 
 
 class PosteriorFunctions:

@@ -1,12 +1,13 @@
 """The part that all likelihoods share: a PEFT network, its latent weights and their draws."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import pyro
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from peft import PeftModel
 from pyro import poutine
 from pyro.nn import PyroModule
@@ -22,10 +23,13 @@ from blob_pyro.lora import (
     check_peft_model,
     lora_sites,
 )
+from blob_pyro.lora.checkpoint_contexts import reinstalled
 from blob_pyro.lora.network_use import NetworkUse
 from blob_pyro.lora.saveable import check_saveable
-from blob_pyro.models.example_axes import example_axes
+from blob_pyro.models.example_axes import beside_texts, example_axes
 from blob_pyro.models.shared_trunk import SharedTrunk
+from blob_pyro.models.text_trials import same
+from blob_pyro.models.tiling import Batch, other_inputs, tile
 from blob_pyro.models.without_dropout import without_dropout
 from blob_pyro.poutine import AppliedWeight, apply_weight, in_turn, local_param
 from blob_pyro.poutine.apply_weight import GroupedWeight, along, tells_rows_apart
@@ -110,6 +114,8 @@ class BayesianLora(PyroModule):
         self.latent = latent
         self._first_layer = next(iter(self.sites)).rpartition(".lora_")[0]
         self._example_axes: dict[str, int | None] = {}
+        self._beside_texts: list[str] = []
+        self._tiles: dict[tuple[object, ...], bool] = {}
         self.trunk = SharedTrunk(net, self.sites)
         self._check_sites(prior)
         self.use.has_model = True
@@ -295,7 +301,16 @@ class BayesianLora(PyroModule):
     ) -> None:
         if any(map(tells_rows_apart, applied.values())):
             axes = self.example_axes()
-            applied = {name: along(axes[name], applied[name], name) for name in applied}
+            # An example may have any number of pictures: one draw is for the pictures of all.
+            shared = {
+                name: GroupedWeight(weights[name], 1)
+                for name in self._beside_texts
+                if weights[name].dim() == 2
+            }
+            applied = {
+                name: shared.get(name) or along(axes[name], function, name)
+                for name, function in applied.items()
+            }
         for name, site in self.sites.items():
             site.projection.install(weights[name], applied[name])
 
@@ -316,8 +331,62 @@ class BayesianLora(PyroModule):
         """
         if not self._example_axes:
             with self.use.running():
-                self._example_axes.update(example_axes(self.network, self.sites))
+                axes = example_axes(self.network, self.sites)
+            beside: set[Any] = beside_texts(self.network)
+            self._beside_texts = [
+                n for n in axes if axes[n] is None and self.sites[n].layer in beside
+            ]
+            self._example_axes.update(axes)
         return self._example_axes
+
+    def _check_draws_at_once(self, batch: Batch, logits: Callable[[Batch], torch.Tensor]) -> None:
+        """Raise a ``ValueError`` if draws can't share a pass over such a batch, as a trial says.
+
+        Texts are repeated once for each draw.  Pictures are repeated likewise, where the trial gets
+        the logits of one draw twice.
+
+        Parameters
+        ----------
+        batch
+            Tensors by name.
+        logits
+            The function from a batch to its logits.
+        """
+        if not (other := other_inputs(batch)):
+            return
+        self.example_axes()
+        if self._beside_texts:
+            raise ValueError(
+                f"several draws can't share a pass over {sorted(other)}, since texts never reach "
+                f"the layer of site {self._beside_texts[0]!r} and nothing is known of where it has "
+                "the examples; use one draw a pass (parallel=False), or leave the layer out of "
+                "target_modules"
+            )
+        kind = other, len(batch["input_ids"]) > 1
+        if kind not in self._tiles:
+            self._tiles[kind] = self._tiles_rightly(batch, logits)
+        if not self._tiles[kind]:
+            raise ValueError(
+                f"{type(self.network.get_base_model()).__name__} gives other logits where its "
+                f"inputs {sorted(other)} are repeated for a second draw; use one draw a pass "
+                "(parallel=False)"
+            )
+
+    def _tiles_rightly(self, batch: Batch, logits: Callable[[Batch], torch.Tensor]) -> bool:
+        projections = [site.projection for site in self.sites.values()]
+        starts = [GroupedWeight(each.initial_weight, 1) for each in projections]
+        trial = reinstalled(projections, starts)
+        with self.use.running(), torch.no_grad(), without_dropout(self), trial:
+            once = logits(batch)
+            try:
+                twice = logits(tile(batch, 2))
+            except Exception as error:
+                if should_reduce_batch_size(error):
+                    raise
+                return False
+        # Classes that an example does not offer have no finite logit.
+        wanted = torch.nan_to_num(torch.cat([once, once]), neginf=0.0)
+        return same(self.network, torch.nan_to_num(twice, neginf=0.0), wanted)
 
     def data_plate(self, rows: torch.Tensor) -> AbstractContextManager[Any]:
         """Make the plate ``data`` over a batch, in which each example counts N / B times.

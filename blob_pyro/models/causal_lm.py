@@ -14,7 +14,7 @@ from blob_pyro.models.labels import checked_labels
 from blob_pyro.models.padding import align_padding, mask_of, padding_token
 from blob_pyro.models.positions import head_at, labelled_first
 from blob_pyro.models.text_trials import check_causal
-from blob_pyro.models.tiling import tile, untile
+from blob_pyro.models.tiling import check_inputs, tile, untile
 
 _IGNORED = -100
 
@@ -95,7 +95,8 @@ class CausalLM(BayesianLora):
             ``B x T``, int64.  As everywhere in Hugging Face they are not shifted, and the first
             token of a row is never learned.
         **inputs
-            Anything else that the network takes, rows first.
+            Anything else that the network takes: rows first, or the pictures of one row after those
+            of the other.
 
         Returns
         -------
@@ -113,14 +114,14 @@ class CausalLM(BayesianLora):
         mask = mask_of(input_ids, attention_mask, self.network)
         _check_padding(labels, mask)
         batch = {"input_ids": input_ids, "attention_mask": mask, "labels": labels, **inputs}
+        check_inputs(batch)
         # On the right, no token sees the padding, and a row's first token has none before it.
         batch = align_padding(batch, "right", padding_token(self.network))
-        labels = batch.pop("labels")
         num_draws = self.draw(input_ids.shape)
-        # A token is predicted where the one before it is read.
-        targets = labels[:, 1:]
-        labelled = targets != _IGNORED
-        logits = self._logits(batch, labelled, num_draws)
+        if num_draws > 1:
+            self._check_draws_at_once(batch, self._logits)
+        logits = untile(self._logits(tile(batch, num_draws)), num_draws)
+        targets, labelled = _targets(batch)
         with self.data_plate(input_ids):
             pyro.sample("labels", LabelledTokens(logits, labelled), obs=targets)
         return logits
@@ -142,19 +143,19 @@ class CausalLM(BayesianLora):
                 )
         return labels
 
-    def _logits(
-        self, batch: dict[str, torch.Tensor], labelled: torch.Tensor, num_draws: int
-    ) -> torch.Tensor:
-        """Give the logits of the labelled positions, ``L x V`` (``K x L x V`` for K draws)."""
-        rows, columns, real = self._positions_of_head(labelled.repeat(num_draws, 1))
+    def _logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Give the logits of the labelled positions, row after row, ``L x V``."""
+        _, labelled = _targets(batch)
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        rows, columns, real = self._positions_of_head(labelled)
         with head_at(_head(self.network), rows, columns):
-            logits: torch.Tensor = self.network(**tile(batch, num_draws), use_cache=False).logits
+            logits: torch.Tensor = self.network(**inputs, use_cache=False).logits
         if logits.shape[:-1] != rows.shape:
             raise ValueError(
                 f"{type(self.network.get_base_model()).__name__} does not call its language head "
                 "as a module, so its logits cannot be restricted to the labelled positions"
             )
-        return untile(logits if real is None else logits[real], num_draws)
+        return logits if real is None else logits[real]
 
     def _positions_of_head(
         self, labelled: torch.Tensor
@@ -166,6 +167,12 @@ class CausalLM(BayesianLora):
         columns, real = labelled_first(labelled)
         rows = torch.arange(len(columns), device=columns.device)[:, None].expand_as(columns)
         return rows, columns, real
+
+
+def _targets(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the token after each, ``B x (T - 1)``, and whether it is to be learned there."""
+    targets = batch["labels"][:, 1:]
+    return targets, targets != _IGNORED
 
 
 def _check_padding(labels: torch.Tensor, mask: torch.Tensor) -> None:

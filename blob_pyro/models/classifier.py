@@ -13,7 +13,7 @@ from blob_pyro.models.bayesian_lora import BayesianLora
 from blob_pyro.models.labels import checked_labels
 from blob_pyro.models.padding import Side, align_padding, mask_of, padding_token
 from blob_pyro.models.text_trials import padding_is_exact
-from blob_pyro.models.tiling import tile, untile
+from blob_pyro.models.tiling import check_inputs, tile, untile
 
 
 class Classifier(BayesianLora):
@@ -93,7 +93,8 @@ class Classifier(BayesianLora):
         labels
             Class indices, ``B``, integers; None to sample them.
         **inputs
-            Anything else that the network takes, rows first.
+            Anything else that the network takes: rows first, or the pictures of one row after those
+            of the other.
 
         Returns
         -------
@@ -108,7 +109,7 @@ class Classifier(BayesianLora):
         """
         batch, labels = self._checked_batch(input_ids, attention_mask, labels, **inputs)
         num_draws = self.draw(input_ids.shape)
-        logits = self._tempered(untile(self.class_logits(tile(batch, num_draws)), num_draws))
+        logits = self._tempered(self._logits(batch, num_draws))
         with self.data_plate(input_ids):
             logits = pyro.deterministic("logits", logits, event_dim=1)
             # Labels are checked above; a NaN is the objective's to report, with step and terms.
@@ -138,8 +139,19 @@ class Classifier(BayesianLora):
             return torch.cat([self.logits_under([draw], **batch) for draw in draws])
         inputs, _ = self._checked_batch(**batch)
         with self.under(draws, inputs["input_ids"].shape) as num_draws:
-            logits = untile(self.class_logits(tile(inputs, num_draws)), num_draws)
+            logits = self._logits(inputs, num_draws)
         return self._tempered(logits if num_draws > 1 else logits[None])
+
+    def check_draws_at_once(self, **batch: torch.Tensor) -> None:
+        """Raise a ``ValueError`` if several draws can't share a pass over such a batch."""
+        inputs, _ = self._checked_batch(**batch)
+        self._check_draws_at_once(inputs, self.class_logits)
+
+    def _logits(self, batch: dict[str, torch.Tensor], num_draws: int) -> torch.Tensor:
+        """Give the logits under the draws that are installed, ``B x C`` or ``K x B x C``."""
+        if num_draws > 1:
+            self._check_draws_at_once(batch, self.class_logits)
+        return untile(self.class_logits(tile(batch, num_draws)), num_draws)
 
     def _checked_batch(
         self,
@@ -150,6 +162,7 @@ class Classifier(BayesianLora):
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
         mask = mask_of(input_ids, attention_mask, self.network)
         batch = {"input_ids": input_ids, "attention_mask": mask, **inputs}
+        check_inputs(batch)
         return batch, self._checked(labels, self._num_offered(batch))
 
     def _tempered(self, logits: torch.Tensor) -> torch.Tensor:

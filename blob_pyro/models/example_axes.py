@@ -79,6 +79,18 @@ def example_axes(net: PeftModel, sites: Mapping[str, LoraSite]) -> dict[str, int
     return {name: found.pop() if found else None for name, found in axes.items()}
 
 
+def beside_texts(net: nn.Module) -> set[nn.Module]:
+    """Give the modules of a network that texts never reach, such as those that read pictures.
+
+    They are what Transformers does not count as the decoder.  What it may have left out without
+    having pictures (a head) is reached by texts, as a trial shows.
+    """
+    base = cast(Any, net).get_base_model()
+    if not isinstance(base, PreTrainedModel) or base.config.is_encoder_decoder:
+        return set()
+    return {*base.modules()} - {*base.get_decoder().modules()}
+
+
 def _refusal(name: str, shapes: Iterable[tuple[int, ...]]) -> str:
     saw = " and ".join(map(str, shapes))
     return (

@@ -11,6 +11,7 @@ from typing_extensions import override
 from blob_pyro.lora import Latent, Prior, check_peft_model
 from blob_pyro.models.classifier import Classifier
 from blob_pyro.models.positions import Positions, check_keeps_logits, last_real_columns
+from blob_pyro.models.tiling import other_inputs
 from blob_pyro.models.windows import shortest_window
 
 
@@ -100,15 +101,16 @@ class LabelTokenClassifier(Classifier):
         offered = self._num_offered(batch)
         self._check_offered(offered)
         batch = {name: tensor for name, tensor in batch.items() if name != "num_options"}
-        side = self.padding_side
-        if side == "left" and batch["input_ids"].shape[1] > self._window:
-            # The trial knows nothing of so long a row; on the right, no token sees the padding.
+        side, other = self.padding_side, other_inputs(batch)
+        if side == "left" and (other or batch["input_ids"].shape[1] > self._window):
+            # The trial knows nothing of so long a row, nor of pictures; on the right, no token sees
+            # the padding.
             side = "right"
         batch = self.align(batch, side)
         kept, place = last_real_columns(batch["attention_mask"], side)
-        logits: torch.Tensor = self.network(
-            **self._positions.add(batch), logits_to_keep=kept, use_cache=False
-        ).logits
+        # A network that counts the places in a picture counts those of texts too.
+        batch = batch if other else self._positions.add(batch)
+        logits: torch.Tensor = self.network(**batch, logits_to_keep=kept, use_cache=False).logits
         rows = torch.arange(len(place), device=logits.device)
         logits = logits[rows, place][:, list(self.label_token_ids)]
         classes = torch.arange(self.num_classes, device=logits.device)

@@ -16,6 +16,7 @@ from blob_pyro.models.packed_options import PackedOptions
 from blob_pyro.models.padding import padding_token
 from blob_pyro.models.positions import check_keeps_logits, last_columns
 from blob_pyro.models.text_trials import check_causal
+from blob_pyro.models.tiling import other_inputs
 from blob_pyro.models.windows import shortest_window
 
 Normalize = Literal["mean", "sum"]
@@ -120,6 +121,11 @@ class OptionLikelihood(Classifier):
 
     @override
     def class_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        if other := other_inputs(batch):
+            raise ValueError(
+                f"OptionLikelihood reads texts alone, but the batch has {sorted(other)} too; use "
+                "LabelTokenClassifier"
+            )
         packed = PackedOptions(batch["input_ids"], batch["attention_mask"], batch["option_ids"])
         packed = packed.filled(padding_token(self.network) or 0)
         self._check_options(packed)

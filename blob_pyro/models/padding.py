@@ -7,6 +7,8 @@ from pyro.infer.util import is_validation_enabled
 from torch import nn
 
 Side = Literal["left", "right"]
+# Beginnings of the names of inputs that have no column a token.
+_OF_PICTURES = ("pixel_", "image_grid", "image_sizes", "video_grid", "spatial_shapes")
 
 
 def align_padding(
@@ -18,7 +20,8 @@ def align_padding(
     ----------
     batch
         Tensors by name, among them ``attention_mask`` (``B x T``, nonzero where a token is real,
-        the real tokens of a row contiguous).  Every tensor of that shape is rotated alike.
+        the real tokens of a row contiguous).  Every tensor of such rows and columns is rotated
+        alike.
     side
         Where the padding shall be.
     token
@@ -47,14 +50,19 @@ def align_padding(
     else:
         shift = torch.where(real, positions, -1).amax(dim=1) + 1
     source = (positions + shift[:, None]) % length
+    rows = torch.arange(len(mask), device=mask.device)[:, None]
     aligned = {
-        name: tensor.gather(1, source) if tensor.shape == mask.shape else tensor
+        name: tensor[rows, source] if _has_columns(name, tensor, mask) else tensor
         for name, tensor in batch.items()
     }
     if token is not None:
         padding = aligned["attention_mask"] == 0
         aligned["input_ids"] = aligned["input_ids"].masked_fill(padding, token)
     return aligned
+
+
+def _has_columns(name: str, tensor: torch.Tensor, mask: torch.Tensor) -> bool:
+    return tensor.shape[:2] == mask.shape and not name.startswith(_OF_PICTURES)
 
 
 def mask_of(

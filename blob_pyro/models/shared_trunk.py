@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from blob_pyro.lora import LoraSite
+from blob_pyro.models.example_axes import beside_texts
 
 
 class SharedTrunk:
@@ -110,8 +111,10 @@ def _like(output: Any, hidden: torch.Tensor) -> Any:
 
 def _layers_below(net: nn.Module, latent: set[nn.Module]) -> list[nn.Module]:
     modules = [*net.modules()]
-    # A compiled network may hold the layers' code as it was.
+    # A compiled network may hold the layers' code as it was; pictures may come one by one.
     if any(getattr(module, "_compiled_call_impl", None) for module in modules):
+        return []
+    if not latent.isdisjoint(beside_texts(net)):
         return []
     for layers in modules:
         if isinstance(layers, nn.ModuleList):

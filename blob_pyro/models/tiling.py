@@ -1,22 +1,61 @@
 """Several draws in one forward pass: the batch once for each."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
+Batch = dict[str, torch.Tensor]
 
-def tile(batch: dict[str, torch.Tensor], num_draws: int) -> dict[str, torch.Tensor]:
+# Inputs that every network of texts takes, whose rows are examples.
+_OF_TEXTS = {
+    "input_ids", "attention_mask", "position_ids", "token_type_ids", "labels", "option_ids",
+    "num_options",
+}  # fmt: skip
+
+
+def other_inputs(batch: Mapping[str, Any]) -> frozenset[str]:
+    """Name what a batch has beside texts, such as pictures; axis 0 need not be that of examples.
+
+    Examples
+    --------
+    >>> sorted(other_inputs({"input_ids": 0, "pixel_values": 0, "image_grid_thw": 0}))
+    ['image_grid_thw', 'pixel_values']
+    """
+    return frozenset(batch) - _OF_TEXTS
+
+
+def check_inputs(batch: Mapping[str, Any]) -> None:
+    """Raise a ``ValueError`` if an input is no tensor, or positions are not one a token."""
+    for name, value in batch.items():
+        if not isinstance(value, torch.Tensor) or value.dim() == 0:
+            raise ValueError(
+                f"{name} is {value!r:.80}, where a tensor with rows is needed; pass the tensors of "
+                "the tokenizer or processor (return_tensors='pt'), and leave options out"
+            )
+    positions = batch.get("position_ids")
+    if positions is not None and positions.shape != batch["input_ids"].shape:
+        raise ValueError(
+            f"position_ids has the shape {tuple(positions.shape)} but input_ids has "
+            f"{tuple(batch['input_ids'].shape)}; leave position_ids out, and the network counts"
+        )
+
+
+def tile(batch: Batch, num_draws: int) -> Batch:
     """Repeat a batch, draw after draw.
 
     Parameters
     ----------
     batch
-        Tensors by name, each of B rows.
+        Tensors by name, each of B rows, or with the pictures of one example after those of the
+        other.
     num_draws
         Number of draws K.
 
     Returns
     -------
     dict
-        Tensors of ``K * B`` rows.
+        Tensors of K times the rows.
 
     Examples
     --------
