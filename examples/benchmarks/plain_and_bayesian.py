@@ -48,18 +48,23 @@ class TrainingStep(NamedTuple):
 
     def peak_bytes(self) -> int:
         """Count the most that one step holds beside them."""
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            self()
-        with tempfile.TemporaryDirectory() as folder:
-            trace = Path(folder) / "trace.json"
-            profiler.export_chrome_trace(str(trace))
-            events = json.loads(trace.read_text())["traceEvents"]
-        held = peak = 0
-        allocations = (event for event in events if event["name"] == "[memory]")
-        for event in sorted(allocations, key=lambda event: event["ts"]):
-            held += event["args"]["Bytes"]
-            peak = max(peak, held)
-        return peak
+        return peak_bytes(self)
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """Count the most that a call holds in new tensors at once."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    held = peak = 0
+    allocations = (event for event in events if event["name"] == "[memory]")
+    for event in sorted(allocations, key=lambda event: event["ts"]):
+        held += event["args"]["Bytes"]
+        peak = max(peak, held)
+    return peak
 
 
 def adamw(module: nn.Module) -> torch.optim.Optimizer:
