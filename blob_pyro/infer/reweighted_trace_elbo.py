@@ -52,15 +52,17 @@ def check_shapes(trace: Trace) -> None:
     """Raise Pyro's ``ValueError`` where a log probability is not of its plates' shape."""
     trace.compute_log_prob(lambda _, site: _is_data(cast(Site, site)))
     for _, site in sample_sites(trace):
-        shaped = site if "log_prob" in site else {**site, "log_prob": _stand_in(site)}
+        if "log_prob" not in site:
+            # The density of a latent may not be needed: its shape is.
+            fn, value = site["fn"], site["value"]
+            batch = value.shape[: value.dim() - fn.event_dim]
+            if not (site["cond_indep_stack"] or fn.batch_shape or batch):
+                continue  # a scalar outside of plates, as most are
+            shape = torch.broadcast_shapes(fn.batch_shape, batch)
+            shaped = {**site, "log_prob": torch.empty(shape, device="meta")}
+        else:
+            shaped = site
         check_site_shape(cast(Any, shaped), cast(int, math.inf))
-
-
-def _stand_in(site: Site) -> torch.Tensor:
-    """Give the shape of a latent's log density, which itself may not be needed."""
-    fn, value = site["fn"], site["value"]
-    batch = value.shape[: value.dim() - fn.event_dim]
-    return torch.empty(torch.broadcast_shapes(fn.batch_shape, batch), device="meta")
 
 
 @dataclass(frozen=True)
