@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from blob_pyro.cli.options import NumSamples, PosteriorFolder, Seed, TextColumn
-from blob_pyro.cli.predict import read_examples, reads_pairs, text_task
-from blob_pyro.cli.terminal import say
+from blob_pyro.cli.predict import from_first, read_examples, reads_pairs, text_task
+from blob_pyro.cli.terminal import console, say
+from blob_pyro.tasks import TextClassificationTask
 
 
 def distill(
@@ -42,30 +43,44 @@ def distill(
 
     Example: `blob-pyro distill posterior --output-dir plain < messages.txt`
     """
+    from accelerate import Accelerator
     from datasets import Dataset
 
     from blob_pyro.files import check_output
     from blob_pyro.recipe import load
+
+    is_main = Accelerator().is_main_process
+    console.quiet = not is_main
+    if is_main:
+        check_output(output_dir, overwrite=overwrite)
+    teacher = load(posterior)
+    rows = from_first(
+        _rows(data or [], text_column, text_task(posterior, teacher)) if is_main else []
+    )
+    texts = Dataset.from_list([{**row, "id": str(row.get("id", i))} for i, row in enumerate(rows)])
+    student = teacher.distill(
+        texts, num_samples=num_samples, num_steps=num_steps, seed=seed, progress=is_main
+    )
+    if is_main:
+        student.save(output_dir)
+    say(f'wrote {output_dir}; next: blob-pyro predict {output_dir} "a text of yours"')
+
+
+def _rows(data: list[Path], text_column: str, task: TextClassificationTask) -> list[dict[str, Any]]:
+    """Read the texts of tables, or of standard input if there are none."""
     from blob_pyro.tasks import read_texts
 
-    check_output(output_dir, overwrite=overwrite)
-    teacher = load(posterior)
-    task = text_task(posterior, teacher)
     if data and reads_pairs(task):
         raise ValueError(
             f"{task.name} classifies pairs of texts; pipe JSON objects with text and text_pair "
             "into standard input"
         )
-    rows: list[dict[str, Any]] = [
-        {"text": text} for path in data or [] for text in read_texts(path, text_column)[0]["text"]
-    ]
-    if not data:
-        if sys.stdin.isatty():
-            raise ValueError("there are no texts; give --data, or pipe lines into it")
-        rows = [*read_examples(typer.get_binary_stream("stdin"), task)]
+    if data:
+        found = [read_texts(path, text_column)[0]["text"] for path in data]
+        return [{"text": text} for texts in found for text in texts]
+    if sys.stdin.isatty():
+        raise ValueError("there are no texts; give --data, or pipe lines into it")
+    rows = [*read_examples(typer.get_binary_stream("stdin"), task)]
     if not rows:
         raise ValueError("standard input holds no texts; give --data, or pipe lines into it")
-    texts = Dataset.from_list([{**row, "id": str(row.get("id", i))} for i, row in enumerate(rows)])
-    student = teacher.distill(texts, num_samples=num_samples, num_steps=num_steps, seed=seed)
-    student.save(output_dir)
-    say(f'wrote {output_dir}; next: blob-pyro predict {output_dir} "a text of yours"')
+    return rows

@@ -13,7 +13,7 @@ import typer
 
 from blob_pyro.cli.options import NumSamples, PosteriorFolder, Seed, SkipBadRows, TextColumn
 from blob_pyro.cli.predict_table import Rows, check_files, predict_table
-from blob_pyro.cli.terminal import print_json, print_table, print_warning
+from blob_pyro.cli.terminal import console, print_json, print_table, print_warning
 from blob_pyro.tasks import TextClassificationTask
 from blob_pyro.tasks.text_files import is_like_header, is_like_row, json_row
 
@@ -167,51 +167,70 @@ def predict(
 
     Example: `tail -f tickets.jsonl | blob-pyro predict posterior - --batch-size 1`
     """
+    from accelerate import Accelerator
     from datasets import Dataset
 
     from blob_pyro.recipe import load
 
-    if (data is None) != (output is None) or (data is not None and (texts or as_json)):
-        raise ValueError("--data and --output go together, without TEXTS and --json")
+    accelerator = Accelerator()
+    console.quiet = not accelerator.is_main_process
     if defer_below is not None and max_error is not None:
         raise ValueError("--defer-below and --max-error exclude each other; give one of them")
-    if data is not None and output is not None:
+    if (data is None) != (output is None) or (data is not None and (texts or as_json)):
+        raise ValueError("--data and --output go together, without TEXTS and --json")
+    if data is not None and output is not None and accelerator.is_main_process:
         check_files(data, output, overwrite=overwrite)
     streams = data is None and _streams(texts)
     program = load(posterior)
     task = text_task(posterior, program)
-    threshold = defer_below
-    if threshold is None:
-        threshold = _threshold(program, max_error, num_samples, seed)
+    threshold = _threshold(program, defer_below, max_error, num_samples, seed)
 
-    def classify(texts: Rows) -> Predictions:
-        rows = Dataset.from_list(texts)
-        found = program.predictive(rows, num_samples=num_samples, seed=seed, progress=False)
+    def share(rows: Rows) -> Predictions:
+        given = Dataset.from_list(rows)
+        found = program.predictive(given, num_samples=num_samples, seed=seed, progress=False)
         return replace(found, threshold=threshold)
 
-    if data is not None and output is not None:
+    def classify(rows: Rows) -> Predictions:
+        return share(from_first(rows))
+
+    if not accelerator.is_main_process:
+        # The first process alone reads and writes.
+        while rows := from_first([]):
+            share(rows)
+    elif data is not None and output is not None:
         columns = [text_column, *(["text_pair"] if reads_pairs(task) else [])]
-        predict_table(classify, data, output, columns, skip_bad_rows=skip_bad_rows)
-        return
-    if streams:
-        examples = read_examples(typer.get_binary_stream("stdin"), task)
+        processes = accelerator.num_processes
+        predict_table(
+            classify, data, output, columns, skip_bad_rows=skip_bad_rows, processes=processes
+        )
+        from_first([])
     else:
-        examples = _given(texts or [], task)
-    groups = in_groups(examples, batch_size)
-    rows = (row for group in groups for row in _answers(classify, group))
-    if streams or as_json:
-        for row in rows:
-            print_json(row)
-    else:
-        _print_predictions(list(rows))
+        stream = typer.get_binary_stream("stdin")
+        examples = read_examples(stream, task) if streams else _given(texts or [], task)
+        groups = in_groups(examples, batch_size)
+        answers = (row for group in groups for row in _answers(classify, group))
+        _print_answers(answers, as_json=streams or as_json)
+        from_first([])
+
+
+def from_first(rows: Rows) -> Rows:
+    """Give every process the rows of the first one."""
+    from accelerate.utils import broadcast_object_list
+
+    sent: list[Rows] = broadcast_object_list([rows])
+    return sent[0]
 
 
 def _threshold(
-    program: Posterior, max_error: float | None, num_samples: int, seed: int
+    program: Posterior,
+    defer_below: float | None,
+    max_error: float | None,
+    num_samples: int,
+    seed: int,
 ) -> float | None:
     """Find the threshold that was asked for or chosen, or say why there is none."""
-    if max_error is None and program.answers is None:
-        return None
+    if defer_below is not None or (max_error is None and program.answers is None):
+        return defer_below
     try:
         return program.threshold(max_error, num_samples=num_samples, seed=seed)
     except ValueError as error:
@@ -282,7 +301,12 @@ def _answers(
         }
 
 
-def _print_predictions(rows: list[dict[str, Any]]) -> None:
+def _print_answers(answers: Iterator[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        for row in answers:
+            print_json(row)
+        return
+    rows = list(answers)
     columns = ["text", "label", "probability", "entropy (nats)", "mutual information (nats)"]
     columns += ["decision"] if "decision" in rows[0] else []
     cells = [

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from blob_pyro.recipe import Predictions
 
 Rows = list[dict[str, Any]]
-# Rows that are in memory at a time.
+# Rows of a process that are in memory at a time.
 GROUP = 512
 _TEXTS = ("text", "text_pair")
 _ANSWERS = ("class", "probability", "total_uncertainty", "epistemic_uncertainty", "decision")
@@ -49,6 +49,7 @@ def predict_table(
     text_columns: Sequence[str],
     *,
     skip_bad_rows: bool,
+    processes: int = 1,
 ) -> None:
     """Answer the rows of a table, some at a time, into a file that is there whole or not at all.
 
@@ -62,6 +63,8 @@ def predict_table(
         Column of the texts, and of the second texts if there are pairs.
     skip_bad_rows
         Leave out rows that have no text, and count them.
+    processes
+        How many share the work of ``classify``.
 
     Raises
     ------
@@ -80,7 +83,7 @@ def predict_table(
     def answered() -> Iterator[Rows]:
         nonlocal read, bad
         with Progress("predicting", None, console) as progress:
-            while group := [*islice(examples, GROUP)]:
+            while group := [*islice(examples, GROUP * processes)]:
                 found = [example for example in group if example is not None]
                 read, bad = read + len(group), bad + len(group) - len(found)
                 if found:

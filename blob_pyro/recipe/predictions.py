@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from blob_pyro.networks.reading import reading
 from blob_pyro.posthoc.ensemble import learned_state
 from blob_pyro.tasks import LongestFirst, class_values
 from blob_pyro.training import Collator, sharded_predictive
+from blob_pyro.training.sharded_predictive import in_shares
 
 _ARRAYS = ("logits", "labels", "ids")
 
@@ -340,22 +342,28 @@ def prediction_settings(
 def text_features(
     model: Classifier, guide: LoraGuide, data: Dataset, collator: Collator
 ) -> npt.NDArray[np.floating[Any]]:
-    """Give the pooled features of N texts under the posterior mean, ``N x D``."""
+    """Give the pooled features of N texts under the posterior mean, ``N x D``, in every process."""
     side = model.padding_side
-    order = LongestFirst.by_tokens(data, collator).order
-    loader = DataLoader(
-        data.select(order),
-        batch_size=16 if side else 1,
-        collate_fn=collator,
-        # Else it takes a number from the random state that a fit elsewhere draws from.
-        generator=torch.Generator(),
-    )
     device, (mean,) = next(model.parameters()).device, guide.draws(0)
-    features = []
-    for batch in loader:
-        with model.under([mean], batch["input_ids"].shape):
-            inputs = on_device(device, batch)
-            features.append(
-                pooled_features(model.network, inputs, padding_side=side or "right").cpu()
-            )
-    return torch.cat(features)[torch.as_tensor(order).argsort()].numpy()
+
+    def features(mine: Sequence[int]) -> torch.Tensor:
+        share = data.select(mine)
+        order = LongestFirst.by_tokens(share, collator).order
+        loader = DataLoader(
+            share.select(order),
+            batch_size=16 if side else 1,
+            collate_fn=collator,
+            # Else it takes a number from the random state that a fit elsewhere draws from.
+            generator=torch.Generator(),
+        )
+        found = []
+        for batch in loader:
+            with model.under([mean], batch["input_ids"].shape):
+                inputs = on_device(device, batch)
+                found.append(
+                    pooled_features(model.network, inputs, padding_side=side or "right").cpu()
+                )
+        return torch.cat(found)[torch.as_tensor(order).argsort()]
+
+    parts, rows = in_shares(len(data), features)
+    return torch.cat(parts)[rows].numpy()

@@ -1,5 +1,8 @@
 """The posterior predictive of a data set, its examples shared out among processes."""
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -11,6 +14,43 @@ from blob_pyro.infer import posterior_predictive
 from blob_pyro.models import Classifier
 from blob_pyro.tasks import LongestFirst
 from blob_pyro.training.batches import Collator
+
+Part = TypeVar("Part")
+
+
+def in_shares(
+    num_examples: int, compute: Callable[[Sequence[int]], Part]
+) -> tuple[list[Part], torch.Tensor]:
+    """Compute something of N examples, each process its share, and give all of it to every process.
+
+    Parameters
+    ----------
+    num_examples
+        N, the same in every process.
+    compute
+        From the indices of a share to what pickle can send to the other processes.
+
+    Returns
+    -------
+    parts, rows
+        What each share became; in which row of all shares, one after the other, each example
+        stands (``N``, int64).
+
+    Raises
+    ------
+    ValueError
+        If the processes were given different numbers of examples.
+    """
+    state = PartialState()
+    mine = range(state.process_index, num_examples, state.num_processes)
+    gathered = gather_object([(mine, compute(mine))] if mine else [])
+    indices = torch.tensor([index for share, _ in gathered for index in share])
+    if not torch.equal(indices.sort().values, torch.arange(num_examples)):
+        raise ValueError(
+            f"{len(indices)} examples came together from {state.num_processes} processes, but this "
+            f"one was given {num_examples}; give all of them the same data"
+        )
+    return [part for _, part in gathered], indices.argsort()
 
 
 def sharded_predictive(
@@ -55,19 +95,20 @@ def sharded_predictive(
     """
     if len(data) == 0:
         raise ValueError("the data are empty; there is nothing to predict")
-    state = PartialState()
-    mine = LongestFirst.by_tokens(data, collator).order[state.process_index :: state.num_processes]
-    parts = []
-    if mine:
-        loader = DataLoader(data.select(mine), batch_size=batch_size, collate_fn=collator)
-        shown = progress and state.is_main_process
-        predictive = posterior_predictive(model, guide, loader, num_samples, seed, progress=shown)
-        parts = [(mine, predictive)]
-    gathered = gather_object(parts)
-    place = torch.tensor([index for indices, _ in gathered for index in indices]).argsort()
+
+    def predict(mine: Sequence[int]) -> dict[str, torch.Tensor]:
+        share = data.select(mine)
+        longest_first = LongestFirst.by_tokens(share, collator)
+        loader = DataLoader(
+            share, batch_size=batch_size, sampler=longest_first, collate_fn=collator
+        )
+        shown = progress and PartialState().is_main_process
+        return posterior_predictive(model, guide, loader, num_samples, seed, progress=shown)
+
+    parts, rows = in_shares(len(data), predict)
     together = {}
-    for name in gathered[0][1]:
+    for name in parts[0]:
         example_dim = 0 if name == "labels" else 1
-        values = torch.cat([part[name] for _, part in gathered], dim=example_dim)
-        together[name] = values.index_select(example_dim, place)
+        values = torch.cat([part[name] for part in parts], dim=example_dim)
+        together[name] = values.index_select(example_dim, rows)
     return together

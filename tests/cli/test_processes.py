@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from huggingface_hub import ModelCard
 
@@ -85,3 +87,60 @@ def test_the_same_seed_gives_the_same_folder_and_a_relative_model_is_found_again
     # The tests have another working directory.
     result = invoke("predict", str(tmp_path / "1"), "the toner", "--json")
     assert result.exit_code == 0, result.output
+
+
+# What each process runs: commands with their standard input.
+SCRIPT = """
+import io, json, sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from accelerate import Accelerator
+from blob_pyro.cli import app
+
+printed = []
+for arguments, stdin in json.loads(sys.argv[1]):
+    sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode()))
+    with redirect_stdout(io.StringIO()) as out:
+        app(arguments, standalone_mode=False)
+    printed.append(out.getvalue())
+Path(f"printed-{Accelerator().process_index}.json").write_text(json.dumps(printed))
+"""
+
+
+def test_two_processes_read_predict_and_write_each_row_once_and_in_order(
+    posterior: str, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    texts = ["the toner " * (1 + n % 3) + str(n) for n in range(7)]
+    (tmp_path / "in.csv").write_text("\n".join(["text", *texts]))
+    lines = "".join(json.dumps({"id": n, "text": f"my phone {n}"}) + "\n" for n in range(5))
+    table = ["predict", posterior, "--data", str(tmp_path / "in.csv"), "--num-samples", "2"]
+    stream = ["predict", posterior, "-", "--batch-size", "3", "--num-samples", "2"]
+    distill = ["distill", posterior, "--output-dir", "student", "--num-steps", "2"]
+    commands = [([*table, "--output", "two.csv"], ""), (stream, lines), (distill, lines)]
+    (tmp_path / "script.py").write_text(SCRIPT)
+    result = subprocess.run(
+        [sys.executable, *TORCHRUN, "script.py", json.dumps(commands)],
+        env={
+            **os.environ,
+            "ACCELERATE_USE_CPU": "true",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        },
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    for said in ("wrote two.csv, 7 rows", "wrote student"):
+        assert result.stderr.count(said) == 1, result.stderr
+    assert json.loads((tmp_path / "printed-1.json").read_text()) == ["", "", ""]
+    # One process answers alike.
+    assert invoke(*table, "--output", str(tmp_path / "one.csv")).exit_code == 0
+    one, two = (pandas.read_csv(tmp_path / name) for name in ("one.csv", "two.csv"))
+    assert two["text"].tolist() == texts
+    assert two["probability"].nunique() > 3
+    pandas.testing.assert_frame_equal(one, two, rtol=1e-4)
+    printed = json.loads((tmp_path / "printed-0.json").read_text())[1].splitlines()
+    alone = invoke(*stream, stdin=lines.encode()).stdout.splitlines()
+    for number, (line, wanted) in enumerate(zip(printed, alone, strict=True)):
+        answer, expected = json.loads(line), json.loads(wanted)
+        assert answer["id"] == number
+        assert answer["probabilities"] == pytest.approx(expected["probabilities"], rel=1e-4)
+    assert load(tmp_path / "student").predict(["my phone"]).shape == (1,)

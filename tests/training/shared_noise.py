@@ -96,10 +96,18 @@ def fit_posthoc(accumulation_steps: int) -> Tensors:
     return found
 
 
-def predict(num_data: int) -> torch.Tensor:
+def predict(num_data: int) -> Tensors:
+    """Predict examples; also give the tokens of those that this process has read."""
     model, guide, _ = program()
-    data = HELD_OUT.select(range(num_data))
-    return sharded_predictive(model, guide, data, collate, num_samples=3)["logits"]
+    data, read = HELD_OUT.select(range(num_data)), []
+
+    def noting(examples: list[dict[str, Any]]) -> Tensors:
+        # A single example is only measured.
+        read.extend(example["token"] for example in examples if len(examples) > 1)
+        return collate(examples)
+
+    logits = sharded_predictive(model, guide, data, noting, num_samples=3)["logits"]
+    return {"logits": logits, "read": torch.tensor(read)}
 
 
 def main(folder: Path) -> None:
@@ -113,7 +121,10 @@ def main(folder: Path) -> None:
     # The KL of a hyper-prior is estimated from a draw, another one in each process.
     learned, _ = run("both", accumulation_steps=1, prior=HierarchicalNormalPrior(0.2))
     results |= {f"hyper/{state.process_index}/{key}": value for key, value in learned.items()}
-    results |= {f"predicted/{num_data}": predict(num_data) for num_data in (7, 1)}
+    for count in (7, 1):
+        predicted = predict(count)
+        results[f"predicted/{count}"] = predicted["logits"]
+        results[f"read/{count}/{state.process_index}"] = predicted["read"]
     results |= {f"posthoc/{state.process_index}/{k}": v for k, v in fit_posthoc(1).items()}
     # With an ordinary guide, what comes next says whether the noise was the same.
     model, _, elbo = program()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -18,6 +19,9 @@ from blob_pyro.training.training_state import separate_noise
 
 # One worker, so that what is fitted once is fitted once.
 pytestmark = pytest.mark.xdist_group(__name__)
+# The package has the function by this name.
+sharded = importlib.import_module("blob_pyro.training.sharded_predictive")
+OF_TWO = SimpleNamespace(process_index=0, num_processes=2)
 SCRIPT = Path(__file__).with_name("shared_noise.py")
 Tensors = dict[str, torch.Tensor]
 
@@ -91,9 +95,25 @@ def test_an_estimated_kl_does_not_drive_processes_apart(two: Tensors) -> None:
 
 @pytest.mark.parametrize("num_data", [7, 1])
 def test_prediction_gathers_every_example_once(num_data: int, two: Tensors, runs: Any) -> None:
-    alone = runs.predict(num_data)
+    alone = runs.predict(num_data)["logits"]
     assert alone.shape == (3, num_data, 2)
     assert torch.allclose(two[f"predicted/{num_data}"], alone, atol=1e-5)
+
+
+def test_every_example_is_predicted_by_one_process(two: Tensors) -> None:
+    shares = [two[f"read/7/{process}"].tolist() for process in (0, 1)]
+    assert [*map(len, shares)] == [4, 3]
+    assert sorted(shares[0] + shares[1]) == [*range(7)]
+
+
+def test_processes_with_other_data_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = [(range(1, 4, 2), "theirs")]
+    monkeypatch.setattr(sharded, "PartialState", lambda: OF_TWO)
+    monkeypatch.setattr(sharded, "gather_object", lambda mine: mine + theirs)
+    parts, rows = sharded.in_shares(4, lambda mine: f"mine {[*mine]}")
+    assert (parts, rows.tolist()) == (["mine [0, 2]", "theirs"], [0, 2, 1, 3])
+    with pytest.raises(ValueError, match=r"5 examples came together from 2 .* one was given 6"):
+        sharded.in_shares(6, lambda mine: "mine")
 
 
 def test_the_first_process_keeps_its_noise() -> None:
