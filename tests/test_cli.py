@@ -412,9 +412,9 @@ def test_predict_gives_probabilities_and_uncertainties(posterior: str) -> None:
     assert [row["text"] for row in rows] == texts
     for row in rows:
         assert sum(row["probabilities"].values()) == pytest.approx(1)
-        assert row["label"] == max(row["probabilities"], key=row["probabilities"].get)
-        assert 0 <= row["mutual_information"] <= row["entropy"]
-    assert "entropy (nats)" in invoke("predict", posterior, "hello").stdout
+        assert row["class"] == max(row["probabilities"], key=row["probabilities"].get)
+        assert 0 <= row["epistemic_uncertainty"] <= row["total_uncertainty"]
+    assert "epistemic (nats)" in invoke("predict", posterior, "hello").stdout
 
 
 def test_training_in_bfloat16_gives_a_posterior_that_predicts(

@@ -283,7 +283,7 @@ def _answers(
     names = predicted.class_names
     decided = predicted.threshold is not None
     decisions = predicted.decisions.tolist() if decided else [None] * len(texts)
-    for example, probabilities, entropy, information, decision in zip(
+    for example, probabilities, total, epistemic, decision in zip(
         examples,
         predicted.probabilities.tolist(),
         predicted.total_uncertainty.tolist(),
@@ -293,10 +293,10 @@ def _answers(
     ):
         yield {
             **example,
-            "label": names[probabilities.index(max(probabilities))],
+            "class": names[probabilities.index(max(probabilities))],
             "probabilities": dict(zip(names, probabilities, strict=True)),
-            "entropy": entropy,
-            "mutual_information": information,
+            "total_uncertainty": total,
+            "epistemic_uncertainty": epistemic,
             **({"decision": decision} if decided else {}),
         }
 
@@ -307,15 +307,15 @@ def _print_answers(answers: Iterator[dict[str, Any]], *, as_json: bool) -> None:
             print_json(row)
         return
     rows = list(answers)
-    columns = ["text", "label", "probability", "entropy (nats)", "mutual information (nats)"]
+    columns = ["text", "class", "probability", "total (nats)", "epistemic (nats)"]
     columns += ["decision"] if "decision" in rows[0] else []
     cells = [
         (
             row["text"],
-            row["label"],
-            f"{row['probabilities'][row['label']]:.3f}",
-            f"{row['entropy']:.3f}",
-            f"{row['mutual_information']:.3f}",
+            row["class"],
+            f"{row['probabilities'][row['class']]:.3f}",
+            f"{row['total_uncertainty']:.3f}",
+            f"{row['epistemic_uncertainty']:.3f}",
             *([row["decision"]] if "decision" in row else []),
         )
         for row in rows

@@ -67,7 +67,7 @@ def test_a_stream_and_arguments_have_the_same_answers(
     one_by_one = invoke("predict", posterior, *texts, *options, "--json", "--batch-size", "1")
     for row, wanted in zip(rows_of(one_by_one.stdout), rows_of(given.stdout), strict=True):
         assert row["probabilities"] == pytest.approx(wanted["probabilities"], rel=1e-4)
-        assert row["label"] == wanted["label"]
+        assert row["class"] == wanted["class"]
 
 
 def test_an_empty_stream_has_no_answers(posterior: str, invoke: Callable[..., Any]) -> None:

@@ -120,7 +120,7 @@ def test_pairs_have_a_second_column(saved: Any, tmp_path: Path, invoke: Callable
     line = json.dumps(rows[0]).encode()
     streamed = json.loads(invoke("predict", folder, "-", *OPTIONS, stdin=line).stdout)
     (row,) = read(output)
-    assert (row["class"], row["text_pair"]) == (streamed["label"], "my phone")
+    assert (row["class"], row["text_pair"]) == (streamed["class"], "my phone")
     assert row["probability"] == pytest.approx(max(streamed["probabilities"].values()), rel=1e-4)
     write(data, [{"text": "the login"}])
     result = invoke("predict", folder, *options, "--overwrite")
