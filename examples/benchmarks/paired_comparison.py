@@ -1,5 +1,6 @@
 """What the benchmarks share: networks to compare on, turns, medians of paired ratios, slopes."""
 
+import copy
 import math
 import os
 import platform
@@ -38,18 +39,25 @@ def random_network(width: int, num_layers: int, rank: int = 8) -> PeftModel:
         # Wide, so that the answer depends on what it reads.
         initializer_range=0.2,
     )
-    return _with_adapter(LlamaForCausalLM(config), rank)
+    return with_adapter(LlamaForCausalLM(config), rank)
 
 
 def smollm2_network(dtype: torch.dtype = torch.float32) -> PeftModel:
     """Load SmolLM2-135M with an adapter of rank 8 on the query and value projections."""
-    return _with_adapter(load_causal_lm(SMOLLM2, dtype), rank=8)
+    return with_adapter(load_causal_lm(SMOLLM2, dtype), rank=8)
 
 
-def _with_adapter(network: PreTrainedModel, rank: int) -> PeftModel:
+def with_adapter(network: PreTrainedModel, rank: int) -> PeftModel:
+    """Put an adapter on the query and value projections."""
     targets = ["q_proj", "v_proj"]
     lora = LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, target_modules=targets)
     return get_peft_model(network, lora)
+
+
+def shared_copy(net: PeftModel) -> PeftModel:
+    """Copy a network but for the weights that are not trained, which both then hold."""
+    frozen = {id(each): each for each in net.parameters() if not each.requires_grad}
+    return copy.deepcopy(net, frozen)
 
 
 def random_batch(net: PeftModel, rows: int, tokens: int) -> dict[str, torch.Tensor]:

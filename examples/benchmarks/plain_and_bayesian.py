@@ -52,7 +52,14 @@ class TrainingStep(NamedTuple):
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """Count the most that a call holds in new tensors at once."""
+    """Count the most that a call holds in new tensors at once, on the accelerator if it is used."""
+    if torch.accelerator.is_available():
+        torch.accelerator.reset_peak_memory_stats()
+        before = torch.accelerator.memory_allocated()
+        run()
+        torch.accelerator.synchronize()
+        if (peak := torch.accelerator.max_memory_allocated() - before) > 0:
+            return peak
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     with tempfile.TemporaryDirectory() as folder:

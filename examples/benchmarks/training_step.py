@@ -50,9 +50,11 @@ HANDLERS: dict[str, Handler] = {
 MIB = 2**20
 
 
-def training_steps(make_network: Callable[[], PeftModel], tokens: int) -> dict[str, TrainingStep]:
+def training_steps(
+    make_network: Callable[[], PeftModel], tokens: int, rows: int = 4
+) -> dict[str, TrainingStep]:
     net = make_network()
-    batch = random_batch(net, 4, tokens)
+    batch = random_batch(net, rows, tokens)
     return {PLAIN: plain_step(net, batch), **bayesian_steps(make_network(), batch, HANDLERS)}
 
 
@@ -97,16 +99,18 @@ def step_by_hand(net: PeftModel, tokens: int) -> TrainingStep:
     return TrainingStep(net, adamw(net), loss)
 
 
-def compare_cost(make_network: Callable[[], PeftModel], tokens: int, repeats: int) -> None:
-    steps = training_steps(make_network, tokens)
+def compare_cost(
+    make_network: Callable[[], PeftModel], tokens: int, repeats: int, rows: int = 4
+) -> None:
+    steps = training_steps(make_network, tokens, rows)
     seconds = seconds_in_turns(steps, repeats)
     peaks = {name: step.peak_bytes() for name, step in steps.items()}
     resident = {name: step.resident_bytes() for name, step in steps.items()}
-    rows = []
+    table = []
     for name in steps:
         ratios = paired(operator.truediv, seconds[name], seconds[PLAIN])
         total = (resident[name] + peaks[name]) / (resident[PLAIN] + peaks[PLAIN])
-        rows.append(
+        table.append(
             [
                 name,
                 f"{median_interval(seconds[name])[0]:.3f}",
@@ -116,10 +120,12 @@ def compare_cost(make_network: Callable[[], PeftModel], tokens: int, repeats: in
                 f"{(resident[name] + peaks[name]) / MIB:.0f}",
             ]
         )
-    print(f"One training step, 4 texts of {tokens} tokens, {repeats} rounds; wanted: flipout per")
+    print(
+        f"One training step, {rows} texts of {tokens} tokens, {repeats} rounds; wanted: flipout per"
+    )
     print("example at most 1.05 times plain LoRA in time and in peak memory.\n")
     header = ["", "seconds", "time, ratio (95 %)", "peak memory, ratio"]
-    print_table([*header, "without weights", "peak, MiB"], rows)
+    print_table([*header, "without weights", "peak, MiB"], table)
 
 
 def compare_overhead(make_network: Callable[[], PeftModel], num_layers: int, repeats: int) -> None:
