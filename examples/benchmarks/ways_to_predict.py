@@ -49,7 +49,7 @@ WAYS: list[tuple[str, str, int, bool]] = [
     ("BLoB, its mean", "BLoB", 0, True),
     ("BLoB, ten draws, one after the other", "BLoB", 10, False),
     ("BLoB, ten draws, as many in a pass as pay", "BLoB", 10, True),
-    ("BLoB, last layers, ten draws", "BLoB, last layers", 10, True),
+    ("BLoB, last layers, ten draws", "BLoB last layers", 10, True),
     ("distilled", "distilled", 0, True),
     ("ensemble of three", "ensemble", 3, True),
     ("Laplace, linearised, ten draws", "Laplace", 10, True),
