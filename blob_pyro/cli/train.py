@@ -179,11 +179,13 @@ def prepared_accelerator(
     Raises
     ------
     ValueError
-        If the posterior could not be saved, or the tracker's package is not installed.
+        If the posterior could not be saved, accelerate was told of sharding that this library does
+        not do, or the tracker's package is not installed.
     """
     from accelerate import Accelerator
 
     from blob_pyro.files import check_output
+    from blob_pyro.networks.sharding import fsdp_plugin
 
     accelerator = Accelerator(
         mixed_precision=None if precision is None else precision.value,
@@ -191,7 +193,7 @@ def prepared_accelerator(
         project_dir=folder.with_name(f"{folder.name}-logs"),
     )
     console.quiet = not accelerator.is_main_process
-    check_can_save(accelerator)
+    fsdp_plugin(accelerator)
     if accelerator.is_main_process:
         check_output(folder, overwrite=overwrite)
     if tracker is not None:
@@ -201,25 +203,6 @@ def prepared_accelerator(
                 f"--tracker {tracker}: its package is not installed; install it, or leave it out"
             )
     return accelerator
-
-
-def check_can_save(accelerator: Accelerator) -> None:
-    """Refuse a run whose posterior could not be saved, before it begins.
-
-    Raises
-    ------
-    ValueError
-        If the parameters themselves are sharded.
-    """
-    from accelerate.utils import DistributedType
-
-    kind = accelerator.distributed_type
-    plugin = accelerator.state.deepspeed_plugin if kind == DistributedType.DEEPSPEED else None
-    if kind == DistributedType.FSDP or (plugin is not None and plugin.zero_stage == 3):
-        raise ValueError(
-            f"under {kind.value} no process holds the whole posterior, so it could not be saved; "
-            "use data parallelism, or call blob_pyro.training.fit in a script and gather it there"
-        )
 
 
 def _check_max_error(source: Task, max_error: float | None) -> None:

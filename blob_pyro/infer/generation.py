@@ -156,8 +156,8 @@ def generate(
     Raises
     ------
     ValueError
-        If the network writes no text or reads padding, or an option is set that a common text of
-        several draws cannot follow (beams, an assistant, guidance, ...).
+        If the network writes no text, reads padding or is divided among processes, or an option is
+        set that a common text of several draws cannot follow (beams, an assistant, guidance, ...).
 
     Examples
     --------
@@ -177,6 +177,11 @@ def generate(
     Malinin and Gales, "Uncertainty estimation in autoregressive structured prediction", ICLR 2021,
     section 3.1 (token-level ensembles by a product of expectations).
     """
+    if model.is_sharded:
+        raise ValueError(
+            "the network is divided among processes, which may end their texts after different "
+            "tokens; generate without FSDP"
+        )
     network = cast(Any, model.network.get_base_model())
     check_options(network, options)
     mask = mask_of(input_ids, attention_mask, network)

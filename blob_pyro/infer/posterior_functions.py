@@ -31,8 +31,8 @@ class DrawsAtOnce:
         Site name to value, for each draw.
     parallel
         Draws a group: True for as many as pay (all of them, on the CPU up to 1024 tokens a pass; 1
-        if the network can't run several in one pass), a number, or False for 1.  Where memory runs
-        out, it is halved for good, with a warning.
+        if the network can't run several in one pass or is divided among processes), a number, or
+        False for 1.  Where memory runs out, it is halved for good, with a warning.
 
     Raises
     ------
@@ -46,7 +46,10 @@ class DrawsAtOnce:
             raise ValueError(f"parallel={parallel}: give 1 draw a forward pass or more, or True")
         self.model = model
         self.draws = draws
-        self.size = len(draws) if parallel is True else max(1, int(parallel))
+        # Of a network that is divided, each process has to make the same passes.
+        self.in_step = model.is_sharded
+        chosen = 1 if self.in_step else len(draws)
+        self.size = chosen if parallel is True else max(1, int(parallel))
         self.chooses = parallel is True
         if min(self.size, len(draws)) > 1:
             try:
@@ -69,7 +72,7 @@ class DrawsAtOnce:
                 try:
                     return torch.cat([self._group_logits(group, batch, shares) for group in groups])
                 except RuntimeError as error:
-                    if size == 1 or not should_reduce_batch_size(error):
+                    if size == 1 or self.in_step or not should_reduce_batch_size(error):
                         raise
                     self.size = size // 2
                     warnings.warn(

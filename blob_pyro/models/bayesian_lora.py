@@ -12,6 +12,7 @@ from peft import PeftModel
 from pyro import poutine
 from pyro.nn import PyroModule
 from pyro.nn.module import pyro_method
+from torch.distributed.fsdp import FSDPModule
 
 from blob_pyro.lora import (
     CheckpointContexts,
@@ -156,6 +157,11 @@ class BayesianLora(PyroModule):
     def network(self) -> PeftModel:
         """The PEFT model, read without the ``pyro.module`` statement of attribute access."""
         return cast(PeftModel, self._modules["net"])
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a part of the network only, so that all have to run it."""
+        return any(isinstance(module, FSDPModule) for module in self.network.modules())
 
     @property
     def use(self) -> NetworkUse:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 import transformers
 from huggingface_hub import constants
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
@@ -22,6 +23,8 @@ _INDIFFERENT = {
     *("id2label", "label2id", "num_labels", "problem_type", "quantization_config"),
     *("use_cache", "return_dict", "output_attentions", "output_hidden_states"),
 }
+# Attribute of a network whose weights are divided: their digests from before.
+_KEPT = "_digests_of_whole_weights"
 # A state of the tokenizer that each call sets.
 _PER_CALL = ("truncation", "padding")
 
@@ -47,14 +50,14 @@ def base_identity(
         ``dtype`` of the norms; ``shapes`` and ``weights``, SHA-256 digests of all names and shapes,
         and of every number; ``config``, the entries of the configuration that decide answers.
     """
-    frozen = _frozen(network, saved)
+    frozen = frozen_tensors(network, saved)
     parameters = {name: t for name, t in frozen.items() if isinstance(t, nn.Parameter)}
     shapes = "".join(f"{name}{tuple(tensor.shape)}" for name, tensor in parameters.items())
     dtypes = [tensor.dtype for tensor in parameters.values() if tensor.dim() == 1]
     return {
         "dtype": str([torch.float32, *dtypes][-1]).removeprefix("torch."),
         "shapes": hashlib.sha256(shapes.encode()).hexdigest(),
-        "weights": _cached_digest(frozen, files),
+        "weights": _cached_digest(frozen, files, getattr(network, _KEPT, {})),
         "config": _config(network),
     }
 
@@ -62,11 +65,32 @@ def base_identity(
 def sampled_values(network: nn.Module, saved: Sequence[str] = ()) -> str:
     """Digest 16 numbers of each weight, as posteriors of formats 1 and 2 recorded them."""
     digest = hashlib.sha256()
-    for tensor in _frozen(network, saved).values():
+    for tensor in frozen_tensors(network, saved).values():
         if isinstance(tensor, nn.Parameter):
-            flat = tensor.detach().flatten()
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            flat = whole.detach().flatten()
             digest.update(flat[:: max(1, len(flat) // 16)].float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def keep_digests(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, list[Any]]:
+    """Digest weights before they are divided, for :func:`base_identity` to find later.
+
+    Parameters
+    ----------
+    network
+        Gets the attribute that holds the digests.
+    weights
+        Some of :func:`frozen_tensors`.
+
+    Returns
+    -------
+    dict
+        Name to dtype, shape and SHA-256.
+    """
+    digests = _digests(weights)
+    setattr(network, _KEPT, digests)
+    return digests
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -94,25 +118,29 @@ def _digest_of(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _cached_digest(frozen: dict[str, torch.Tensor], files: str | None) -> str:
+def _cached_digest(
+    frozen: Mapping[str, torch.Tensor], files: str | None, kept: Mapping[str, list[Any]]
+) -> str:
     if files is None:
-        return _digest(frozen)
+        whole = {name: tensor for name, tensor in frozen.items() if not isinstance(tensor, DTensor)}
+        digests = {**kept, **_digests(whole)}
+        return _digest_of([(name, digests[name]) for name in frozen])
     what = [(name, str(tensor.dtype)) for name, tensor in frozen.items()]
     path = Path(constants.HF_HOME, "blob_pyro", _digest_of([files, what]))
     with suppress(OSError):
         if re.fullmatch("[0-9a-f]{64}", known := path.read_text(encoding="utf-8")):
             return known
-    digest = _digest(frozen)
+    digest = _cached_digest(frozen, None, kept)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(digest, encoding="utf-8")
     return digest
 
 
-def _digest(frozen: dict[str, torch.Tensor]) -> str:
+def _digests(weights: Mapping[str, torch.Tensor]) -> dict[str, list[Any]]:
     # A thread a tensor: hashing leaves the interpreter to the others.
     with ThreadPoolExecutor() as pool:
-        return _digest_of([*zip(frozen, pool.map(_digest_tensor, frozen.values()), strict=True)])
+        return dict(zip(weights, pool.map(_digest_tensor, weights.values()), strict=True))
 
 
 def _digest_tensor(tensor: torch.Tensor) -> list[Any]:
@@ -130,7 +158,7 @@ def _config(network: nn.Module) -> dict[str, Any]:
     return content
 
 
-def _frozen(network: nn.Module, saved: Sequence[str]) -> dict[str, torch.Tensor]:
+def frozen_tensors(network: nn.Module, saved: Sequence[str] = ()) -> dict[str, torch.Tensor]:
     """Give parameters and saved buffers by their names without adapter, in order."""
     kept = network.state_dict().keys()
     buffers = {name: buffer for name, buffer in network.named_buffers() if name in kept}

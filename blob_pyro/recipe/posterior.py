@@ -25,6 +25,7 @@ from blob_pyro.models import Classifier, OptionLikelihood, SequenceClassifier
 from blob_pyro.networks import load_tokenizer
 from blob_pyro.networks.identity import tokenizer_identity
 from blob_pyro.networks.reading import reading
+from blob_pyro.networks.sharding import place
 from blob_pyro.posthoc import calibrate, distill
 from blob_pyro.recipe.predictor import Predictor
 from blob_pyro.tasks import MultipleChoiceTask, Scoring, Task, texts_of
@@ -90,9 +91,14 @@ class Posterior(Predictor):
         Raises
         ------
         ValueError
-            If the posterior has no draws.
+            If the posterior has no draws, or its network is divided among processes.
         """
         _ = self.classifier
+        if self.model.is_sharded:
+            raise ValueError(
+                "the student needs a copy of the network, which is divided among processes; "
+                "distill without FSDP, or fit by the method 'distilled'"
+            )
         if isinstance(texts, MultipleChoiceTask):
             self._check_kind(texts)
             data = texts.load("train").data
@@ -249,7 +255,7 @@ def load(
     Returns
     -------
     Posterior
-        On the GPU if there is one.
+        On the GPU if there is one, and divided among several processes if accelerate was told so.
 
     Raises
     ------
@@ -271,9 +277,8 @@ def load(
             task, scoring = recorded_task(record)
         _check_answers(folder, model, task, scoring)
     if base_model is None:
-        device = Accelerator().device
-        model.to(device)
-        guide.to(device)
+        place(model, accelerator := Accelerator())
+        guide.to(accelerator.device)
     if tokenizer is None:
         name = model.network.peft_config[model.adapter].base_model_name_or_path
         tokenizer = load_tokenizer(str(name))

@@ -365,5 +365,5 @@ def text_features(
                 )
         return torch.cat(found)[torch.as_tensor(order).argsort()]
 
-    parts, rows = in_shares(len(data), features)
+    parts, rows = in_shares(len(data), features, in_step=model.is_sharded)
     return torch.cat(parts)[rows].numpy()

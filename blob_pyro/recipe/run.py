@@ -15,6 +15,7 @@ from blob_pyro.guides import LoraGuide
 from blob_pyro.models import Classifier
 from blob_pyro.networks import pooling_of
 from blob_pyro.networks.loading import quiet_peft
+from blob_pyro.networks.sharding import place
 from blob_pyro.poutine import in_turn, one_run
 from blob_pyro.recipe.methods import find_method
 from blob_pyro.recipe.network import lora_config, make_likelihood
@@ -76,8 +77,8 @@ def posterior_from_fits(
 def on_device(program: Program) -> Program:
     """Move a program to where accelerate computes."""
     model, guide = program
-    device = Accelerator().device
-    return model.to(device), guide.to(device)
+    place(model, accelerator := Accelerator())
+    return model, guide.to(accelerator.device)
 
 
 @one_run()

@@ -5,13 +5,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from datasets import Dataset
 
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.lora.saveable import check_saveable
 from blob_pyro.models import BayesianLora, Classifier
+from blob_pyro.networks.sharding import fsdp_plugin
 from blob_pyro.poutine import flipout, one_run, taking_turns
 from blob_pyro.training.batches import Batch, Collator, process_batches
 from blob_pyro.training.checkpoints import CheckpointConfig, Checkpoints
@@ -83,8 +83,8 @@ def fit(
     ValueError
         If a data set is empty; if ``validation`` has no labels, comes without
         ``config.validate_every`` or for a model that is not a classifier; if fp16 meets a KL step
-        of its own; if no whole checkpoint of this run is there to go on from; or if validation or
-        checkpoints are asked for where the state is sharded.
+        of its own; if no whole checkpoint of this run is there to go on from; or if accelerate was
+        told of sharding that this library does not do.
     FloatingPointError
         If loss or gradient is not finite; the parameters are those after the step before.
     OSError
@@ -95,14 +95,14 @@ def fit(
     if len(data) == 0:
         raise ValueError("the training data are empty; give at least one labelled example")
     accelerator = accelerator or Accelerator()
+    if config.compile and fsdp_plugin(accelerator) is not None:
+        raise ValueError("compile and FSDP have not been run together; leave compile out")
     config = config.for_data(len(data), accelerator.num_processes)
     check_saveable(model.network, model.adapter)
     if config.flipout:
         model.example_axes()
     check = _validation(model, guide, validation, collator, config)
     flush_denormals()
-    if check is not None or checkpoints is not None or steps is not None:
-        _check_whole_state(accelerator)
     _prepare_network(model, config)
     default = Steps if config.kl_learning_rate is None else DecoupledSteps
     rule = (steps or default)(model, guide, elbo, config, accelerator)
@@ -136,15 +136,6 @@ def _step(
         terms, grad_norm = steps.take(batches)
     loss, nll, kl = map(float, (terms.loss, terms.nll, terms.kl))
     return StepRecord(step, loss, nll, kl, terms.kl_weight, lr, grad_norm)
-
-
-def _check_whole_state(accelerator: Accelerator) -> None:
-    kind = accelerator.distributed_type
-    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ValueError(
-            f"under {kind.value} each process holds a part of the state only, which checkpoints, "
-            "validation, SWAG and IVON do not gather; leave them out, or use data parallelism"
-        )
 
 
 def _prepare_network(model: BayesianLora, config: TrainingConfig) -> None:

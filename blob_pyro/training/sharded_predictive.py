@@ -19,7 +19,7 @@ Part = TypeVar("Part")
 
 
 def in_shares(
-    num_examples: int, compute: Callable[[Sequence[int]], Part]
+    num_examples: int, compute: Callable[[Sequence[int]], Part], *, in_step: bool = False
 ) -> tuple[list[Part], torch.Tensor]:
     """Compute something of N examples, each process its share, and give all of it to every process.
 
@@ -29,6 +29,9 @@ def in_shares(
         N, the same in every process.
     compute
         From the indices of a share to what pickle can send to the other processes.
+    in_step
+        Give all processes shares of one size, some examples twice if need be: of a network that is
+        divided among them, all have to make as many passes.
 
     Returns
     -------
@@ -42,15 +45,16 @@ def in_shares(
         If the processes were given different numbers of examples.
     """
     state = PartialState()
-    mine = range(state.process_index, num_examples, state.num_processes)
+    end = -(-num_examples // state.num_processes) * state.num_processes if in_step else num_examples
+    mine = [i % num_examples for i in range(state.process_index, end, state.num_processes)]
     gathered = gather_object([(mine, compute(mine))] if mine else [])
-    indices = torch.tensor([index for share, _ in gathered for index in share])
-    if not torch.equal(indices.sort().values, torch.arange(num_examples)):
+    rows = {index: row for row, index in enumerate(i for share, _ in gathered for i in share)}
+    if rows.keys() != {*range(num_examples)}:
         raise ValueError(
-            f"{len(indices)} examples came together from {state.num_processes} processes, but this "
+            f"{len(rows)} examples came together from {state.num_processes} processes, but this "
             f"one was given {num_examples}; give all of them the same data"
         )
-    return [part for _, part in gathered], indices.argsort()
+    return [part for _, part in gathered], torch.tensor([rows[i] for i in range(num_examples)])
 
 
 def sharded_predictive(
@@ -105,7 +109,7 @@ def sharded_predictive(
         shown = progress and PartialState().is_main_process
         return posterior_predictive(model, guide, loader, num_samples, seed, progress=shown)
 
-    parts, rows = in_shares(len(data), predict)
+    parts, rows = in_shares(len(data), predict, in_step=model.is_sharded)
     together = {}
     for name in parts[0]:
         example_dim = 0 if name == "labels" else 1

@@ -15,6 +15,7 @@ from transformers import get_linear_schedule_with_warmup
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import DecoupledSVI, ELBOTerms, ReweightedTrace_ELBO, check_gradient
 from blob_pyro.models import BayesianLora
+from blob_pyro.networks.sharding import average, fsdp_plugin, place, start_alike
 from blob_pyro.training.batches import Batch
 from blob_pyro.training.config import TrainingConfig
 
@@ -94,8 +95,16 @@ class Steps:
         self._max_grad_norm = config.max_grad_norm
         # What an earlier fit left at a parameter that is frozen now would count in the norm.
         model.zero_grad()
-        parts = self._make(model, guide, config)
-        self._module, self._optimizer = accelerator.prepare(*parts)
+        module, optimizer = self._make(model, guide, config)
+        self._is_sharded = fsdp_plugin(accelerator) is not None
+        if self._is_sharded:
+            # accelerate would divide what is trained too.
+            place(model, accelerator)
+            self._module = module.to(accelerator.device)
+            self._optimizer = accelerator.prepare_optimizer(optimizer)
+            start_alike(self._trained())
+        else:
+            self._module, self._optimizer = accelerator.prepare(module, optimizer)
 
     def _make(
         self, model: BayesianLora, guide: LoraGuide, config: TrainingConfig
@@ -133,16 +142,20 @@ class Steps:
         self._accelerator.gradient_accumulation_steps = len(batches)
         self._accelerator.step = 0
         self._zero_grad()
+        prepared = () if self._is_sharded else (self._module,)
         values = []
         with self._weights():
             for batch, weight in batches:
                 # A micro-batch is no step: each of them has the KL's weight of this one.
                 self._elbo.step = step
-                with self._accelerator.accumulate(self._module):
-                    loss, terms = self._loss(batch)
+                with self._accelerator.accumulate(*prepared):
+                    with self._accelerator.autocast():
+                        loss, terms = self._loss(batch)
                     self._accelerator.backward(loss * weight)
                 values.append(weight * torch.stack([terms.nll, terms.kl, terms.loss]))
         self._elbo.step = step
+        if self._is_sharded:
+            average(self._accelerator, self._trained())
         nll, kl, loss = self._accelerator.reduce(torch.stack(values).mean(0), "mean")
         terms = ELBOTerms(step, nll, kl, self._elbo.current_weight(), loss)
         return self._descend(terms)
@@ -170,6 +183,9 @@ class Steps:
         # Of float16, which scales the loss to keep small gradients from vanishing.
         scaler = self._accelerator.scaler
         return parts if scaler is None else {**parts, "scaler": scaler}
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self._module.parameters() if parameter.requires_grad]
 
     def _zero_grad(self) -> None:
         self._optimizer.zero_grad()

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas
+import psutil
 import pytest
 from huggingface_hub import ModelCard
 
@@ -19,6 +21,13 @@ from blob_pyro.tasks import read_table
 
 SUBJECTS = {"toner": "printing", "my password": "login", "paper": "printing", "the app": "login"}
 ROWS = [f"{text} {i} is not there,{label}" for i in range(3) for text, label in SUBJECTS.items()]
+ENVIRONMENT = {
+    **os.environ,
+    "ACCELERATE_USE_CPU": "true",
+    "PYTHONPATH": str(Path(__file__).parents[2]),
+}
+# What accelerate launch tells its processes, which it does not start on CPUs.
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
@@ -29,12 +38,7 @@ def blob_pyro_in(tmp_path: Path) -> Callable[..., str]:
     def run(*arguments: str, python: Sequence[str] = (), hash_seed: str = "0") -> str:
         result = subprocess.run(
             [sys.executable, *python, "-m", "blob_pyro", *arguments],
-            env={
-                **os.environ,
-                "ACCELERATE_USE_CPU": "true",
-                "PYTHONHASHSEED": hash_seed,
-                "PYTHONPATH": str(Path(__file__).parents[2]),
-            },
+            env={**ENVIRONMENT, "PYTHONHASHSEED": hash_seed},
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
@@ -107,6 +111,18 @@ Path(f"printed-{Accelerator().process_index}.json").write_text(json.dumps(printe
 """
 
 
+def in_two_processes(folder: Path, commands: list[Any], **environment: str) -> str:
+    """Run commands, each with its standard input, in two processes; give what they say."""
+    (folder / "script.py").write_text(SCRIPT)
+    command = [sys.executable, *TORCHRUN, "script.py", json.dumps(commands)]
+    result = subprocess.run(
+        command, env={**ENVIRONMENT, **environment}, cwd=folder,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
 def test_two_processes_read_predict_and_write_each_row_once_and_in_order(
     posterior: str, tmp_path: Path, invoke: Callable[..., Any]
 ) -> None:
@@ -117,19 +133,9 @@ def test_two_processes_read_predict_and_write_each_row_once_and_in_order(
     stream = ["predict", posterior, "-", "--batch-size", "3", "--num-samples", "2"]
     distill = ["distill", posterior, "--output-dir", "student", "--num-steps", "2"]
     commands = [([*table, "--output", "two.csv"], ""), (stream, lines), (distill, lines)]
-    (tmp_path / "script.py").write_text(SCRIPT)
-    result = subprocess.run(
-        [sys.executable, *TORCHRUN, "script.py", json.dumps(commands)],
-        env={
-            **os.environ,
-            "ACCELERATE_USE_CPU": "true",
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-        },
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    for said in ("wrote two.csv, 7 rows", "wrote student"):
-        assert result.stderr.count(said) == 1, result.stderr
+    said = in_two_processes(tmp_path, commands)
+    for line in ("wrote two.csv, 7 rows", "wrote student"):
+        assert said.count(line) == 1, said
     assert json.loads((tmp_path / "printed-1.json").read_text()) == ["", "", ""]
     # One process answers alike.
     assert invoke(*table, "--output", str(tmp_path / "one.csv")).exit_code == 0
@@ -144,3 +150,39 @@ def test_two_processes_read_predict_and_write_each_row_once_and_in_order(
         assert answer["id"] == number
         assert answer["probabilities"] == pytest.approx(expected["probabilities"], rel=1e-4)
     assert load(tmp_path / "student").predict(["my phone"]).shape == (1,)
+
+
+def test_a_divided_network_predicts_and_is_trained_past_the_death_of_a_process(
+    train: list[str], posterior: str, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    # More steps than are taken before the process is killed.
+    command = [*train, "trained", "--num-steps", "60", "--save-every", "1"]
+    launched = subprocess.Popen(
+        [sys.executable, *TORCHRUN, "-m", "blob_pyro", *command],
+        env={**ENVIRONMENT, **FSDP}, cwd=tmp_path, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    checkpoints, third = tmp_path / "trained-checkpoints", "step-00000003.safetensors"
+    while not (checkpoints / third).exists():
+        assert launched.poll() is None
+        time.sleep(0.01)
+    workers = psutil.Process(launched.pid).children()
+    workers[1].kill()
+    began = time.monotonic()
+    assert launched.wait(timeout=30) != 0
+    print(f"all processes had ended after {time.monotonic() - began:.1f} s")
+    assert not any(worker.is_running() for worker in workers)
+    assert not (tmp_path / "trained").exists()
+    table = ["predict", posterior, "--data", str(tmp_path / "tickets.csv"), "--num-samples", "2"]
+    commands = [([*table, "--output", "two.csv"], ""), ([*command, "--resume"], "")]
+    said = in_two_processes(tmp_path, commands, **FSDP)
+    assert said.count("wrote trained") == 1, said
+    # One process answers alike, and loads what was saved.
+    assert invoke(*table, "--output", str(tmp_path / "one.csv")).exit_code == 0
+    one, two = (pandas.read_csv(tmp_path / name) for name in ("one.csv", "two.csv"))
+    pandas.testing.assert_frame_equal(one, two, rtol=1e-4)
+    card = ModelCard.load(tmp_path / "trained" / "README.md", repo_type="model")
+    on_card = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    test = read_table(tmp_path / "tickets.csv").splits["test"]
+    labels = [("login", "printing")[label] for label in test["label"]]
+    alone = load(tmp_path / "trained").evaluate(list(test["text"]), labels, num_samples=2)
+    assert on_card == pytest.approx(alone.metrics(), abs=1e-4)

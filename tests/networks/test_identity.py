@@ -63,8 +63,8 @@ def test_files_are_digested_once(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "cache"))
     digests = []
-    digest = identity._digest
-    monkeypatch.setattr(identity, "_digest", lambda frozen: digests.append(1) or digest(frozen))
+    digest = identity._digests
+    monkeypatch.setattr(identity, "_digests", lambda frozen: digests.append(1) or digest(frozen))
 
     def weights() -> str:
         files = files_state(base_folder)

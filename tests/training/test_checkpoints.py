@@ -6,14 +6,12 @@ import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyro
 import pytest
 import torch
-from accelerate.utils import DistributedType
 from datasets import Dataset
 
 from blob_pyro.guides import LowRankGaussianGuide
@@ -311,9 +309,3 @@ def test_members_that_follow_each_other_have_folders_of_their_own(tmp_path: Path
     assert whole.of_member(1) == CheckpointConfig(folder, resume=True)
     # The first has to be there: a resumed run never starts from nothing.
     assert whole.of_member(0).resume
-
-
-@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
-def test_a_sharded_state_is_refused(kind: Any, train: Any) -> None:
-    with pytest.raises(ValueError, match=f"under {kind.value} each process holds a part of the st"):
-        train(accelerator=SimpleNamespace(distributed_type=kind, num_processes=1))
