@@ -83,7 +83,7 @@ def lines(num_rows: int) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-rows", type=int, default=1_000_000)
+    parser.add_argument("--num-rows", type=int, default=100_000)
     parser.add_argument("--smoke-test", action="store_true", help="few rows")
     arguments = parser.parse_args()
     num_rows = 11 * BATCH if arguments.smoke_test else arguments.num_rows
