@@ -429,6 +429,13 @@ def test_several_posteriors_share_a_network(
     save_posterior(tmp_path / "again", *first)
     again = load_posterior(tmp_path / "again", net, adapter="third")
     assert torch.equal(predicted(*again, inputs, 3), expected["first"])
+    # One that is asked for no longer makes room.
+    net.set_adapter("first")
+    for name in ("second", "third"):
+        net.delete_adapter(name)
+    assert torch.equal(predicted(*first, inputs, 3), expected["first"])
+    second = load_posterior(tmp_path / "second", net, adapter="second")
+    assert torch.equal(predicted(*second, inputs, 3), expected["second"])
 
 
 @pytest.mark.parametrize(("rank", "message"), [(3, "the ranks differ"), (None, "different sites")])
