@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from blob_pyro import load_posterior, save_posterior
+import blob_pyro
+from blob_pyro import fine_tune, load_posterior, save_posterior
 from blob_pyro.infer import posterior_predictive
-from blob_pyro.networks import SMOLLM2, load_causal_lm, load_tokenizer
+from blob_pyro.networks import SMOLLM2, dequantised, load_causal_lm, load_tokenizer
 from blob_pyro.recipe import Recipe, run_recipe
 from blob_pyro.tasks import PromptCollator, helpdesk, label_token_ids
 from blob_pyro.training import TrainingConfig
@@ -63,3 +64,30 @@ def test_the_intents_are_distinct_tokens(smol_tokenizer: Any) -> None:
     ids = label_token_ids(smol_tokenizer, helpdesk().class_names)
     names = [smol_tokenizer.decode([token]).strip() for token in ids]
     assert names == list(helpdesk().class_names)
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_a_quantised_base_is_a_smaller_network_of_its_dequantised_weights(
+    quantization: str, network: PreTrainedModel, smol_tokenizer: Any, tmp_path: Any
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    task = helpdesk()
+    posterior = fine_tune(
+        task, SMOLLM2, quantization=quantization, num_steps=2, batch_size=2, progress=False
+    )
+    model, guide = posterior.model, posterior.guide
+    state = model.network.get_base_model().state_dict()
+    held = sum(t.nbytes for name, t in state.items() if ".layers." in name and "lora" not in name)
+    whole = sum(p.nbytes for name, p in network.named_parameters() if ".layers." in name)
+    assert held < {"4bit": 0.14, "8bit": 0.26}[quantization] * whole
+
+    texts = task.splits["test"]["text"][:3]
+    expected = posterior.predict_proba(texts, num_samples=2)
+    posterior.save(tmp_path / "p")
+    loaded = blob_pyro.load(tmp_path / "p")
+    assert (loaded.predict_proba(texts, num_samples=2) == expected).all()
+    plain = dequantised(load_causal_lm(SMOLLM2, quantization=quantization))
+    with pytest.warns(UserWarning, match="only the names and sizes"):
+        over_plain = blob_pyro.load(tmp_path / "p", plain, smol_tokenizer)
+    found = over_plain.predict_proba(texts, num_samples=2)
+    assert abs(found - expected).max() < 1e-4

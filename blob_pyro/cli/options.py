@@ -18,6 +18,13 @@ class Dtype(StrEnum):
     bf16 = "bf16"
 
 
+class Quantization(StrEnum):
+    """Quantisation of the base model's layers, by bitsandbytes."""
+
+    four = "4bit"
+    eight = "8bit"
+
+
 class Precision(StrEnum):
     """Precision that the network computes in; the weights keep their dtype."""
 

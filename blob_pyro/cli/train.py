@@ -71,6 +71,10 @@ def train(
     dtype: Annotated[
         options.Dtype, typer.Option(help="Weights of the base model.")
     ] = options.Dtype.float32,
+    quantization: Annotated[
+        options.Quantization | None,
+        typer.Option(help="Of the base model's layers, with bitsandbytes; none if left out."),
+    ] = None,
     mixed_precision: Annotated[
         options.Precision | None,
         typer.Option(help="Of the computation; else what accelerate launch says."),
@@ -131,6 +135,7 @@ def train(
             recipe=chosen,
             validation=validation_fraction,
             dtype=torch_dtype(dtype),
+            quantization=None if quantization is None else quantization.value,
             checkpoints=checkpoints,
             accelerator=accelerator,
         )

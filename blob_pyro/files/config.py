@@ -142,6 +142,8 @@ class BaseRecord(Record):
     # Formats 1 and 2 had values, a digest of 16 numbers of each weight, in the place of these.
     weights: str | None = None
     config: dict[str, JsonValue] | None = None
+    # Absent if the weights were not quantised.
+    quantization: dict[str, JsonValue] | None = None
     tokenizer: str | None = None
     values: str | None = None
 

@@ -5,6 +5,13 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from transformers import PreTrainedModel
 
 from blob_pyro.files.adapter import write_adapter
@@ -14,13 +21,17 @@ from blob_pyro.infer import posterior_draws
 from blob_pyro.infer.data_pass import seeded
 from blob_pyro.lora import unbayesianize
 from blob_pyro.models import BayesianLora
+from blob_pyro.networks import dequantised, quantization_of
+from blob_pyro.networks.loading import quiet_peft
+from blob_pyro.poutine import in_turn
 
 
 def merge_mean(model: BayesianLora, guide: LoraGuide) -> PreTrainedModel:
     r"""Merge the posterior mean into the base weights, :math:`W = W_0 + s B M`.
 
     The result is an ordinary network without adapter, as fast as the base model, which knows no
-    uncertainty.  It is a copy: the program stays as it is, and memory has to hold both.
+    uncertainty.  It is a copy: the program stays as it is, and memory has to hold both.  Weights
+    that were quantised are so no longer, since rounding again would lose the adapter.
 
     Parameters
     ----------
@@ -55,8 +66,22 @@ def merge_mean(model: BayesianLora, guide: LoraGuide) -> PreTrainedModel:
     with model.use.running():
         net = copy.deepcopy(model.network)
     net = unbayesianize(net, guide.mean(), model.adapter)
+    if quantization_of(net) is not None:
+        net = _over_dequantised(net, model.adapter)
     merged = net.merge_and_unload(safe_merge=True, adapter_names=[model.adapter])
     return cast(PreTrainedModel, merged)
+
+
+def _over_dequantised(net: PeftModel, adapter: str) -> PeftModel:
+    """Give a copy of a network the same adapter over layers that are not quantised."""
+    config = cast(LoraConfig, net.peft_config[adapter])
+    # "auto" would ask the Hub for the base model's vocabulary, which fails without a network.
+    state = get_peft_model_state_dict(net, adapter_name=adapter, save_embedding_layers=False)
+    base = dequantised(cast(PreTrainedModel, net.unload()))
+    with in_turn(), torch.random.fork_rng(devices=[]), quiet_peft():
+        net = cast(PeftModel, get_peft_model(base, config, adapter))
+    set_peft_model_state_dict(net, state, adapter)
+    return net
 
 
 def _check_own_weights(model: BayesianLora) -> None:

@@ -1,7 +1,7 @@
 """Reading a posterior, all of it checked before it is used."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -150,8 +150,9 @@ def _base_network(
         raise ValueError(f"{folder} does not name its base model; pass it as base_model")
     # From before they are read: what is written meanwhile is not in the network.
     files = files_state(name)
+    quantization = config.base_model.quantization
     if config.model.name != "SequenceClassifier":
-        return load_causal_lm(name, dtype), files
+        return load_causal_lm(name, dtype, quantization=quantization), files
     classes = cast(int, config.model.num_classes)
     # Before a head of any size is made.
     if classes not in {len(tensor) for key, tensor in tensors.items() if ".lora_" not in key}:
@@ -159,7 +160,10 @@ def _base_network(
             f"{folder / CONFIG_FILE}: num_classes is {classes}, and {ADAPTER_FILE} has no head of "
             "as many; restore the folder from a copy, or pass the network as base_model"
         )
-    return load_sequence_classifier(name, classes, dtype, pooling=config.pooling), files
+    network = load_sequence_classifier(
+        name, classes, dtype, pooling=config.pooling, quantization=quantization
+    )
+    return network, files
 
 
 def _check_base(
@@ -174,11 +178,17 @@ def _check_base(
         network = network.get_base_model()
     found = base_identity(network, wanted.saved_modules, files)
     needed: dict[str, Any] = {"shapes": wanted.shapes}
+    there, here = str(wanted.dtype), found["dtype"]
+    if quantizations := [q for q in (wanted.quantization, found.get("quantization")) if q]:
+        # Entries of these, too, come and go with versions.
+        shared = set.intersection(*map(set, quantizations))
+        there += _quantised(wanted.quantization, shared)
+        here += _quantised(found.get("quantization"), shared)
     # Numbers can only be compared at the precision that they were hashed at.
-    if found["dtype"] != wanted.dtype:
+    if there != here:
         warnings.warn(
-            f"{folder} was fitted to a base model in {wanted.dtype} and this one is in "
-            f"{found['dtype']}, so only the names and sizes of its weights were compared",
+            f"{folder} was fitted to a base model in {there} and this one is in {here}, so only "
+            "the names and sizes of its weights were compared",
             stacklevel=4,
         )
     elif wanted.weights is not None:
@@ -188,13 +198,20 @@ def _check_base(
         found["values"] = sampled_values(network, wanted.saved_modules)
     # Entries of configurations come and go with versions of Transformers.
     for key, value in {**needed, **(wanted.config or {})}.items():
-        here = {**found["config"], **found}.get(key, value)
-        if here != value:
+        entry = {**found["config"], **found}.get(key, value)
+        if entry != value:
             raise ValueError(
                 f"{folder} was fitted to the base model {wanted.name!r}, and the {key} of this "
-                f"{type(network).__name__} differ from it: {here!r:.80}, not {value!r:.80}; load "
+                f"{type(network).__name__} differ from it: {entry!r:.80}, not {value!r:.80}; load "
                 "that base model"
             )
+
+
+def _quantised(quantization: Mapping[str, Any] | None, entries: Iterable[str]) -> str:
+    if quantization is None:
+        return ""
+    chosen = ", ".join(f"{name}={quantization[name]!r}" for name in sorted(entries))
+    return f", quantised with {chosen}"
 
 
 def _model(

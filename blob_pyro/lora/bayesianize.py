@@ -16,6 +16,7 @@ from blob_pyro.lora.layer_checks import (
 from blob_pyro.lora.network_use import NetworkUse
 from blob_pyro.lora.prior import NormalPrior, Prior
 from blob_pyro.lora.projection import LoraProjection
+from blob_pyro.lora.quantised import use_dequantised_weights
 from blob_pyro.lora.sites import Latent, LoraSite, lora_sites
 
 
@@ -88,6 +89,7 @@ def bayesianize(
         for matrix in latent
         for owner in [getattr(layer, f"lora_{matrix}")]
     ]
+    use_dequantised_weights(peft_model)
     for owner, projection in projections:
         owner[adapter] = projection
     return lora_sites(peft_model, adapter)

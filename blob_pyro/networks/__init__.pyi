@@ -13,3 +13,6 @@ from .mean_pooling import (
 )
 from .mean_pooling import pooling_of as pooling_of
 from .pooling import Pooling as Pooling
+from .quantization import Quantization as Quantization
+from .quantization import dequantised as dequantised
+from .quantization import quantization_of as quantization_of

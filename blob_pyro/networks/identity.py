@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -16,6 +16,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
+
+from blob_pyro.networks.quantization import quantization_of
 
 # Entries of a configuration that change no answer, or that the weights tell.
 _INDIFFERENT = {
@@ -48,17 +50,24 @@ def base_identity(
     -------
     dict
         ``dtype`` of the norms; ``shapes`` and ``weights``, SHA-256 digests of all names and shapes,
-        and of every number; ``config``, the entries of the configuration that decide answers.
+        and of every number; ``config``, the entries of the configuration that decide answers; and
+        ``quantization``, see :func:`blob_pyro.networks.quantization_of`, if the weights are
+        quantised.  Then the numbers are whole numbers and their scales.
     """
     frozen = frozen_tensors(network, saved)
+    quantization = quantization_of(network)
     parameters = {name: t for name, t in frozen.items() if isinstance(t, nn.Parameter)}
-    shapes = "".join(f"{name}{tuple(tensor.shape)}" for name, tensor in parameters.items())
+    shapes = "".join(f"{name}{_shape(tensor)}" for name, tensor in parameters.items())
     dtypes = [tensor.dtype for tensor in parameters.values() if tensor.dim() == 1]
     return {
         "dtype": str([torch.float32, *dtypes][-1]).removeprefix("torch."),
         "shapes": hashlib.sha256(shapes.encode()).hexdigest(),
-        "weights": _cached_digest(frozen, files, getattr(network, _KEPT, {})),
+        # Files say nothing of what quantised them.
+        "weights": _cached_digest(
+            frozen, files if quantization is None else None, getattr(network, _KEPT, {})
+        ),
         "config": _config(network),
+        **({} if quantization is None else {"quantization": quantization}),
     }
 
 
@@ -68,7 +77,7 @@ def sampled_values(network: nn.Module, saved: Sequence[str] = ()) -> str:
     for tensor in frozen_tensors(network, saved).values():
         if isinstance(tensor, nn.Parameter):
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            flat = whole.detach().flatten()
+            flat = _parts(whole)[0].detach().flatten()
             digest.update(flat[:: max(1, len(flat) // 16)].float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
@@ -143,7 +152,22 @@ def _digests(weights: Mapping[str, torch.Tensor]) -> dict[str, list[Any]]:
         return dict(zip(weights, pool.map(_digest_tensor, weights.values()), strict=True))
 
 
+def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
+    # Of 4 bits, two stand in a byte.
+    return tuple(getattr(getattr(tensor, "quant_state", None), "shape", tensor.shape))
+
+
+def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Give whole numbers and scales of a tensor of torchao, or the tensor itself."""
+    if not type(tensor).__module__.startswith("torchao"):
+        return [tensor]
+    names, _ = cast(Any, tensor).__tensor_flatten__()
+    return [getattr(tensor, name) for name in names]
+
+
 def _digest_tensor(tensor: torch.Tensor) -> list[Any]:
+    if len(parts := _parts(tensor)) > 1:
+        return [*map(_digest_tensor, parts)]
     numbers: Any = tensor.detach().flatten().cpu().contiguous().view(torch.uint8).numpy()
     return [str(tensor.dtype), [*tensor.shape], hashlib.sha256(numbers).hexdigest()]
 
@@ -159,12 +183,20 @@ def _config(network: nn.Module) -> dict[str, Any]:
 
 
 def frozen_tensors(network: nn.Module, saved: Sequence[str] = ()) -> dict[str, torch.Tensor]:
-    """Give parameters and saved buffers by their names without adapter, in order."""
-    kept = network.state_dict().keys()
-    buffers = {name: buffer for name, buffer in network.named_buffers() if name in kept}
+    """Give parameters and saved buffers by their names without adapter, in order.
+
+    The scales of quantised weights are no buffers: a state holds them under names of their own.
+    """
+    state = network.state_dict()
+    named = {
+        *(name for name, _ in network.named_parameters(remove_duplicate=False)),
+        *(name for name, _ in network.named_buffers(remove_duplicate=False)),
+    }
+    buffers = {name: buffer for name, buffer in network.named_buffers() if name in state}
+    scales = {name: t for name, t in state.items() if name not in named and torch.is_tensor(t)}
     tensors = {
         name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
-        for name, tensor in {**dict(network.named_parameters()), **buffers}.items()
+        for name, tensor in {**scales, **dict(network.named_parameters()), **buffers}.items()
         if "lora_" not in name and ".modules_to_save." not in name
     }
     return {name: tensors[name] for name in sorted(tensors) if not _is_saved(name, saved)}

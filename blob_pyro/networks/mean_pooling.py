@@ -49,6 +49,10 @@ class MeanPoolingForSequenceClassification(PreTrainedModel):
         nn.init.normal_(self.classifier.weight, std=getattr(config, "initializer_range", 0.02))
         nn.init.zeros_(self.classifier.bias)
         self.name_or_path = backbone.name_or_path
+        # PEFT asks the outermost part how the layers were loaded.
+        for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit", "hf_quantizer"):
+            if getattr(backbone, flag, None) is not None:
+                setattr(self, flag, getattr(backbone, flag))
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **inputs: Any

@@ -14,6 +14,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 
 from blob_pyro.models import BayesianLora
 from blob_pyro.networks.identity import frozen_tensors, keep_digests
+from blob_pyro.networks.quantization import quantization_of
 
 
 def fsdp_plugin(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None:
@@ -91,11 +92,11 @@ def _shard(
     layers = _layers(base, plugin.transformer_cls_names_to_wrap)
     held = {parameter for layer in layers for parameter in layer.parameters()}
     divided = {name: tensor for name, tensor in frozen_tensors(base).items() if tensor in held}
-    integers = [tensor.dtype for tensor in divided.values() if not tensor.is_floating_point()]
-    if integers:
+    whole = [tensor.dtype for tensor in divided.values() if not tensor.is_floating_point()]
+    if whole or quantization_of(base) is not None:
         raise ValueError(
-            f"weights of {integers[0]} cannot be divided; load the base model without "
-            "quantisation, in bfloat16"
+            f"quantised weights{f' of {whole[0]}' if whole else ''} cannot be divided; load the "
+            "base model without quantisation, in bfloat16"
         )
     digests = keep_digests(base, divided)
     if any(theirs != digests for theirs in gather_object([digests])):

@@ -10,7 +10,7 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from blob_pyro.diagnostics import FeatureDistance
-from blob_pyro.networks import SMOLLM2, load_tokenizer
+from blob_pyro.networks import SMOLLM2, Quantization, load_tokenizer
 from blob_pyro.recipe.methods import find_method
 from blob_pyro.recipe.network import load_network
 from blob_pyro.recipe.posterior import Posterior
@@ -43,6 +43,7 @@ def fine_tune(
     tokenizer: PreTrainedTokenizerBase | None = None,
     validation: Dataset | float | None = None,
     dtype: torch.dtype = torch.float32,
+    quantization: Quantization | None = None,
     checkpoints: CheckpointConfig | None = None,
     accelerator: Accelerator | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
@@ -77,6 +78,9 @@ def fine_tune(
         fifth.
     dtype
         Floating dtype of the base model's weights.
+    quantization
+        ``"4bit"`` or ``"8bit"`` quantises the layers of the base model while it is loaded, with
+        bitsandbytes.  A loaded network is quantised or not.
     checkpoints, accelerator, on_step
         See :func:`blob_pyro.training.fit`.
     progress
@@ -115,6 +119,8 @@ def fine_tune(
     examples = task.load("train").data
     if validation is None and recipe.needs_validation and "validation" in task.splits:
         validation = task.load("validation").data
+    # Before the network is loaded: it says on which device.
+    accelerator = accelerator or Accelerator()
     if isinstance(model, str):
         tokenizer = tokenizer or load_tokenizer(model)
         model = load_network(
@@ -124,9 +130,14 @@ def fine_tune(
             seed=recipe.training.seed,
             pooling=recipe.pooling,
             head=find_method(recipe.method).needs_head,
+            quantization=quantization,
+        )
+    elif quantization is not None:
+        raise ValueError(
+            f"quantization={quantization!r} is for a model that is given by its name; this one is "
+            "loaded already, with quantization_config=... or without"
         )
     tokenizer = tokenizer or load_tokenizer(str(model.name_or_path))
-    accelerator = accelerator or Accelerator()
     console = Console(stderr=True, quiet=not (progress and accelerator.is_main_process))
     recipe = recipe.for_data(len(examples), accelerator.num_processes)
     with TrainingProgress(recipe.method, recipe.num_steps, console) as show:

@@ -20,6 +20,7 @@ def load_network(
     seed: int = 0,
     pooling: Pooling = "auto",
     head: bool = False,
+    quantization: str | None = None,
 ) -> PreTrainedModel:
     """Load the network that can be fine-tuned to a task.
 
@@ -37,11 +38,13 @@ def load_network(
         What an encoder's head reads, see :func:`blob_pyro.networks.load_sequence_classifier`.
     head
         Whether a causal LM gets a head, too, which reads a text's last token.
+    quantization
+        See :func:`blob_pyro.networks.load_causal_lm`.
 
     Returns
     -------
     PreTrainedModel
-        On the CPU.
+        On the CPU, or where bitsandbytes puts it.
 
     Raises
     ------
@@ -54,13 +57,20 @@ def load_network(
             raise ValueError(
                 f"pooling={pooling!r}: {name} is a causal LM, which has no head; leave pooling out"
             )
-        return load_causal_lm(name, dtype)
+        return load_causal_lm(name, dtype, quantization=quantization)
     if isinstance(task, MultipleChoiceTask):
         raise ValueError(
             f"{task.name} has questions with options, which need a causal LM without a head, but "
             f"{name} is an encoder or gets a head; give another model or method, or a task of texts"
         )
-    return load_sequence_classifier(name, len(task.class_names), dtype, seed=seed, pooling=pooling)
+    return load_sequence_classifier(
+        name,
+        len(task.class_names),
+        dtype,
+        seed=seed,
+        pooling=pooling,
+        quantization=quantization,
+    )
 
 
 def has_head(network: nn.Module) -> bool:
@@ -99,8 +109,8 @@ def lora_config(
     Raises
     ------
     ValueError
-        If ``target_modules`` is None and PEFT knows none for the architecture, or ``latent_layers``
-        are more than it has.
+        If ``target_modules`` is None and PEFT knows none for the architecture, ``latent_layers``
+        are more than it has, or what is trained whole is quantised.
     """
     kind = network.config.model_type
     if target_modules is None and kind not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
@@ -147,6 +157,13 @@ def _trained_whole(network: PreTrainedModel) -> list[str]:
         for name in getattr(network, "new_modules", ())
         if name.partition(".")[0] not in behind_backbone
     ]
+    for name in (*behind_backbone, *new):
+        kinds = {(type(p), p.is_floating_point()) for p in network.get_submodule(name).parameters()}
+        if kinds != {(nn.Parameter, True)}:
+            raise ValueError(
+                f"{name} is quantised and has to be trained; load the network with "
+                f"llm_int8_skip_modules=[{name!r}, ...], or by its name with quantization=..."
+            )
     return heads + new
 
 

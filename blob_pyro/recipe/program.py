@@ -15,6 +15,7 @@ from blob_pyro.diagnostics import FeatureDistance
 from blob_pyro.files.config import AnswersRecord
 from blob_pyro.guides import LoraGuide
 from blob_pyro.models import BayesianLora, Classifier, SequenceClassifier
+from blob_pyro.networks import quantization_of
 from blob_pyro.recipe.network import switch_task
 from blob_pyro.recipe.predictions import prediction_settings
 from blob_pyro.tasks import (
@@ -74,12 +75,14 @@ class Program:
         sites = self.guide.scale()
         scales = torch.cat([scale.flatten().float() for scale in sites.values()])
         base = self.model.network.peft_config[self.model.adapter].base_model_name_or_path
+        quantization = quantization_of(self.model.network)
         lines = [
             f"method: {self.method or 'unknown'} ({type(self.guide).__name__})",
             f"latents: {scales.numel():,} at {len(sites)} sites",
             f"standard deviations: {scales.min():.2g} to {scales.max():.2g}, "
             f"median {scales.median():.2g}",
-            f"base model: {base or type(self.model.network.get_base_model()).__name__}",
+            f"base model: {base or type(self.model.network.get_base_model()).__name__}"
+            + (f", quantised by {quantization['quant_method']}" if quantization else ""),
             f"likelihood: {type(self.model).__name__}",
         ]
         if isinstance(self.task, TextClassificationTask):

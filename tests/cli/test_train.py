@@ -116,3 +116,14 @@ def test_a_threshold_is_chosen_on_the_rows_that_are_held_out(
     answers = load(tmp_path / "out").answers
     assert answers is not None
     assert (answers.num_examples, answers.num_samples) == (6, 2)
+
+
+def test_a_quantised_base_model(
+    train: Callable[..., Any], tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    result = train("--quantization", "4bit")
+    assert result.exit_code == 0, result.output
+    assert "quantised by bitsandbytes" in repr(load(tmp_path / "out"))
+    predicted = invoke("predict", str(tmp_path / "out"), "no toner", "--num-samples", "2")
+    assert predicted.exit_code == 0, predicted.output
