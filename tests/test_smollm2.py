@@ -75,8 +75,7 @@ def test_a_quantised_base_is_a_smaller_network_of_its_dequantised_weights(
     posterior = fine_tune(
         task, SMOLLM2, quantization=quantization, num_steps=2, batch_size=2, progress=False
     )
-    model, guide = posterior.model, posterior.guide
-    state = model.network.get_base_model().state_dict()
+    state = posterior.model.network.get_base_model().state_dict()
     held = sum(t.nbytes for name, t in state.items() if ".layers." in name and "lora" not in name)
     whole = sum(p.nbytes for name, p in network.named_parameters() if ".layers." in name)
     assert held < {"4bit": 0.14, "8bit": 0.26}[quantization] * whole
