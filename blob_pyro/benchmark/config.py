@@ -61,18 +61,18 @@ class TaskConfig(Settings):
     def _divides(self) -> Self:
         if self.num_classes and (self.max_train is None or self.max_train % self.num_classes):
             raise ValueError(
-                f"max_train={self.max_train} examples are not as many of each of "
+                f"max_train={self.max_train} examples cannot be divided evenly among "
                 f"{self.num_classes} classes; give a multiple of num_classes"
             )
         if self.num_classes and self.max_validation:
             raise ValueError(
-                "num_classes chooses the training examples by class, and some of max_validation's "
-                "would be among them; give validation_fraction in its place"
+                "max_validation would take some of the training examples that num_classes chooses; "
+                "give validation_fraction instead"
             )
         if self.validation_fraction and self.max_validation:
             raise ValueError(
-                "validation_fraction takes validation examples out of max_train, and "
-                "max_validation others beside it; leave one of them out"
+                "validation_fraction and max_validation both choose validation examples; leave one "
+                "of them out"
             )
         return self
 
@@ -135,7 +135,7 @@ class BenchmarkConfig(Settings):
             for other in config.ood:
                 if self._kind(other) is not kind:
                     raise ValueError(
-                        f"{name}: ood {other!r} is not of its kind; questions and texts do not mix"
+                        f"{name}: ood {other!r} is of another kind; questions and texts do not mix"
                     )
             if config.num_classes and kind is not TextClassificationTask:
                 raise ValueError(f"{name}: questions have no classes; leave num_classes out")
@@ -250,8 +250,8 @@ def _check_refitted(name: str, methods: Mapping[str, MethodConfig]) -> None:
     wanted, made = methods[start].recipe, own.start_recipes()[0]
     if wanted != made:
         raise ValueError(
-            f"methods.{name} holds out a part of the examples of {start}, so it is fitted anew, "
-            f"with settings of its own that differ from those of {start}; give both the same"
+            f"methods.{name} fits {start} again, since it holds out a part of the examples, but "
+            f"its settings differ from those of {start}; give both the same"
         )
 
 

@@ -24,7 +24,7 @@ def benchmark_task(
     if name not in config.tables:
         task = find_task(name)
     elif data_dir is None:
-        raise ValueError(f"{name} is a table of the data's folder; say with --data-dir where it is")
+        raise ValueError(f"{name} is a table in a folder; give the folder as --data-dir")
     else:
         task = _table_task(name, config.tables[name], data_dir)
     number = config.tasks[name].num_classes if name in config.tasks else None
@@ -67,7 +67,10 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for line, row in json_lines(file):
         place = f"{file}, line {line}"
         if not isinstance(row.get("text"), str) or not isinstance(row.get("label", 0), str | None):
-            raise ValueError(f"{place}: has no text, or a label that is none; mend the row")
+            raise ValueError(
+                f"{place}: the text or the label is not a text; correct the row (null is the "
+                "label of a stranger)"
+            )
         yield place, {"id": str(row.get("id", line)), "text": row["text"], "label": row["label"]}
 
 
@@ -134,8 +137,8 @@ def training_and_validation_data(
         return training_data(task, config, data_dir, seed), validation.data
     if config.max_validation is None:
         raise ValueError(
-            f"{task.name} has no validation examples beside those of the test; say with "
-            "'max_validation: 100' how many training examples to keep for it"
+            f"{task.name} has no validation examples that the test does not use; give "
+            "'max_validation: 100', or another number of training examples to hold out"
         )
     # In the order of task.load, so that all methods are fitted to the same examples.
     examples = task.load("train", data_dir=data_dir).data.shuffle(seed=seed)
@@ -143,8 +146,8 @@ def training_and_validation_data(
     wanted = num_train + config.max_validation
     if num_train < 1 or wanted > len(examples):
         raise ValueError(
-            f"{task.name} has {len(examples)} training examples, too few for "
-            f"{config.max_validation} to stop by and {config.max_train or 'some'} others to fit"
+            f"{task.name} has {len(examples)} training examples, too few to hold out "
+            f"{config.max_validation} and to train on {config.max_train or 'some'} others"
         )
     return examples.select(range(num_train)), examples.select(range(num_train, wanted))
 

@@ -44,7 +44,7 @@ def demo(
     model: Model = DEFAULT_MODEL,
     num_steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Gradient steps of each method; else those of minutes."),
+        typer.Option(min=1, help="Gradient steps of each method; few if left out, for minutes."),
     ] = None,
     num_samples: NumSamples = 10,
     seed: Seed = 0,

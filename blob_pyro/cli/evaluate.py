@@ -33,8 +33,8 @@ def evaluate(
     ood: Annotated[
         list[str] | None,
         typer.Option(
-            help="Table of texts out of distribution, which need no labels, or "
-            "another such task; repeatable."
+            help="Table of texts out of distribution, without labels, or another task of the "
+            "same kind; repeatable."
         ),
     ] = None,
     data_dir: options.DataDir = None,
@@ -52,10 +52,10 @@ def evaluate(
 ) -> None:
     """Measure accuracy and calibration of a saved posterior, with 95 % bootstrap intervals.
 
-    Every data set's draws of the logits, labels and ids are saved as a .npz file; how well --ood
-    is told apart is printed as AUROC and drawn as histograms. Of the first data set, a table and a
-    picture show how many errors are left if only the surest answers are given; without
-    --output-dir, the posterior's model card gets its metrics.
+    For every data set, the draws of the logits, the labels and the ids are saved as a .npz file.
+    For --ood, an AUROC is printed and histograms are drawn. For the first data set, a table and a
+    picture show how many errors are left if only the surest answers are given. Without
+    --output-dir, its metrics are written to the posterior's model card.
 
     Example: `blob-pyro evaluate blob_pyro_demo/posterior --num-samples 10`
 
@@ -148,8 +148,8 @@ def _first(folder: Path, trained: Task, source: Source, selection: Selection) ->
     texts = source.find(0, selection, names)
     if texts.name == trained.name:
         print_warning(
-            f"{source.data} is called like what {folder} was fitted to; examples of the training "
-            "measure what was learnt by heart"
+            f"{source.data} has the name of the file that {folder} was fitted to; metrics of "
+            "training examples are too good"
         )
     # A table that nothing is held out from is one of training examples; these are all to test on.
     return replace(texts, splits={"test": texts.splits["train"]})
@@ -165,8 +165,8 @@ def _trained_on(folder: Path, trained: Task) -> Task:
         if (known.class_names, known.prompt) == (trained.class_names, trained.prompt):
             return known
     raise ValueError(
-        f"{folder} was fitted to {trained.name}, whose texts it does not hold; give texts with "
-        "--data, or name a --task"
+        f"{folder} was fitted to {trained.name}, whose texts are not saved with it; give texts "
+        "with --data, or name a --task"
     )
 
 

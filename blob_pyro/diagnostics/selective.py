@@ -89,8 +89,8 @@ class AnswerThresholds(Settings):
             f"no threshold keeps the error at {max_error:.3g} with {self.confidence_level:.3g} "
             f"confidence: of {self.num_examples} held-out examples, the lowest bound is "
             f"{bounds[lowest]:.3g} ({self.errors[lowest]} errors in {self.answered[lowest]} "
-            f"answers); it takes {needed} answers without an error, and more with some, so hold "
-            "out more examples or raise max_error"
+            f"answers); {needed} answers without an error would be enough, so hold out more "
+            "examples or raise max_error"
         )
 
 

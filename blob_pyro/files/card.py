@@ -149,8 +149,8 @@ def write_metrics(
     known = 0 if is_users_card(path) else card_metrics(path)[1]
     if known > num_examples:
         warnings.warn(
-            f"{path} keeps its metrics of {known} examples, which say more than those of "
-            f"{num_examples}",
+            f"{path} keeps its metrics of {known} examples, since the new ones are of "
+            f"{num_examples} only",
             stacklevel=2,
         )
         return

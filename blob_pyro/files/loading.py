@@ -157,8 +157,8 @@ def _base_network(
     # Before a head of any size is made.
     if classes not in {len(tensor) for key, tensor in tensors.items() if ".lora_" not in key}:
         raise ValueError(
-            f"{folder / CONFIG_FILE}: num_classes is {classes}, and {ADAPTER_FILE} has no head of "
-            "as many; restore the folder from a copy, or pass the network as base_model"
+            f"{folder / CONFIG_FILE}: num_classes is {classes}, but {ADAPTER_FILE} has no head "
+            "with so many; restore the folder from a copy, or pass the network as base_model"
         )
     network = load_sequence_classifier(
         name, classes, dtype, pooling=config.pooling, quantization=quantization

@@ -114,8 +114,8 @@ class SiteRecords:
         axis = self._axes[name]
         if axis is None:
             raise ValueError(
-                f"site {name!r}: text alone never reaches its layer, so that nothing is known "
-                "about where it has the examples; leave the layer out of target_modules"
+                f"site {name!r}: text alone never reaches its layer, so the axis of its examples "
+                "is unknown; leave the layer out of target_modules"
             )
         tensors = [tensor.transpose(0, axis) for tensor in tensors]
         for tensor in tensors:

@@ -223,7 +223,7 @@ def _check_cache(model: BayesianLora, draw: Draw, padded: bool, use_cache: bool 
             written = network.generate(**align_padding(texts, "left"), generation_config=plain)
         except Exception as error:
             raise ValueError(
-                f"{kind} can't go on with two texts at once ({error}); {_WAY_OUT}"
+                f"{kind} can't continue two texts at once ({error}); {_WAY_OUT}"
             ) from error
         alone = [
             network(torch.cat([ids[mask == 1], new])[None], use_cache=False).logits
@@ -234,12 +234,12 @@ def _check_cache(model: BayesianLora, draw: Draw, padded: bool, use_cache: bool 
     if not same(network, found, wanted):
         if padded:
             raise ValueError(
-                f"{kind} reads padding, so that it would write other texts than after each prompt "
-                "alone; give prompts of one length, or one at a time"
+                f"{kind} reads padding, so it would write other texts than for each prompt alone; "
+                "give prompts of one length, or one at a time"
             )
         raise ValueError(
-            f"{kind} goes on with two texts at once in another way than it reads each: its cache "
-            f"mixes them, or Transformers' generate gives it other positions; {_WAY_OUT}"
+            f"{kind} continues two texts at once in another way than each alone: its cache mixes "
+            f"them, or Transformers' generate gives it other positions; {_WAY_OUT}"
         )
     passed.add((padded, use_cache))
 

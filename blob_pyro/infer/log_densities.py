@@ -79,7 +79,7 @@ def _log_q(guide: LoraGuide, name: str, value: torch.Tensor) -> torch.Tensor:
     posterior = at(name)
     if isinstance(posterior, dist.Delta | ColumnDropout):
         raise ValueError(
-            f"{type(guide).__name__} puts site {name!r} on points, which have no density; leave "
+            f"{type(guide).__name__} has points for site {name!r}, which have no density; leave "
             "log_prior and log_q out"
         )
     if value.shape[1:] != posterior.event_shape or value.dim() != 1 + len(posterior.event_shape):

@@ -115,9 +115,9 @@ class LoraProjection(PyroModule):
             return apply_weight(self.weight, x.shape[:-1], name=self.name)(x)
         if self.training and torch.is_grad_enabled():
             raise ValueError(
-                f"the network is trained by itself, where the latent weight {self.name!r} would "
-                "stay at its mean; train the model and its guide (blob_pyro.training.fit, SVI), or "
-                "call network.eval() to predict"
+                f"the network is trained without its guide, so the latent weight {self.name!r} "
+                "would stay at its mean; train the model and its guide (blob_pyro.training.fit, "
+                "SVI), or call network.eval() to predict"
             )
         return nn.functional.linear(x, self.mean_weight)
 

@@ -29,8 +29,8 @@ def check_saveable(net: PeftModel, adapter: str) -> None:
     for name, allowed in _ALLOWED.items():
         if (value := getattr(config, name, allowed[0])) not in allowed:
             raise ValueError(
-                f"LoraConfig({name}={value!r}) changes the base model, by whose weights a saved "
-                f"posterior knows it again; use one of {list(allowed)}"
+                f"LoraConfig({name}={value!r}) changes the base model's weights, which a saved "
+                f"posterior compares at loading; use one of {list(allowed)}"
             )
     layers = {n: m for n, m in net.named_modules() if isinstance(m, LoraLayer) and adapter in m.r}
     for name, layer in layers.items():
@@ -42,14 +42,14 @@ def _check_layer(name: str, layer: LoraLayer, adapter: str) -> None:
     others = [active for active in layer.active_adapters if active != adapter]
     if others and adapter in layer.active_adapters:
         raise ValueError(
-            f"layer {name!r}: the adapters {others} are active beside {adapter!r}, whose posterior "
-            f"would not hold them; call peft_model.set_adapter({adapter!r})"
+            f"layer {name!r}: the adapters {others} are active too, and would not be saved with "
+            f"the posterior of {adapter!r}; call peft_model.set_adapter({adapter!r})"
         )
     rank, alpha = layer.r[adapter], layer.lora_alpha[adapter]
     configured = alpha / (math.sqrt(rank) if layer.use_rslora.get(adapter) else rank)
     if not math.isclose(layer.scaling[adapter], configured):
         raise ValueError(
-            f"layer {name!r} scales its update by {layer.scaling[adapter]:g}, where its "
+            f"layer {name!r} scales its update by {layer.scaling[adapter]:g}, but its "
             f"configuration says {configured:g}; set lora_alpha in LoraConfig in place of set_scale"
         )
 

@@ -363,17 +363,16 @@ class BayesianLora(PyroModule):
         self.example_axes()
         if self._beside_texts:
             raise ValueError(
-                f"several draws can't share a pass over {sorted(other)}, since texts never reach "
-                f"the layer of site {self._beside_texts[0]!r} and nothing is known of where it has "
-                "the examples; use one draw a pass (parallel=False), or leave the layer out of "
-                "target_modules"
+                f"several draws can't share a pass over {sorted(other)}: texts never reach the "
+                f"layer of site {self._beside_texts[0]!r}, so the axis of its examples is unknown; "
+                "use one draw a pass (parallel=False), or leave the layer out of target_modules"
             )
         kind = other, len(batch["input_ids"]) > 1
         if kind not in self._tiles:
             self._tiles[kind] = self._tiles_rightly(batch, logits)
         if not self._tiles[kind]:
             raise ValueError(
-                f"{type(self.network.get_base_model()).__name__} gives other logits where its "
+                f"{type(self.network.get_base_model()).__name__} gives other logits if its "
                 f"inputs {sorted(other)} are repeated for a second draw; use one draw a pass "
                 "(parallel=False)"
             )
@@ -415,19 +414,19 @@ class BayesianLora(PyroModule):
         layer = next(iter(self.sites.values())).layer
         if any(site.layer.merged for site in self.sites.values()):
             raise ValueError(
-                f"the adapter {self.adapter!r} is merged into the network, where its draws have no "
+                f"the adapter {self.adapter!r} is merged into the network, so its draws have no "
                 "effect; call model.network.unmerge_adapter() first"
             )
         if layer.disable_adapters:
             raise ValueError(
-                f"the adapter {self.adapter!r} is disabled, where its draws have no effect; call "
+                f"the adapter {self.adapter!r} is disabled, so its draws have no effect; call "
                 "model.network itself for the base model, or enable the adapter first"
             )
         there: Any = self.network.get_submodule(self._first_layer)
         if there is not layer:
             raise ValueError(
                 f"the adapter {self.adapter!r} is no longer in the network (unload was called), "
-                "where its draws have no effect; make a new model of the network"
+                "so its draws have no effect; make a new model of the network"
             )
         active = layer.active_adapters
         if self.adapter not in active:

@@ -70,7 +70,7 @@ def example_axes(net: PeftModel, sites: Mapping[str, LoraSite]) -> dict[str, int
     except Exception as error:
         raise ValueError(
             f"{type(net.get_base_model()).__name__} can't read five made-up texts ({error}), "
-            "so that it is unknown where its layers have the examples; use flipout=False, one draw "
+            "so the axis of the examples in its layers is unknown; use flipout=False, one draw "
             "a pass (parallel=False) and a method other than Laplace"
         ) from error
     for name, found in axes.items():

@@ -32,7 +32,7 @@ def checked_labels(labels: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     if labels.shape != shape:
         raise ValueError(
             f"labels have the shape {tuple(labels.shape)} but this batch needs {tuple(shape)}: "
-            "an integer for each example (a text to be written: for each of its tokens)"
+            "an integer for each example (CausalLM: for each token)"
         )
     return labels.long()
 

@@ -147,7 +147,7 @@ class OptionLikelihood(Classifier):
         if packed.num_leading < 1:
             raise ValueError(
                 f"option_ids has {packed.option_ids.shape[1]} columns and input_ids "
-                f"{packed.input_ids.shape[1]}, so no prompt is there to predict an option's first "
+                f"{packed.input_ids.shape[1]}, so there is no prompt to predict an option's first "
                 "token; give a prompt of a token or more"
             )
         if is_validation_enabled() and not bool(packed.has_prompt().all()):

@@ -92,7 +92,7 @@ def padding_is_exact(network: nn.Module, logits: Callable[[Batch], torch.Tensor]
         found = logits(texts)
     except ValueError as error:
         raise ValueError(
-            f"{_kind(network)} takes no two texts at once ({error}); if it knows no padding token, "
+            f"{_kind(network)} can't read two texts at once ({error}); if it has no padding token, "
             "set network.config.pad_token_id to its tokenizer's, or to any token if that has none"
         ) from error
     return same(network, found, wanted)
@@ -126,8 +126,8 @@ def check_causal(network: nn.Module) -> None:
         raise ValueError(f"{_kind(network)} can't read a text ({error}); {way_out}") from error
     if not same(network, second[:-1], first[:-1]):
         raise ValueError(
-            f"{_kind(network)} reads the text that it is to predict: a token changes the logits of "
-            f"those before it; {way_out}"
+            f"{_kind(network)} is not causal: a token changes the logits of the tokens before it; "
+            f"{way_out}"
         )
 
 

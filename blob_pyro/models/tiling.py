@@ -30,7 +30,7 @@ def check_inputs(batch: Mapping[str, Any]) -> None:
     for name, value in batch.items():
         if not isinstance(value, torch.Tensor) or value.dim() == 0:
             raise ValueError(
-                f"{name} is {value!r:.80}, where a tensor with rows is needed; pass the tensors of "
+                f"{name} is {value!r:.80}, but a tensor with rows is needed; pass the tensors of "
                 "the tokenizer or processor (return_tensors='pt'), and leave options out"
             )
     positions = batch.get("position_ids")

@@ -88,7 +88,7 @@ def _read_by_head(network: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.
         network(**inputs)
     if not read:
         raise ValueError(
-            f"{type(network).__name__} has no linear layer with {classes} outputs, so nothing says "
-            "what its features are; load it with AutoModelForSequenceClassification"
+            f"{type(network).__name__} has no linear layer with {classes} outputs, so its features "
+            "are unknown; load it with AutoModelForSequenceClassification"
         )
     return read[0]

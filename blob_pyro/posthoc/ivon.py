@@ -232,7 +232,7 @@ def _posterior_settings(
     hess_init = 1 / (ess * init_scale**2) - decay
     if hess_init <= 0:
         raise ValueError(
-            f"init_scale={init_scale} lets the posterior start no narrower than the prior's "
-            f"{model.prior.scale:.3g}; give one below that"
+            f"init_scale={init_scale} is not below the prior's {model.prior.scale:.3g}, but IVON "
+            "has to start narrower than the prior; give a smaller one"
         )
     return {"ess": ess, "weight_decay": decay, "hess_init": hess_init}

@@ -177,8 +177,8 @@ def _precision(model: Classifier, given: float | str | None) -> float:
         return float(model.prior.scale**-2)
     if not isinstance(given, (int, float)):
         raise ValueError(
-            f"prior_precision={given!r}, and the prior is {model.prior!r}; give a number, or "
-            "'marginal_likelihood'"
+            f"prior_precision={given!r}, but the prior {model.prior!r} has no single precision; "
+            "give a number, or 'marginal_likelihood'"
         )
     return given
 

@@ -72,7 +72,7 @@ def linear_probe(
     if len(absent := set(range(len(weight))) - {*labels.tolist()}) and bias is None:
         raise ValueError(
             f"no example has the classes {sorted(absent)}, and the network's last layer has no "
-            "bias to say so; give examples of every class"
+            "bias to rule them out; give examples of every class"
         )
     center = features.mean(axis=0) * (bias is not None)
     # One for all features: dividing by its own would blow up the noise of one that hardly varies.
@@ -150,7 +150,9 @@ class _Regression:
 
         most = int(np.bincount(self.labels).max())
         if most < 2:
-            raise ValueError("no class has two examples, to choose C by; give more examples")
+            raise ValueError(
+                "no class has two examples, so cross-validation cannot choose C; give more examples"
+            )
         folds = StratifiedKFold(min(_NUM_FOLDS, most), shuffle=True, random_state=seed)
         with warnings.catch_warnings():
             # A class may have fewer examples than there are folds.

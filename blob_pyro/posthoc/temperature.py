@@ -70,7 +70,7 @@ def fit_temperature(
     absent = logits.isneginf()
     if per_class and bool(absent.any()):
         raise ValueError(
-            "per_class=True: some questions lack options, so options are no classes; use one "
+            "per_class=True: some questions have fewer options, so options are no classes; use one "
             "temperature for all (per_class=False)"
         )
     logits = logits.detach().double().masked_fill(absent, _ABSENT)
@@ -101,8 +101,8 @@ def _warn_of_bounds(logits: torch.Tensor, labels: torch.Tensor, found: torch.Ten
             if _nll(logits / at_bound, labels) <= nll:
                 warnings.warn(
                     f"the temperature {float(found[index]):.3g} is not the best: the {len(labels)} "
-                    f"held-out examples are no less likely at the bound {bound:.3g}, so they do "
-                    "not tell how sure to be; hold out more examples",
+                    f"held-out examples are as likely at the bound {bound:.3g}; hold out more "
+                    "examples",
                     stacklevel=3,
                 )
 
@@ -158,13 +158,13 @@ def calibrate(
     draws = 0 if getattr(guide, "is_point", False) else num_samples
     if draws and getattr(guide, "predictive", "network") == "probit":
         raise ValueError(
-            "predictive='probit' shrinks logits by variances that depend on the temperature, so "
-            "none can be fitted to them; make the guide with predictive='linearised'"
+            "predictive='probit' divides logits by variances that depend on the temperature, so "
+            "no temperature can be fitted; make the guide with predictive='linearised'"
         )
     if getattr(guide, "predictive", "network") == "dirichlet":
         raise ValueError(
-            "another temperature would part a distilled posterior from its adapter, and change how "
-            "sure its logits are; take the posterior that it was distilled from"
+            "a distilled posterior cannot be calibrated, since its adapter would then give other "
+            "probabilities; calibrate the posterior that it was distilled from, and distil again"
         )
     with in_turn(), model.use.running():
         temperature = model.temperature

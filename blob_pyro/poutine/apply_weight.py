@@ -71,9 +71,9 @@ def along(axis: int | None, applied: AppliedWeight, name: str) -> AppliedWeight:
 
 def _refuse(name: str, x: torch.Tensor) -> torch.Tensor:
     raise ValueError(
-        f"site {name!r}: text alone never reaches its layer (input {(*x.shape,)}), so nothing is "
-        "known about where it has the examples; leave it out of target_modules, or use one draw a "
-        "pass (parallel=False, flipout=False)"
+        f"site {name!r}: text alone never reaches its layer (input {(*x.shape,)}), so the axis of "
+        "its examples is unknown; leave it out of target_modules, or use one draw a pass "
+        "(parallel=False, flipout=False)"
     )
 
 

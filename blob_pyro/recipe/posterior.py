@@ -150,8 +150,8 @@ class Posterior(Predictor):
         found = float(calibrate(self.classifier, self.guide, loader, num_samples, seed))
         if before is not None and self.answers is None:
             warnings.warn(
-                f"the threshold {before.threshold:.4f} held at another temperature and is dropped; "
-                "call choose_threshold again",
+                f"the threshold {before.threshold:.4f} was chosen at another temperature and is "
+                "dropped; call choose_threshold again",
                 stacklevel=2,
             )
         return found

@@ -167,7 +167,7 @@ class Predictor(Program):
         draws, drawn_by = (data.settings.get(name, 0) for name in ("num_samples", "seed"))
         if data.settings != prediction_settings(self.classifier, self.guide, draws, drawn_by):
             raise ValueError(
-                "these predictions were not made as this posterior predicts; make new ones"
+                "these predictions were not made by this posterior as it is now; make new ones"
             )
         rows = self._not_trained_on(data.texts) if data.texts else slice(None)
         thresholds = answer_thresholds(

@@ -123,7 +123,7 @@ class Recipe(Settings):
         if self.start_scale > _WIDEST * self.prior_scale and self.method != "scalabl":
             raise ValueError(
                 f"init_scale={self.init_scale} is wider than the prior's {self.prior_scale}. It is "
-                "the standard deviation itself, no longer its root: what was 0.3 is 0.09 now"
+                "a standard deviation, and no longer its square root: give 0.09 in place of 0.3"
             )
         return self
 

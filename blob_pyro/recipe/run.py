@@ -155,8 +155,8 @@ def run_recipe(
     recipe = recipe.for_data(len(data), accelerator.num_processes)
     if checkpoints is not None and recipe.num_steps == 0:
         raise ValueError(
-            f"method {recipe.method!r} has no step that a checkpoint could hold, so no run can "
-            "go on from one; leave checkpoints (--save-every) out"
+            f"method {recipe.method!r} takes no steps, so there is nothing to resume; leave "
+            "checkpoints (--save-every) out"
         )
     if recipe.pooling not in ("auto", pooling_of(base_model)):
         raise ValueError(

@@ -222,7 +222,7 @@ def parsed_rows(
             if not skip_bad_rows:
                 reason = f"has no {error}" if isinstance(error, KeyError) else error
                 raise ValueError(
-                    f"{place}: {reason}; mend the row, or leave it out with --skip-bad-rows"
+                    f"{place}: {reason}; correct the row, or leave it out with --skip-bad-rows"
                 ) from error
             example = None
         yield example

@@ -93,7 +93,7 @@ def table_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     for column in columns if names else ():
         check_column(f"{path}: ", names, column)
         if names.count(column) > 1:
-            raise ValueError(f"{path}: the column {column!r} stands twice in the header")
+            raise ValueError(f"{path}: the column {column!r} is twice in the header")
     yield from ((line, names, cells) for line, cells in rows)
 
 
@@ -199,7 +199,7 @@ def json_row(place: str, line: int, text: str) -> dict[str, Any]:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
     if repeated:
-        raise ValueError(f"the key {repeated[0]!r} stands twice in one object; leave one out")
+        raise ValueError(f"the key {repeated[0]!r} is twice in one object; leave one out")
     return dict(pairs)
 
 

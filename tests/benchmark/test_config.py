@@ -70,7 +70,7 @@ def test_a_method_starts_from_a_recipe(content: Any, write: Any) -> None:
         ({"methods": {"a": {"options": {"x": 1}}}}, "options of method 'blob': 'x' is no setting"),
         ({"split": "train"}, "split='train': use 'test' or 'validation'"),
         ({"dtype": "int8"}, "dtype='int8': use 'float32', 'bfloat16'"),
-        ({"tasks": {"boolq": {"ood": ["glue_rte"]}}}, "ood 'glue_rte' is not of its kind; quest"),
+        ({"tasks": {"boolq": {"ood": ["glue_rte"]}}}, "ood 'glue_rte' is of another kind; quest"),
         ({"seeds": []}, r"seeds=\[\]: give at least 1"),
         ({"max_test": "ten"}, "max_test='ten': give a whole number"),
         ({"max_test": 0}, "max_test=0: give a number of at least 1"),

@@ -100,13 +100,13 @@ def test_a_task_with_fewer_test_questions_than_the_limit_has_all_of_them(
     [
         (
             TaskConfig(max_train=3),
-            "openbookqa has no validation examples beside those of the test; s",
+            "openbookqa has no validation examples that the test does not use; g",
         ),
         (
             TaskConfig(max_train=3, max_validation=4),
-            "has 6 training examples, too few for 4 to stop by and 3 o",
+            "has 6 training examples, too few to hold out 4 and to train on 3 o",
         ),
-        (TaskConfig(max_validation=6), "too few for 6 to stop by and some others to fit"),
+        (TaskConfig(max_validation=6), "too few to hold out 6 and to train on some others"),
     ],
 )
 def test_too_few_questions_are_refused(config: TaskConfig, message: str, questions: str) -> None:
@@ -182,7 +182,7 @@ def test_a_table_of_the_data_s_folder_is_a_task(desk: Any, with_table: Path) -> 
     two: Any = benchmark_task("two", desk(), with_table)
     assert two.class_names == ("all", "bad")
     assert two.splits["test"]["label"] == [0] * 8 + [1] * 4
-    with pytest.raises(ValueError, match="desk is a table of the data's folder; say with --data"):
+    with pytest.raises(ValueError, match="desk is a table in a folder; give the folder as --data"):
         benchmark_task("desk", desk(), None)
     (with_table / "desk" / "test.jsonl").write_text('{"text": "x", "label": "other"}\n')
     with pytest.raises(ValueError, match=r"test.jsonl, line 1: has the label 'other', which no"):
@@ -202,7 +202,7 @@ def test_the_seed_chooses_classes_and_as_many_examples_of_each(desk: Any, with_t
     assert len(chosen) == 3
     with pytest.raises(ValueError, match="give a multiple of num_classes"):
         desk(num_classes=2, max_train=7)
-    with pytest.raises(ValueError, match="some of max_validation's would be among them"):
+    with pytest.raises(ValueError, match="max_validation would take some of the training"):
         desk(num_classes=2, max_train=8, max_validation=6)
 
 
@@ -237,7 +237,7 @@ def test_what_is_held_out_comes_out_of_the_same_labels(
     assert seen == [(10, None), (10, 0.2), (10, 0.2)]
     assert set(results) == {Cell(name, "desk", 0) for name in methods}
     with pytest.raises(
-        ValueError, match="validation_fraction takes validation examples out of max"
+        ValueError, match="validation_fraction and max_validation both choose"
     ):
         desk(max_train=10, validation_fraction=0.2, max_validation=3)
 
@@ -248,7 +248,7 @@ def test_a_start_that_is_fitted_anew_has_the_settings_of_its_entry(
     desk(max_train=10, validation_fraction=0.2)
     content["methods"]["scaled"] = {"method": "temperature", "start": "blob", "num_samples": [2]}
     with pytest.raises(
-        ValueError, match=r"methods.scaled holds out a part of the examples of blob"
+        ValueError, match=r"methods.scaled fits blob again, since it holds out a part"
     ):
         read_config(write(content))
     content["methods"]["scaled"]["init_scale"] = 0.09

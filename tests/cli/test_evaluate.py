@@ -128,7 +128,7 @@ def test_texts_that_are_not_there_are_asked_for(saved: Any, invoke: Callable[...
     own = type(task)("tickets", task.splits, ("login", "phone"))
     result = invoke("evaluate", saved(own))
     assert result.exit_code == 2
-    assert "was fitted to tickets, whose texts it does not hold; give texts with" in result.stderr
+    assert "was fitted to tickets, whose texts are not saved with it; give texts" in result.stderr
 
 
 def test_the_card_gets_the_metrics_in_distribution(
@@ -218,7 +218,7 @@ def test_a_threshold_that_no_bound_reaches_is_said(
     options = ["--data", str(answered), "--num-samples", "2", "--max-error", "0.01"]
     result = invoke("evaluate", posterior, *options)
     assert result.exit_code == 2
-    assert "it takes 597 answers without an error" in result.stderr
+    assert "597 answers without an error would be enough" in result.stderr
     assert "accuracy" in result.stdout
     assert load(posterior).answers is None
 
@@ -230,4 +230,4 @@ def test_a_file_that_is_called_like_the_training_data_is_noticed(
     path.write_text("text,label\nthe login,login\nmy phone,phone\n")
     result = invoke("evaluate", posterior, "--data", str(path), "--num-samples", "0")
     assert result.exit_code == 0, result.output
-    assert "is called like what" in result.stderr
+    assert "has the name of the file that" in result.stderr

@@ -88,7 +88,7 @@ def test_metrics_of_fewer_examples_replace_none_of_more(tmp_path: Path, program:
     save_posterior(folder, *program, task=TASK)
     write_metrics(folder, METRICS, 40)
     before = card.read_text()
-    with pytest.warns(UserWarning, match="keeps its metrics of 40 examples, which .* those of 9"):
+    with pytest.warns(UserWarning, match="keeps its metrics of 40 examples, since .* of 9 only"):
         write_metrics(folder, {"accuracy": 1.0}, 9, "easy ones")
     assert card.read_text() == before
     write_metrics(folder, {"accuracy": 0.6}, 40)

@@ -99,7 +99,7 @@ def test_what_has_no_density_is_refused(program: Any) -> None:
     ):
         log_densities(guide, {name: draw[0]})
     with pytest.raises(
-        ValueError, match=r"PointEstimateGuide puts site .* on points, which have no"
+        ValueError, match=r"PointEstimateGuide has points for site .*, which have no"
     ):
         log_densities(PointEstimateGuide(model), {name: draw})
 

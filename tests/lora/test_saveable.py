@@ -123,8 +123,8 @@ def two_active(net: Any) -> None:
     ("change", "message"),
     [
         (unfrozen, "1 parameters are trained that a saved adapter does not hold.*norm.weight"),
-        (scaled, "scales its update by 8, where its configuration says 4"),
-        (two_active, r"the adapters \['second'\] are active beside 'default'"),
+        (scaled, "scales its update by 8, but its configuration says 4"),
+        (two_active, r"the adapters \['second'\] are active too, .* the posterior of 'default'"),
     ],
 )
 def test_what_would_be_lost_is_refused(

@@ -70,7 +70,7 @@ def test_a_model_whose_adapter_is_not_active_says_so(two: Any, token_batch: Any)
     message = "active adapter is second, not default, .* call model.network.set_adapter.'default'"
     with pytest.raises(ValueError, match=message):
         models["default"](**token_batch())
-    with net.disable_adapter(), pytest.raises(ValueError, match="is disabled, where its draws"):
+    with net.disable_adapter(), pytest.raises(ValueError, match="is disabled, so its draws"):
         models["default"](**token_batch())
     net.set_adapter("default")
     models["default"](**token_batch())

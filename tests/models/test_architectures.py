@@ -63,7 +63,7 @@ REFUSALS = {
         "Transformers has no gradient checkpointing for it: smaller batches.",
     ),
     "d": (
-        r"takes no two texts at once .* set network.config.pad_token_id",
+        r"can't read two texts at once .* set network.config.pad_token_id",
         "Set `network.config.pad_token_id`.",
     ),
     "e": (
@@ -72,7 +72,7 @@ REFUSALS = {
         "would have no effect: leave them out of `target_modules`.",
     ),
     "f": (
-        r"(reads the text that it is to predict|can't read a text).* AutoModelForCausalLM",
+        r"(is not causal|can't read a text).* AutoModelForCausalLM",
         "It sees the tokens that it is to predict: load a causal language model.",
     ),
     "g": (
@@ -81,7 +81,7 @@ REFUSALS = {
         "that takes `logits_to_keep`.",
     ),
     "h": (
-        r"goes on with two texts at once in another way than it reads each.* use_cache=False",
+        r"continues two texts at once in another way than each alone.* use_cache=False",
         "Its cache mixes the rows of a batch, for which `generate(..., use_cache=False)` is the "
         "way, or Transformers gives it other positions when it writes (RoBERTa), for which there "
         "is none.",

@@ -107,7 +107,7 @@ def test_training_it_is_refused(has_model: bool, fitted: Any, inputs: Any) -> No
     model, _ = fitted
     model.use.has_model = has_model
     model.network.train()
-    with pytest.raises(ValueError, match="the network is trained by itself"):
+    with pytest.raises(ValueError, match="the network is trained without its guide"):
         model.network(**inputs)
     with torch.no_grad():
         model.network(**inputs)

@@ -124,7 +124,7 @@ def test_heads_and_B_learn_too(classifier: Any, token_batch: Any) -> None:
     ("options", "message"),
     [
         ({"kl_scale": 0.0}, r"kl_scale=0.0 must be positive"),
-        ({"init_scale": 0.25}, r"init_scale=0.25 lets .* no narrower than the prior's 0.2"),
+        ({"init_scale": 0.25}, r"init_scale=0.25 is not below the prior's 0.2"),
     ],
 )
 def test_wrong_settings_are_named(

@@ -46,13 +46,13 @@ def test_options_that_a_question_lacks_change_nothing() -> None:
     logits, labels = made_up()
     padded = torch.cat([logits, torch.full_like(logits[..., :1], -torch.inf)], dim=-1)
     torch.testing.assert_close(fit_temperature(padded, labels), fit_temperature(logits, labels))
-    with pytest.raises(ValueError, match=r"per_class=True: some questions lack options.*False"):
+    with pytest.raises(ValueError, match=r"per_class=True: some questions have fewer options.*False"):
         fit_temperature(padded, labels, per_class=True)
 
 
 def test_what_is_always_right_gets_the_least_temperature() -> None:
     logits = torch.eye(3)[None]
-    with pytest.warns(UserWarning, match=r"the 3 held-out .* no less likely at the bound 0.01"):
+    with pytest.warns(UserWarning, match=r"the 3 held-out .* as likely at the bound 0.01"):
         found = fit_temperature(logits, torch.arange(3))
     assert 0.01 <= float(found) < 0.1
 
@@ -69,7 +69,7 @@ def test_what_is_always_right_gets_the_least_temperature() -> None:
 def test_examples_that_tell_no_temperature_are_named(
     logits: list[list[float]], labels: list[int], bound: str
 ) -> None:
-    with pytest.warns(UserWarning, match=f"no less likely at the bound {bound}, so"):
+    with pytest.warns(UserWarning, match=f"as likely at the bound {bound}; hold out"):
         fit_temperature(torch.tensor([logits]), torch.tensor(labels))
 
 
@@ -129,7 +129,7 @@ def test_a_laplace_approximation_is_calibrated_for_what_it_predicts(
     guide = LaplaceGuide(model, 25.0, predictive=predictive)
     held_out = [token_batch(rows=6, seed=seed) for seed in range(3)]
     if predictive == "probit":
-        with pytest.raises(ValueError, match=r"'probit' shrinks .*with predictive='linearised'"):
+        with pytest.raises(ValueError, match=r"'probit' divides .*with predictive='linearised'"):
             calibrate(model, guide, held_out, 4, 0)
         # The network at the mean has no such variances.
         calibrate(model, guide, held_out, 0)

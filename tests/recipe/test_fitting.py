@@ -134,7 +134,7 @@ def test_a_temperature_divides_logits_in_training_and_in_prediction(
 )
 def test_checkpoints_that_would_hold_nothing_are_refused(settings: Any, tmp_path: Path) -> None:
     checkpoints = CheckpointConfig(tmp_path / "c", 1)
-    message = rf"method '{settings['method']}' has no step that .* leave checkpoints \(--save-every"
+    message = rf"method '{settings['method']}' takes no steps, .* leave checkpoints \(--save-every"
     with pytest.raises(ValueError, match=message):
         run_recipe(Recipe(**settings), None, None, TASK, DATA, checkpoints=checkpoints)  # type: ignore[arg-type]
     assert not (tmp_path / "c").exists()

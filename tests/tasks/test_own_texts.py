@@ -125,7 +125,7 @@ def test_bad_rows_are_counted_if_asked(tmp_path: Path) -> None:
         ('text,label\na,x\n"b,y\nc,x\nd,y\n', "line 3: the row that begins here cannot be read"),
         ('text,label\n"b,y\nc,x\n"d, e",y\n', "line 2: the row that begins here cannot be read"),
         ('text,label\n"b,y\nc,x"\nd,y\n', "line 2: the row that begins here goes on to line 3"),
-        ("text,text,label\na,b,x\n", "the column 'text' stands twice in the header"),
+        ("text,text,label\na,b,x\n", "the column 'text' is twice in the header"),
         (f"text,label\na,x\n{'b' * 131_073},x\n", r"line 3: .*field larger than field limit"),
         ("text,label\na,x\nb\0,y\n", "line 3: is not UTF-8 text .a zero byte"),
         ("text,label\ra,x\rb,\r", "line 3: column 'label' is ''"),
@@ -182,7 +182,7 @@ def test_what_the_csv_module_writes_is_read_back(rows: list[tuple[str, str]]) ->
 def test_a_repeated_key_and_one_column_for_both_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": "x", "label": "y"}\n')
-    with pytest.raises(ValueError, match=r"t.jsonl, line 2: .*the key 'label' stands twice"):
+    with pytest.raises(ValueError, match=r"t.jsonl, line 2: .*the key 'label' is twice"):
         read_table(path, test_fraction=0)
     with pytest.raises(ValueError, match="'text' cannot be the text column and the label column"):
         read_table(path, "text", "text")
