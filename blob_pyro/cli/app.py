@@ -142,7 +142,7 @@ def settings() -> None:
 def settings_page() -> str:
     """Write all settings as the page ``docs/settings.md``."""
     lines = ["# Settings", "", *_INTRODUCTION]
-    lines += ["## Of a recipe", "", *_settings_table(Recipe, leave_out={"options", "training"})]
+    lines += ["", "## Of a recipe", "", *_settings_table(Recipe, leave_out={"options", "training"})]
     lines += ["", "## Of training", "", *_settings_table(TrainingConfig)]
     for method in METHODS.values():
         if method.options.model_fields:
@@ -153,9 +153,9 @@ def settings_page() -> str:
 
 _INTRODUCTION = """\
 Every setting has one name in Python, in a benchmark's file and on the command line: \
-`Recipe(rank=4)`, `rank: 4`, `--set rank=4`. Those of training stand in `Recipe.training`, and \
-everywhere else beside the others: `fine_tune(data, num_steps=100)`. `blob-pyro settings` prints \
-this page.
+`Recipe(rank=4)`, `rank: 4`, `--set rank=4`. `Recipe.training` has the settings of training, which \
+`fine_tune(data, num_steps=100)` and `--set num_steps=100` take like the others. `blob-pyro \
+settings` prints this page.
 """.splitlines()
 
 

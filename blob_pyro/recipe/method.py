@@ -122,13 +122,15 @@ class LaplaceOptions(Settings):
     """Of ``lap``."""
 
     max_rank: int = Field(default=10, ge=1)
-    """Most eigenpairs that are kept of each factor."""
+    """Number of eigenpairs that are kept of each factor, at most."""
 
     prior_precision: Annotated[float, Field(gt=0)] | Literal["marginal_likelihood"] | None = None
-    """One over the prior's variance; None takes that of ``prior_scale``."""
+    """One over the prior's variance; None takes that of ``prior_scale``, ``marginal_likelihood``
+    chooses it from the data."""
 
     predictive: Literal["linearised", "probit", "network"] = "linearised"
-    """How it predicts: draws of the linearised network, its probit, or draws of the network."""
+    """How to predict: by draws of the ``linearised`` network, by its ``probit`` formula, or by
+    draws of the ``network`` itself."""
 
 
 class SWAGOptions(Settings):

@@ -46,10 +46,10 @@ class Recipe(Settings):
 
     method: str = "blob"
     """How to be Bayesian, a name of ``blob_pyro.recipe.METHODS``.  ``blob`` learns mean and
-    variance of each weight, ``mle`` is plain LoRA, ``map`` has the prior's penalty too."""
+    variance of each weight, ``mle`` is plain LoRA, ``map`` adds the prior's penalty to it."""
 
     start: str | None = None
-    """Name of the method whose fit it starts from; None for the usual one."""
+    """Name of the method whose fit this method starts from; None for the usual one."""
 
     options: Mapping[str, Any] = Field(default_factory=dict)
     """The method's own settings."""
@@ -64,24 +64,24 @@ class Recipe(Settings):
     """Layers to adapt; None takes PEFT's own for the architecture."""
 
     latent_layers: Annotated[str, Field(pattern=r"^last:[1-9]\d*$")] | None = None
-    """``last:8`` adapts the last eight layers only, so that all draws share the pass through those
+    """``last:8`` adapts the last eight layers only, and all draws share the pass through the layers
     below; None adapts all."""
 
     dropout: float | None = Field(default=None, ge=0, lt=1)
-    """``lora_dropout`` of the adapter; None for the method's own, which is 0 but for ``mcd``."""
+    """``lora_dropout`` of the adapter; None for the method's own: 0.1 for ``mcd``, else 0."""
 
     scoring: CausalScoring = "options"
-    """A causal LM answers by the likelihood of an option's text or of the token that names a class
-    (``options``), or by the letter of one that the prompt lists (``letters``).  A classification
-    head needs neither."""
+    """How a causal LM answers.  ``options`` takes the likelihood of an option's text, or of the
+    token that names a class.  ``letters`` lists the options in the prompt and takes the likelihood
+    of their letters.  A classification head needs neither."""
 
     pooling: Pooling = "auto"
-    """What an encoder's head reads.  It is the ``mean`` of the token vectors, or what the
-    architecture's own ``head`` reads; ``auto`` for the mean if the model's files say so."""
+    """What an encoder's head reads: the ``mean`` of the token vectors, or what the architecture's
+    own ``head`` reads; ``auto`` for the mean if the model's files say so."""
 
     logit_temperature: float = Field(default=1.0, gt=0)
-    """Logits are divided by it, in training as in prediction.  Above 1, a base model that is too
-    sure starts from sensible probabilities."""
+    """Logits are divided by it, in training and prediction.  A value above 1 helps if the base
+    model is overconfident."""
 
     prior_scale: float = Field(default=0.2, gt=0)
     """Standard deviation of the prior over ``A``."""

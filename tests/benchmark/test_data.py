@@ -236,9 +236,7 @@ def test_what_is_held_out_comes_out_of_the_same_labels(
     results = run_benchmark(config, tmp_path / "out", with_table)
     assert seen == [(10, None), (10, 0.2), (10, 0.2)]
     assert set(results) == {Cell(name, "desk", 0) for name in methods}
-    with pytest.raises(
-        ValueError, match="validation_fraction and max_validation both choose"
-    ):
+    with pytest.raises(ValueError, match="validation_fraction and max_validation both choose"):
         desk(max_train=10, validation_fraction=0.2, max_validation=3)
 
 

@@ -86,7 +86,7 @@ def test_another_temperature_drops_the_threshold(
 ) -> None:
     answers = chosen(posterior)
     before = posterior.predictive(HELD_OUT[:9], num_samples=4)
-    with pytest.warns(UserWarning, match="chosen at another temperature and is dropped; call choose"):
+    with pytest.warns(UserWarning, match="chosen at another temperature and is dropped; call"):
         posterior.calibrate(HELD_OUT[:9], LABELS + LABELS[:3], num_samples=4)
     assert posterior.answers is None
     assert posterior.predictive(TEXTS, num_samples=4).threshold is None
