@@ -250,10 +250,12 @@ def check_all(device: str, smoke_test: bool) -> bool:
     for name, (tolerance, compare) in checks(smoke_test).items():
         try:
             pairs = [(found.cpu().double(), wanted.double()) for found, wanted in compare(device)]
-            error = max(
-                float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6))
+            errors = [
+                (found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6)
                 for found, wanted in pairs
-            )
+            ]
+            # Unlike Python's, this maximum is NaN if one of them is.
+            error = float(torch.stack(errors).max())
             fine, shown = error <= tolerance, f"{error:.1e}"
         except Exception as problem:  # The other checks shall run.
             fine, shown = False, f"{type(problem).__name__}: {problem}".splitlines()[0]
