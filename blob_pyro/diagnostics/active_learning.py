@@ -111,7 +111,7 @@ bald = mutual_information
 
 
 def variation_ratio(logits: Values) -> FloatArray:
-    """Give the probability that the predicted class is wrong, by the model's own account.
+    """Give the model's own probability that the predicted class is wrong.
 
     ``1 - max_c 1/K sum_k p_k(c)``
 

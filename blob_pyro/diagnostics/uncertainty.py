@@ -37,7 +37,7 @@ def predictive_entropy(logits: Values) -> FloatArray:
 
 
 def expected_entropy(logits: Values) -> FloatArray:
-    """Mean entropy of the draws: the aleatoric uncertainty, which more data leaves.
+    """Mean entropy of the draws: the aleatoric uncertainty, which more data do not remove.
 
     ``1/K sum_k H[p_k]``
 

@@ -118,7 +118,7 @@ def write_answers(folder: str | Path, answers: AnswersRecord) -> None:
 
 
 def check_output(folder: str | Path, *, overwrite: bool = False) -> None:
-    """Refuse a folder before a posterior is fitted that could not be saved there.
+    """Refuse a folder that a posterior could not be saved in, before it is fitted.
 
     Raises
     ------

@@ -26,14 +26,14 @@ def log_likelihood(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def evaluation_mode(model: BayesianLora) -> Iterator[None]:
-    """Switch dropout off for a while, in which other threads wait for the network."""
+    """Switch dropout off inside a ``with`` block; other threads wait for the network."""
     with model.use.running(), without_dropout(model):
         yield
 
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Draw from a seed, and leave the global random state as it was; None goes on with that."""
+    """Draw from a seed without changing the global random state; None uses the global state."""
     with taking_turns(), torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)

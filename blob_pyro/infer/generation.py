@@ -141,7 +141,7 @@ def generate(
     num_samples
         Number of draws K; 0 writes with the posterior mean.
     seed
-        Seed of draws and sampling; None goes on with the global random state.
+        Seed of draws and sampling; None uses the global random state.
     per_draw
         Write one text for each draw, rather than one for all.
     **options

@@ -129,7 +129,7 @@ def importance_log_weights(
     num_samples
         Number of draws K.
     seed
-        Seed of the draws; None goes on with the global random state.
+        Seed of the draws; None uses the global random state.
     kl_scale
         That of the objective: the guide aims at prior times likelihood to the power of its inverse.
     progress

@@ -124,7 +124,7 @@ class DrawsAtOnce:
 
 
 class PosteriorFunctions:
-    """K functions drawn from a posterior, for data that come batch by batch without an end.
+    """K functions drawn from a posterior, for a stream of batches.
 
     Whatever they are called with later, they are the same functions; calls leave nothing behind, so
     the memory of a stream does not grow.

@@ -43,7 +43,7 @@ def posterior_predictive(
     num_samples
         Number of draws K; 0 predicts with the posterior mean, as one "draw".
     seed
-        Seed of the draws; None goes on with the global random state.  The global state is as
+        Seed of the draws; None uses the global random state.  The global state is as
         before after a call with a seed.
     parallel
         How many draws share a forward pass: True for as many as pay (all of them; on the CPU up to

@@ -67,7 +67,7 @@ def check_shapes(trace: Trace) -> None:
 
 @dataclass(frozen=True)
 class ELBOTerms:
-    """What one evaluation of the ELBO was made of; scalars, detached.
+    """The terms of one evaluation of the ELBO; detached scalars.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def check_finite(terms: ELBOTerms) -> None:
 
 
 def check_gradient(norm: torch.Tensor, step: int) -> float:
-    """Give a gradient's norm as a number, or raise a ``FloatingPointError`` if it is none."""
+    """Give a gradient's norm, or raise a ``FloatingPointError`` if it is not finite."""
     value = float(norm)
     if not math.isfinite(value):
         raise FloatingPointError(

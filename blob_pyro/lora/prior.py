@@ -16,7 +16,7 @@ Share = Literal["model", "site"]
 
 
 class LatentWeight(Protocol):
-    """What a prior is told about the weight that it is for.
+    """What a prior function gets to know about its weight.
 
     Attributes
     ----------

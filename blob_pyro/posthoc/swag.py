@@ -172,7 +172,7 @@ def swag(
     num_deviations: int = 20,
     **run: Any,
 ) -> SWAGGuide:
-    r"""Go on from a point estimate by SGD at a constant rate, and fit a Gaussian to its path.
+    r"""Continue from a point estimate by SGD at a constant rate, and fit a Gaussian to its path.
 
     .. math:: \theta \sim N\left(\bar\theta, \tfrac{1}{2} diag(Var) +
         \tfrac{1}{2 (K - 1)} D D^\top\right),

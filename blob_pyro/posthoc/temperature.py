@@ -21,7 +21,7 @@ _ABSENT = -1e30
 def fit_temperature(
     logits: torch.Tensor, labels: torch.Tensor, *, per_class: bool = False
 ) -> torch.Tensor:
-    r"""Find the temperature of the least negative log likelihood.
+    r"""Find the temperature with the lowest negative log-likelihood.
 
     The predictive probabilities are :math:`\frac{1}{K} \sum_k softmax(z_k / T)`, averaged over
     draws, with :math:`T` one number or one for each class.  LBFGS, in float64.

@@ -35,7 +35,7 @@ def point_estimate(model: Classifier, recipe: Recipe) -> LoraGuide:
 
 @dataclass(frozen=True)
 class Method:
-    """One way of being Bayesian about a LoRA adapter: a guide, and how it comes to be fitted.
+    """One way of being Bayesian about a LoRA adapter: a guide, and how to fit it.
 
     A method trains a guide (``guide``, ``latent``, ``objective``), or starts from the fit of
     another method (``starts_from``).  ``from_fit`` then makes the posterior from the fit.

@@ -36,10 +36,10 @@ from blob_pyro.training.progress import TrainingProgress
 
 
 class Posterior(Predictor):
-    """A fitted posterior over a LoRA adapter, with all that it needs to answer.
+    """A fitted posterior over a LoRA adapter, with tokenizer and task, ready to predict.
 
-    It follows scikit-learn's conventions for a fitted text classifier, so that libraries which take
-    one take it.  ``model`` and ``guide`` are a Pyro program.
+    It follows scikit-learn's conventions for a fitted text classifier, so libraries for such
+    classifiers accept it.  ``model`` and ``guide`` are a Pyro program.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Posterior(Predictor):
     def distill(
         self, texts: Any, *, num_samples: int = 10, progress: bool = True, **settings: Any
     ) -> Posterior:
-        """Teach the predictions to a plain adapter, which gives them and their uncertainty at once.
+        """Teach the predictions to a plain adapter, which predicts in one pass.
 
         Parameters
         ----------

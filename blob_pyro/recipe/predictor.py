@@ -88,16 +88,16 @@ class Predictor(Program):
         data, labels, text_column, label_column
             As in :func:`blob_pyro.tasks.text_task`; or a task, whose split ``test`` is taken.
         ood
-            Texts out of distribution, of which no labels are needed: as :meth:`predictive` takes
+            Texts out of distribution, without labels: as :meth:`predictive` takes
             them, or a file that has ``text_column``.
         num_samples, seed, progress, feature_distance
-            As in :meth:`predictive`; beside ``ood``, texts have feature distances anyway.
+            As in :meth:`predictive`; with ``ood``, texts always have feature distances.
 
         Returns
         -------
         Predictions
             ``metrics()`` and ``intervals()`` give accuracy, ECE, NLL (nats) and Brier score;
-            ``ood_auroc()`` and ``ood_intervals()`` how well ``ood`` is told apart.
+            ``ood_auroc()`` and ``ood_intervals()`` say how well ``ood`` is detected.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class Predictor(Program):
         ----------
         data
             Labelled examples that neither the fit nor :meth:`calibrate` has seen, as in
-            :meth:`evaluate`, or what it gave for them.  Texts that were trained on are left out, if
+            :meth:`evaluate`, or its result for them.  Texts that were trained on are left out, if
             they are still known.
         labels, text_column, label_column
             As in :meth:`evaluate`.

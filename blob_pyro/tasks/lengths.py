@@ -46,7 +46,7 @@ def lengths(data: Dataset) -> list[int]:
 
 
 class LongestFirst(Sampler[int]):
-    """Reads the longest examples first: little goes into padding, and memory runs out early.
+    """Reads the longest examples first: little padding is needed, and memory runs out early.
 
     Parameters
     ----------

@@ -211,7 +211,7 @@ def read_table(
 def read_texts(
     path: str | Path, text_column: str = "text", *, skip_bad_rows: bool = False
 ) -> tuple[Dataset, int]:
-    r"""Read texts from such a file, whether labelled or not; also give how many rows were bad.
+    r"""Read texts from a file, labelled or not, and count the bad rows.
 
     Examples
     --------

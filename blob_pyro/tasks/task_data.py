@@ -21,7 +21,7 @@ Example = TypeVar("Example")
 
 @dataclass(frozen=True)
 class TaskData:
-    """What was read of a split.
+    """The examples that were read of a split.
 
     Parameters
     ----------

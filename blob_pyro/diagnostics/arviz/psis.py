@@ -12,7 +12,7 @@ FEWEST_DRAWS = 25
 
 
 def loo(data: Any) -> Any:
-    """Estimate by PSIS how well examples are predicted that are left out of the data.
+    """Estimate by PSIS how well each example is predicted if it is left out of the data.
 
     It is ``arviz.loo`` with the settings that fit independent draws from a guide (a relative
     efficiency of 1), pointwise, so that ``arviz.compare({"a": loo(a), "b": loo(b)})`` works.

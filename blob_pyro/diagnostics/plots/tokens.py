@@ -49,7 +49,7 @@ def color_tokens(tokens: Sequence[str], uncertainty: Values, *, maximum: float) 
 def tokens_html(
     tokens: Sequence[str], uncertainty: Values, *, maximum: float, title: str = "Uncertainty"
 ) -> str:
-    """Write the same as an HTML page, each token with its number as a tooltip.
+    """Write coloured tokens as an HTML page, each token with its number as a tooltip.
 
     Parameters
     ----------
