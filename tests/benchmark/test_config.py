@@ -114,7 +114,7 @@ def test_the_examples_are_benchmarks(name: str) -> None:
 def test_texts_are_compared_with_the_defaults_alone(name: str) -> None:
     config = read_config(EXAMPLES / f"few_shot_texts{name}.yaml")
     assert all(task.validation_fraction == 0.2 for task in config.tasks.values())
-    own = {"method", "start", "options", "training"}
+    own = {"method", "start", "options", "latent_layers", "training"}
     for method in config.methods.values():
         given = method.recipe.model_dump(exclude=own)
         assert given == Recipe().model_dump(exclude=own)
