@@ -13,7 +13,15 @@ import typer
 
 from blob_pyro.cli.distill import distill
 from blob_pyro.cli.evaluate import evaluate
-from blob_pyro.cli.options import DEFAULT_MODEL, DataDir, Dtype, Model, NumSamples, Seed
+from blob_pyro.cli.options import (
+    DEFAULT_MODEL,
+    DataDir,
+    Dtype,
+    Model,
+    NumSamples,
+    Quantization,
+    Seed,
+)
 from blob_pyro.cli.predict import predict
 from blob_pyro.cli.terminal import (
     console,
@@ -98,8 +106,17 @@ def estimate(
     batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 4,
     sequence_length: Annotated[int, typer.Option(min=1, help="Tokens of each example.")] = 300,
     dtype: Annotated[Dtype, typer.Option(help="Of the base weights.")] = Dtype.bf16,
+    quantization: Annotated[
+        Quantization | None, typer.Option(help="Of the base model's layers; none if left out.")
+    ] = None,
+    num_shards: Annotated[
+        int, typer.Option(min=1, help="Processes that share out the parameters, by FSDP.")
+    ] = 1,
+    num_samples: Annotated[
+        int, typer.Option(min=1, help="Draws that share a pass of a prediction.")
+    ] = 10,
 ) -> None:
-    """Estimate parameters and memory of a training step, without loading or downloading weights.
+    """Estimate parameters and memory of a step and a prediction, without any weights.
 
     Example: `blob-pyro estimate --model config.json --rank 8 --batch-size 4`
     """
@@ -113,6 +130,9 @@ def estimate(
         batch_size=batch_size,
         sequence_length=sequence_length,
         dtype=torch_dtype(dtype),
+        quantization=None if quantization is None else quantization.value,
+        num_shards=num_shards,
+        num_samples=num_samples,
     )
     print_table(
         ["parameters", ""],
@@ -122,14 +142,16 @@ def estimate(
         ],
     )
     rows = {
-        "weights": (found.weights,) * 2,
-        "what is trained": (found.posterior,) * 2,
-        "optimiser": (found.optimizer,) * 2,
-        "activations and gradients": (found.activations, found.checkpointed),
-        "sum": (found.total(), found.total(checkpointing=True)),
+        "weights": (found.weights,) * 3,
+        "what is trained": (found.posterior,) * 3,
+        "optimiser": (found.optimizer, found.optimizer, 0),
+        "activations and gradients": (found.activations, found.checkpointed, found.predicted),
+        "sum": (found.total(), found.total(checkpointing=True), found.prediction),
     }
+    if num_shards > 1:
+        rows = {"parts of the network put together": (found.gathered,) * 3, **rows}
     print_table(
-        ["memory of a step", "GiB", "with checkpointing"],
+        ["memory, GiB", "a step", "with checkpointing", "a prediction"],
         [[name, *(f"{size / 2**30:.3f}" for size in sizes)] for name, sizes in rows.items()],
     )
 

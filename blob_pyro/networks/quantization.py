@@ -78,9 +78,9 @@ def quantization_config(
     with torch.device("meta"):
         network: nn.Module = loader.from_config(config, dtype=dtype, trust_remote_code=False)
     linear = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | Conv1D)]
-    stacks = tuple(f"{n}." for n, m in network.named_modules() if isinstance(m, nn.ModuleList))
-    outside = [name for name in linear if not name.startswith(stacks)]
-    if outside == linear:
+    inside = quantised_layers(network)
+    outside = [name for name in linear if name not in inside]
+    if not inside:
         raise ValueError(
             f"quantization={quantization!r}: a {type(network).__name__} has no stack of linear "
             "layers; leave it out"
@@ -93,6 +93,13 @@ def quantization_config(
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=outside,
     )
+
+
+def quantised_layers(network: nn.Module) -> list[str]:
+    """Name the linear layers of a network's stack, which are those that get quantised."""
+    stacks = tuple(f"{n}." for n, m in network.named_modules() if isinstance(m, nn.ModuleList))
+    linear = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | Conv1D)]
+    return [name for name in linear if name.startswith(stacks)]
 
 
 def quantization_of(network: nn.Module) -> dict[str, Any] | None:

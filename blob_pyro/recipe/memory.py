@@ -1,15 +1,14 @@
 """How much memory training will take, found out on the ``meta`` device."""
 
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import cast
 
 import pyro
 import torch
 from peft import get_peft_model
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import nn
 from transformers import (
     AttentionInterface,
     AutoConfig,
@@ -17,13 +16,16 @@ from transformers import (
     AutoModelForSequenceClassification,
     PretrainedConfig,
 )
-from typing_extensions import override
 
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
+from blob_pyro.infer.data_pass import evaluation_mode
 from blob_pyro.models import LabelTokenClassifier, SequenceClassifier
+from blob_pyro.networks import Quantization
 from blob_pyro.networks.loading import has_encoder
+from blob_pyro.networks.quantization import quantised_layers
 from blob_pyro.poutine import flipout
+from blob_pyro.recipe.meta import HeldBytes, QuantisedLinear, fused_attention
 from blob_pyro.recipe.network import has_head, lora_config
 
 _ATTENTION = "blob_pyro_fused"
@@ -31,7 +33,7 @@ _ATTENTION = "blob_pyro_fused"
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Parameters, and the bytes that one training step holds.
+    """Parameters, and the bytes that one process holds in a training step and in a prediction.
 
     Parameters
     ----------
@@ -49,6 +51,10 @@ class MemoryEstimate:
         Bytes beside them at the peak of a step, gradients included.
     checkpointed
         The same with gradient checkpointing.
+    gathered
+        Bytes of the layer that a process puts together, of a divided network.
+    predicted
+        Bytes beside weights, posterior and what is gathered, at the peak of a prediction.
     """
 
     base_parameters: int
@@ -58,11 +64,18 @@ class MemoryEstimate:
     optimizer: int
     activations: int
     checkpointed: int
+    gathered: int
+    predicted: int
 
     def total(self, *, checkpointing: bool = False) -> int:
         """Add up the bytes of a step, with or without gradient checkpointing."""
         step = self.checkpointed if checkpointing else self.activations
-        return self.weights + self.posterior + self.optimizer + step
+        return self.weights + self.posterior + self.optimizer + self.gathered + step
+
+    @property
+    def prediction(self) -> int:
+        """Bytes of a prediction, in all."""
+        return self.weights + self.posterior + self.gathered + self.predicted
 
 
 def estimate_memory(
@@ -73,6 +86,9 @@ def estimate_memory(
     batch_size: int = 4,
     sequence_length: int = 300,
     dtype: torch.dtype = torch.bfloat16,
+    quantization: Quantization | None = None,
+    num_shards: int = 1,
+    num_samples: int = 10,
 ) -> MemoryEstimate:
     """Estimate the memory of a training step of BLoB with flipout, AdamW and an answer a text.
 
@@ -94,11 +110,18 @@ def estimate_memory(
         Examples a step, and tokens of each.
     dtype
         Of the base weights; posterior and ``lora_B`` are float32, as PEFT makes them.
+    quantization
+        Of the network's layers, as in :func:`blob_pyro.recipe.fine_tune`.
+    num_shards
+        Processes among which the frozen weights of the layers are divided, as
+        :func:`blob_pyro.networks.sharding.place` does by FSDP.
+    num_samples
+        Draws that share a pass of a prediction, of as many examples.
 
     Returns
     -------
     MemoryEstimate
-        Bytes.
+        Bytes of one process.
 
     Raises
     ------
@@ -116,27 +139,37 @@ def estimate_memory(
     >>> estimate.checkpointed < estimate.activations
     True
     """
-    sizes = {"rank": rank, "batch_size": batch_size, "sequence_length": sequence_length}
+    sizes = {
+        **{"rank": rank, "batch_size": batch_size, "sequence_length": sequence_length},
+        **{"num_shards": num_shards, "num_samples": num_samples},
+    }
     for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     known = config if isinstance(config, PretrainedConfig) else _config(config)
     layers = None if target_modules is None else tuple(target_modules)
     shape = (batch_size, sequence_length)
-    program = _program(known, rank, layers, dtype)
+    make = partial(_program, known, rank, layers, dtype, quantization)
+    program = make()
     trained = _trained(program)
     posterior = sum(parameter.nbytes for parameter in trained)
     base = [p for p in program[0].parameters() if not p.requires_grad]
     buffers = [b for n, b in program[0].named_buffers() if not n.endswith(".initial_weight")]
+    stack = _layers(program[0].network) if num_shards > 1 else [0]
+    divided = sum(stack)
+    quantised = [m for m in program[0].modules() if isinstance(m, QuantisedLinear)]
+    packed = sum(m.out_features * m.in_features - m.weight.numel() for m in quantised)
     return MemoryEstimate(
-        base_parameters=sum(parameter.numel() for parameter in base),
+        base_parameters=sum(parameter.numel() for parameter in base) + packed,
         trained_parameters=sum(parameter.numel() for parameter in trained),
-        weights=sum(tensor.nbytes for tensor in (*base, *buffers)),
+        weights=sum(t.nbytes for t in (*base, *buffers)) - divided + divided // num_shards,
         # The guide starts from a copy of lora_A that the network keeps.
         posterior=posterior + sum(m.nbytes for m in program[1].M.parameters()),
         optimizer=2 * posterior,
-        activations=_peak(*program, shape),
-        checkpointed=_peak(*_program(known, rank, layers, dtype), shape, checkpointing=True),
+        gathered=max(stack, default=0),
+        activations=_peak(program, shape),
+        checkpointed=_peak(make(), shape, checkpointing=True),
+        predicted=_predicted(program, shape, num_samples),
     )
 
 
@@ -148,14 +181,22 @@ Program = tuple[LabelTokenClassifier | SequenceClassifier, LowRankGaussianGuide]
 
 
 def _program(
-    config: PretrainedConfig, rank: int, target_modules: tuple[str, ...] | None, dtype: torch.dtype
+    config: PretrainedConfig,
+    rank: int,
+    target_modules: tuple[str, ...] | None,
+    dtype: torch.dtype,
+    quantization: Quantization | None = None,
 ) -> Program:
-    AttentionInterface.register(_ATTENTION, _fused_attention)
+    AttentionInterface.register(_ATTENTION, fused_attention)
     kind = AutoModelForSequenceClassification if has_encoder(config) else AutoModelForCausalLM
     with torch.device("meta"):
         network = kind.from_config(
             config, dtype=dtype, attn_implementation=_ATTENTION, trust_remote_code=False
         )
+        if quantization is not None:
+            for name in quantised_layers(network):
+                layer = cast(nn.Linear, network.get_submodule(name))
+                network.set_submodule(name, QuantisedLinear(layer, int(quantization[0])))
         net = get_peft_model(network, lora_config(network, rank, 2 * rank, target_modules))
         model: LabelTokenClassifier | SequenceClassifier
         if has_head(network):
@@ -169,80 +210,38 @@ def _trained(program: Program) -> list[torch.Tensor]:
     return [p for part in program for p in part.parameters() if p.requires_grad]
 
 
-def _peak(
-    model: LabelTokenClassifier | SequenceClassifier,
-    guide: LowRankGaussianGuide,
-    shape: tuple[int, int],
-    *,
-    checkpointing: bool = False,
-) -> int:
+def _peak(program: Program, shape: tuple[int, int], *, checkpointing: bool = False) -> int:
+    model, guide = program
     if checkpointing:
         model.gradient_checkpointing_enable()
     step = ReweightedTrace_ELBO(num_batches=1, per_datum=True)(model, guide)
-    tokens = torch.zeros(shape, dtype=torch.long, device="meta")
-    batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": tokens[:, 0]}
-    with pyro.validation_enabled(False), _HeldBytes() as held, flipout():
-        step(**batch).backward()
+    batch = _batch(shape)
+    labels = batch["input_ids"][:, 0]
+    with pyro.validation_enabled(False), HeldBytes() as held, flipout():
+        step(**batch, labels=labels).backward()
     return held.peak
 
 
-class _HeldBytes(TorchDispatchMode):
-    """Counts the bytes of the storages that operations make, for as long as each lives."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
-        self._now = 0
-        self._storages: dict[int, int] = {}
-
-    @override
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        known = {_key(leaf) for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)}
-        output = func(*args, **kwargs)
-        for leaf in tree_leaves(output):
-            # A view, or what was written in place, is no new memory.
-            if torch.is_tensor(leaf) and _key(leaf) not in known:
-                self._add(leaf.untyped_storage())
-        return output
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self._storages:
-            self._storages[key] = storage.nbytes()
-            self._now += storage.nbytes()
-            self.peak = max(self.peak, self._now)
-            weakref.finalize(storage, self._drop, key)
-
-    def _drop(self, key: int) -> None:
-        self._now -= self._storages.pop(key)
+def _predicted(program: Program, shape: tuple[int, int], num_samples: int) -> int:
+    model, guide = program
+    quiet = pyro.validation_enabled(False)
+    with quiet, torch.no_grad(), evaluation_mode(model), HeldBytes() as held:
+        # That the rows stand first, only values could show.
+        model._example_axes.update(dict.fromkeys(model.sites, 0))
+        model.logits_under(guide.draws(num_samples), **_batch(shape))
+    return held.peak
 
 
-def _key(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+def _batch(shape: tuple[int, int]) -> dict[str, torch.Tensor]:
+    tokens = torch.zeros(shape, dtype=torch.long, device="meta")
+    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
 
 
-class _FusedAttention(torch.autograd.Function):
-    """What a fused kernel keeps for its backward pass: inputs, output, and a number a query."""
-
-    @staticmethod
-    @override
-    def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-    ) -> torch.Tensor:
-        output = torch.empty_like(query)
-        normalizers = query.new_empty(query.shape[:-1], dtype=torch.float32)
-        ctx.save_for_backward(query, key, value, output, normalizers)
-        return output
-
-    @staticmethod
-    @override
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
-
-
-def _fused_attention(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
-) -> tuple[torch.Tensor, None]:
-    output: torch.Tensor = _FusedAttention.apply(query, key, value)
-    return output.transpose(1, 2).contiguous(), None
+def _layers(network: nn.Module) -> list[int]:
+    """Give the bytes of the frozen weights of each layer of the stack."""
+    stacks = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    return [
+        sum(p.nbytes for p in layer.parameters() if not p.requires_grad)
+        for stack in stacks
+        for layer in stack
+    ]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from transformers import (
 from typer.testing import CliRunner
 
 from blob_pyro.cli import app
-from blob_pyro.recipe.memory import _HeldBytes, estimate_memory
+from blob_pyro.networks import load_causal_lm, load_sequence_classifier
+from blob_pyro.recipe.memory import estimate_memory
+from blob_pyro.recipe.meta import HeldBytes
 
 SIZES: dict[str, Any] = {
     "vocab_size": 100,
@@ -62,7 +65,7 @@ def test_activations_grow_as_they_must() -> None:
 
 
 def test_held_bytes_follow_storages_not_tensors() -> None:
-    with _HeldBytes() as held:
+    with HeldBytes() as held:
         first = torch.zeros(1000, device="meta")
         view = first[:10]
         first.add_(1)
@@ -110,6 +113,61 @@ def test_an_encoder_has_a_head_and_pefts_layers(
     assert longer.activations > found.activations > found.checkpointed
 
 
+@pytest.mark.parametrize(("quantization", "bits"), [("4bit", 4), ("8bit", 8)])
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_quantised_weights_are_those_of_the_package(
+    quantization: str, bits: int, kind: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    sizes = {**SIZES, "hidden_size": 128, "intermediate_size": 256}
+    load: Any = load_causal_lm
+    config: Any = LlamaConfig(**sizes)
+    make: Any = LlamaForCausalLM
+    if kind == "bert":
+        sizes.pop("num_key_value_heads")
+        config, make = BertConfig(**sizes), AutoModelForSequenceClassification.from_config
+        load = partial(load_sequence_classifier, num_labels=2)
+    make(config).save_pretrained(tmp_path)
+    real = load(str(tmp_path), quantization=quantization)
+    head = 128 * 2 + 2 if kind == "bert" else 0
+    weights = sum(t.nbytes for n, t in real.state_dict().items() if "quant_state" not in n)
+    found = estimate_memory(config, dtype=torch.float32, quantization=quantization)
+    plain = estimate_memory(config, dtype=torch.float32)
+    # Beside the state there are a few frequencies of positions, and places of tokens.
+    assert 0 <= found.weights + 4 * head - weights < 2048 + 16 * 512
+    assert found.base_parameters == plain.base_parameters
+    assert found.trained_parameters == plain.trained_parameters
+    stack = 3 * (4 * 128**2 + 2 * 128 * 256 if kind == "bert" else 2.5 * 128**2 + 3 * 128 * 256)
+    saved = plain.weights - found.weights
+    assert saved == pytest.approx(stack * (4 - bits / 8), rel=0.05)
+
+
+def test_the_float_weight_of_a_quantised_layer_does_not_stay() -> None:
+    sizes = {"batch_size": 4, "sequence_length": 64, "dtype": torch.float32}
+    config = LlamaConfig(**{**SIZES, "hidden_size": 256, "num_hidden_layers": 12})
+    plain = estimate_memory(config, **sizes)
+    quantised = estimate_memory(config, **sizes, quantization="4bit")
+    layer = 4 * 256 * 256
+    assert plain.activations <= quantised.activations < plain.activations + 2 * layer
+
+
+def test_processes_divide_the_layers_and_put_one_together() -> None:
+    whole, four = estimated(), estimated(num_shards=4)
+    assert whole.gathered == 0
+    layer = 4 * (2 * 32**2 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32)
+    assert four.gathered == layer
+    assert whole.weights - four.weights == 3 * layer * 3 // 4
+    for same in ("posterior", "optimizer", "activations", "predicted"):
+        assert getattr(four, same) == getattr(whole, same)
+
+
+def test_draws_that_share_a_pass_take_memory_each() -> None:
+    one, ten = (estimated(num_samples=k, sequence_length=64).predicted for k in (1, 10))
+    assert 9 < ten / one < 10.5
+    assert one < estimated(sequence_length=64).activations
+    assert estimated(num_samples=10).prediction > estimated(num_samples=1).prediction
+
+
 def test_nothing_is_allocated() -> None:
     sizes = {**SIZES, "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 2}
     found = estimate_memory(LlamaConfig(**sizes), TARGETS, batch_size=64, sequence_length=4096)
@@ -133,6 +191,10 @@ def test_the_command_prints_both_tables(tmp_path: Path) -> None:
     found = estimated(rank=4)
     assert f"{found.trained_parameters:,}" in result.output
     assert f"{found.total(checkpointing=True) / 2**30:.3f}" in result.output
+    assert f"{found.prediction / 2**30:.3f}" in result.output
+    shards = ["--num-shards", "2", "--quantization", "4bit"]
+    result = CliRunner().invoke(app, [*arguments, *shards], env={"COLUMNS": "120"})
+    assert "parts of the network put together" in result.output
     wrong = CliRunner().invoke(
         app, ["estimate", "--model", str(path), "--target-modules", "nothing"]
     )
