@@ -7,8 +7,14 @@ from pyro.infer.util import is_validation_enabled
 from torch import nn
 
 Side = Literal["left", "right"]
-# Beginnings of the names of inputs that have no column a token.
-_OF_PICTURES = ("pixel_", "image_grid", "image_sizes", "video_grid", "spatial_shapes")
+# Inputs of Transformers' networks that have a column a token.
+_OF_TOKENS = {
+    "input_ids", "attention_mask", "labels", "position_ids", "token_type_ids",
+    "mm_token_type_ids", "moe_mm_token_type_ids", "task_type_ids", "langs", "input_mask",
+    "global_attention_mask", "cross_attention_mask", "image_attention_mask",
+    "image_embeds_position_mask", "bbox", "xpath_tags_seq", "xpath_subs_seq", "input_shape_ids",
+    "input_pronunciation_ids",
+}  # fmt: skip
 
 
 def align_padding(
@@ -20,8 +26,8 @@ def align_padding(
     ----------
     batch
         Tensors by name, among them ``attention_mask`` (``B x T``, nonzero where a token is real,
-        the real tokens of a row contiguous).  Every tensor of such rows and columns is rotated
-        alike.
+        the real tokens of a row contiguous).  What else is known to have a column a token is
+        rotated alike.
     side
         Where the padding shall be.
     token
@@ -32,6 +38,12 @@ def align_padding(
     -------
     dict
         The same names; tensors of other shapes are passed through.
+
+    Raises
+    ------
+    ValueError
+        If a tensor of such rows and columns is not known to have a column a token, and padding has
+        to move.
 
     Examples
     --------
@@ -51,18 +63,22 @@ def align_padding(
         shift = torch.where(real, positions, -1).amax(dim=1) + 1
     source = (positions + shift[:, None]) % length
     rows = torch.arange(len(mask), device=mask.device)[:, None]
+    alike = {name for name, tensor in batch.items() if tensor.shape[:2] == mask.shape}
+    unknown = sorted(alike - _OF_TOKENS)
+    if unknown and bool((source != positions).any()):
+        raise ValueError(
+            f"{unknown[0]} has the shape {tuple(batch[unknown[0]].shape)}, but whether its columns "
+            "are those of the tokens is unknown, and padding has to move; pad on the other side "
+            f"(tokenizer.padding_side={side!r})"
+        )
     aligned = {
-        name: tensor[rows, source] if _has_columns(name, tensor, mask) else tensor
+        name: tensor[rows, source] if name in alike & _OF_TOKENS else tensor
         for name, tensor in batch.items()
     }
     if token is not None:
         padding = aligned["attention_mask"] == 0
         aligned["input_ids"] = aligned["input_ids"].masked_fill(padding, token)
     return aligned
-
-
-def _has_columns(name: str, tensor: torch.Tensor, mask: torch.Tensor) -> bool:
-    return tensor.shape[:2] == mask.shape and not name.startswith(_OF_PICTURES)
 
 
 def mask_of(

@@ -48,6 +48,14 @@ def test_tensors_of_another_shape_pass_through() -> None:
     assert align_padding({**LEFT, "labels": labels}, "right")["labels"] is labels
 
 
+@pytest.mark.parametrize("name", ["decoder_input_ids", "qformer_input_ids", "input_features"])
+def test_what_has_as_many_columns_by_chance_is_refused_rather_than_moved(name: str) -> None:
+    other = torch.arange(4 * LENGTH * 3).reshape(4, LENGTH, 3)
+    with pytest.raises(ValueError, match=rf"{name} has the shape.*_side='right'"):
+        align_padding({**LEFT, name: other}, "right")
+    assert align_padding({**LEFT, name: other}, "left")[name] is other
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [

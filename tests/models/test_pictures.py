@@ -367,7 +367,5 @@ def test_pictures_that_can_not_be_repeated_are_refused_before_any_draw_is_used()
 def test_masks_of_pictures_move_with_the_padding() -> None:
     mask = torch.tensor([[0, 1, 1], [1, 1, 1]])
     seen = torch.arange(12).reshape(2, 3, 2)
-    batch = {"attention_mask": mask, "cross_attention_mask": seen, "image_grid_thw": mask}
-    aligned = align_padding(batch, "right")
+    aligned = align_padding({"attention_mask": mask, "cross_attention_mask": seen}, "right")
     assert aligned["cross_attention_mask"][0].tolist() == [[2, 3], [4, 5], [0, 1]]
-    assert aligned["image_grid_thw"] is mask
