@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from blob_pyro.models import BayesianLora
 from blob_pyro.networks.identity import frozen_tensors, keep_digests
@@ -64,7 +65,8 @@ def place(model: BayesianLora, accelerator: Accelerator) -> None:
 
     The frozen weights of the network's layers are divided.  What is trained stays whole in every
     process, as do embeddings and head, so that guides, optimisers, checkpoints and files are those
-    of one process.  All processes have to call, and to run the network together from then on.
+    of one process.  What stays whole gets the first process's values, as in data parallelism.  All
+    processes have to call, and to run the network together from then on.
 
     Parameters
     ----------
@@ -77,11 +79,13 @@ def place(model: BayesianLora, accelerator: Accelerator) -> None:
     ------
     ValueError
         If the plugin asks for what this library does not do, the network has no layers or no
-        weights that can be divided, or the processes hold different networks.
+        weights that can be divided, or the processes hold different weights of the layers.
     """
     plugin = fsdp_plugin(accelerator)
     if plugin is not None and not model.is_sharded:
         _shard(model.network, plugin, accelerator)
+        model.to(accelerator.device)
+        start_alike(p for p in model.parameters() if not isinstance(p, DTensor))
     model.to(accelerator.device)
 
 

@@ -45,8 +45,11 @@ def collate(examples: list[dict[str, Any]]) -> Tensors:
 def program() -> tuple[SequenceClassifier, BatchNoiseGuide]:
     pyro.set_rng_seed(0)
     model = SequenceClassifier(tiny_network("llama", "SEQ_CLS"), num_data=len(DATA))
-    # The guides of two processes start differently, until they are made alike.
-    torch.manual_seed(PartialState().process_index)
+    # Two processes start differently, as with a head that a checkpoint lacks, until they are made
+    # alike.
+    process = PartialState().process_index
+    torch.manual_seed(process)
+    model.network.get_input_embeddings().weight.data.mul_(1 + process)
     return model, BatchNoiseGuide(model, init_scale=0.09)
 
 
