@@ -149,7 +149,7 @@ def estimate(
         "sum": (found.total(), found.total(checkpointing=True), found.prediction),
     }
     if num_shards > 1:
-        rows = {"parts of the network put together": (found.gathered,) * 3, **rows}
+        rows = {"layers put together": (found.gathered,) * 3, **rows}
     print_table(
         ["memory, GiB", "a step", "with checkpointing", "a prediction"],
         [[name, *(f"{size / 2**30:.3f}" for size in sizes)] for name, sizes in rows.items()],

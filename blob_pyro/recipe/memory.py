@@ -52,7 +52,7 @@ class MemoryEstimate:
     checkpointed
         The same with gradient checkpointing.
     gathered
-        Bytes of the layer that a process puts together, of a divided network.
+        Bytes of the layers that a process has put together at a time, of a divided network.
     predicted
         Bytes beside weights, posterior and what is gathered, at the peak of a prediction.
     """
@@ -166,7 +166,8 @@ def estimate_memory(
         # The guide starts from a copy of lora_A that the network keeps.
         posterior=posterior + sum(m.nbytes for m in program[1].M.parameters()),
         optimizer=2 * posterior,
-        gathered=max(stack, default=0),
+        # FSDP holds a layer as it came together, as it is used, and the next one.
+        gathered=3 * max(stack, default=0),
         activations=_peak(program, shape),
         checkpointed=_peak(make(), shape, checkpointing=True),
         predicted=_predicted(program, shape, num_samples),

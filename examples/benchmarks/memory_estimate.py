@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from paired_comparison import print_table
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -29,6 +30,7 @@ from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.models import LabelTokenClassifier, SequenceClassifier
 from blob_pyro.networks import load_causal_lm, load_sequence_classifier
+from blob_pyro.networks.sharding import place
 from blob_pyro.poutine import flipout
 from blob_pyro.recipe.memory import MemoryEstimate, estimate_memory
 from blob_pyro.recipe.network import has_head, lora_config
@@ -63,6 +65,7 @@ class Case:
     tokens: int
     what: str = "a step"
     quantization: str | None = None
+    num_shards: int = 1
 
     def estimate(self) -> int:
         """Give the bytes that ``estimate_memory`` expects."""
@@ -73,6 +76,7 @@ class Case:
             dtype=torch.float32,
             quantization=self.quantization,  # type: ignore[arg-type]
             num_samples=DRAWS,
+            num_shards=self.num_shards,
         )
         if self.what == "a prediction":
             return found.prediction
@@ -87,6 +91,7 @@ CASES = [
     *(Case("MiniLM", 16, 128, "a step", q) for q in ("4bit", "8bit")),
     *(Case("deep", 4, 128, w, "8bit") for w in ("a step", "a prediction")),
     *(Case("SmolLM2", 4, 64, w, "4bit") for w in ("a step", "checkpointing")),
+    *(Case(network, 4, 128, "a step", num_shards=2) for network in ("deep", "wide")),
 ]
 
 
@@ -99,6 +104,7 @@ def program(sizes: dict[str, Any], quantization: str | None) -> Any:
     """Make a model and its guide, over a random network that is quantised while it is loaded."""
     config = AutoConfig.for_model(**sizes)
     encoder = sizes["model_type"] == "bert"
+    torch.manual_seed(0)
     kind: Any = AutoModelForSequenceClassification if encoder else AutoModelForCausalLM
     network = kind.from_config(config)
     if quantization is not None:
@@ -128,6 +134,8 @@ def run(case: Case, sizes: dict[str, Any]) -> int:
     collect()
     before = resident("VmRSS")
     model, guide = program(sizes, case.quantization)
+    if case.num_shards > 1:
+        place(model, Accelerator(cpu=True))
     module = ReweightedTrace_ELBO(num_batches=25, per_datum=True)(model, guide)
     if case.what == "checkpointing":
         model.gradient_checkpointing_enable()
@@ -165,15 +173,21 @@ def measure(case: Case) -> None:
     one = max(heads.values())
     run(case, {**sizes, "vocab_size": 64, "hidden_size": 64 * one, "num_hidden_layers": 1})
     peak = run(case, sizes)
-    print(json.dumps(peak))
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(json.dumps(peak))
 
 
 def measured(case: Case) -> int:
     # What is freed shall go back at once, so that resident memory is memory in use.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    processes: list[str] = []
+    if case.num_shards > 1:
+        environment |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+        each = f"--nproc-per-node={case.num_shards}"
+        processes = ["-m", "torch.distributed.run", "--standalone", each]
     done = subprocess.run(
         [
-            *(sys.executable, __file__),
+            *(sys.executable, *processes, __file__),
             *("--measure", json.dumps(asdict(case))),
         ],
         env=environment,
@@ -193,7 +207,8 @@ def main(smoke_test: bool) -> None:
         estimated, found = case.estimate(), measured(case)
         table.append(
             [
-                f"{case.network}, {case.quantization or 'float32'}",
+                f"{case.network}, {case.quantization or 'float32'}"
+                + (f", one of {case.num_shards} processes" if case.num_shards > 1 else ""),
                 f"{case.rows} x {case.tokens}, {case.what}",
                 f"{estimated / 2**20:.0f}",
                 f"{found / 2**20:.0f}",

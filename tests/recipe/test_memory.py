@@ -151,11 +151,11 @@ def test_the_float_weight_of_a_quantised_layer_does_not_stay() -> None:
     assert plain.activations <= quantised.activations < plain.activations + 2 * layer
 
 
-def test_processes_divide_the_layers_and_put_one_together() -> None:
+def test_processes_divide_the_layers_and_put_three_together() -> None:
     whole, four = estimated(), estimated(num_shards=4)
     assert whole.gathered == 0
     layer = 4 * (2 * 32**2 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32)
-    assert four.gathered == layer
+    assert four.gathered == 3 * layer
     assert whole.weights - four.weights == 3 * layer * 3 // 4
     for same in ("posterior", "optimizer", "activations", "predicted"):
         assert getattr(four, same) == getattr(whole, same)
@@ -194,7 +194,7 @@ def test_the_command_prints_both_tables(tmp_path: Path) -> None:
     assert f"{found.prediction / 2**30:.3f}" in result.output
     shards = ["--num-shards", "2", "--quantization", "4bit"]
     result = CliRunner().invoke(app, [*arguments, *shards], env={"COLUMNS": "120"})
-    assert "parts of the network put together" in result.output
+    assert "layers put together" in result.output
     wrong = CliRunner().invoke(
         app, ["estimate", "--model", str(path), "--target-modules", "nothing"]
     )
