@@ -96,7 +96,10 @@ def benchmark(
 
 def estimate(
     model: Annotated[
-        str, typer.Option(help="Causal LM or encoder: config.json, folder or Hub name; no weights.")
+        str,
+        typer.Option(
+            help="Causal LM or encoder, without its weights: config.json, folder, Hub name, wheel."
+        ),
     ],
     rank: Annotated[int, typer.Option(min=1, help="LoRA rank.")] = 8,
     target_modules: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -271,7 +272,13 @@ def _given(texts: list[str], task: TextClassificationTask) -> Iterator[Example]:
             f"{task.name} classifies pairs of texts; pipe JSON objects with text and text_pair "
             "into standard input"
         )
-    return ({"text": text} for text in texts)
+    for text in texts:
+        if os.path.isfile(text):
+            print_warning(
+                f"{text} is a file, but its name is classified here; for its rows give --data "
+                "FILE --output FILE"
+            )
+    return (_example({"text": text}, task, f"text {n}") for n, text in enumerate(texts, start=1))
 
 
 def _answers(

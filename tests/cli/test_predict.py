@@ -89,6 +89,19 @@ def test_nothing_is_read_from_a_terminal_by_surprise(
     assert "there is nothing to classify; give TEXTS, or pipe lines into it" in result.stderr
 
 
+def test_what_is_no_text_by_mistake_is_named(
+    posterior: str, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    table = tmp_path / "tickets.csv"
+    table.write_text("text\nno toner\n")
+    named = invoke("predict", posterior, str(table), "--num-samples", "2", "--json")
+    assert rows_of(named.stdout)[0]["text"] == str(table)
+    assert f"{table} is a file, but its name is classified here" in named.stderr
+    empty = invoke("predict", posterior, " ", "--num-samples", "2")
+    assert empty.exit_code == 2
+    assert "text 1: 'text' is ' '; helpdesk needs a text there" in empty.stderr
+
+
 def test_pairs_are_no_arguments(saved: Any, invoke: Callable[..., Any]) -> None:
     folder = saved(replace(helpdesk(), prompt="{text} and {text_pair} is about"))
     result = invoke("predict", folder, "it rains")

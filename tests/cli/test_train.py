@@ -39,6 +39,16 @@ def test_early_stopping_by_held_out_texts(train: Callable[..., Any], tmp_path: P
     assert "7 training examples" in card
 
 
+def test_the_next_command_has_the_columns_of_this_one(
+    train: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = tmp_path / "tickets.csv"
+    data.write_text(data.read_text().replace("text,label", "the body,label"))
+    result = train("--text-column", "the body", "--num-steps", "1")
+    assert "evaluate " in result.stderr
+    assert result.stderr.endswith("--data FILE --text-column 'the body'\n")
+
+
 def test_a_fraction_without_a_use_is_refused(train: Callable[..., Any], tmp_path: Path) -> None:
     result = train("--validation-fraction", "0.3")
     assert result.exit_code == 2
@@ -72,6 +82,15 @@ def test_a_folder_that_could_not_be_saved_to_is_refused_before_training(
     result = train("--model", "absent", "--output-dir", "/proc/posterior")
     assert result.exit_code == 2
     assert "/proc/posterior cannot be written (No such file or directory: " in result.stderr
+
+
+def test_the_current_folder_is_refused_if_it_holds_something(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = train("--output-dir", ".")
+    assert result.exit_code == 2
+    assert ". exists and is not a posterior; give a new folder" in result.stderr
 
 
 @pytest.mark.parametrize("command", [["demo", "--model", "absent"], ["benchmark", "{config}"]])

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedConfig,
+)
 
 from blob_pyro.networks import (
     SMOLLM2,
@@ -95,6 +101,20 @@ def test_a_model_that_does_not_load_is_named(load: Any, tmp_path: Path) -> None:
             ValueError, match=rf"(?s)the model '{name}' cannot be used .*; give a Hub"
         ):
             load(name)
+
+
+def test_the_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network, each question takes half a minute."""
+    asked = []
+
+    def unreachable(name: str, **_: Any) -> None:
+        asked.append(name)
+        raise OSError("no network")
+
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", unreachable)
+    with pytest.raises(ValueError, match=r"the model 'some/where' cannot be used .OSError: no net"):
+        is_encoder("some/where")
+    assert asked == ["some/where"]
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF" + bytes(60), b"\xff" * 200])

@@ -20,7 +20,7 @@ from transformers import (
 from typer.testing import CliRunner
 
 from blob_pyro.cli import app
-from blob_pyro.networks import load_causal_lm, load_sequence_classifier
+from blob_pyro.networks import MINILM, SMOLLM2, load_causal_lm, load_sequence_classifier
 from blob_pyro.recipe.memory import estimate_memory
 from blob_pyro.recipe.meta import HeldBytes
 
@@ -75,6 +75,18 @@ def test_held_bytes_follow_storages_not_tensors() -> None:
         third = torch.zeros(500, device="meta")
     assert held.peak == 4 * 1500
     assert held._now == second.nbytes + third.nbytes
+
+
+@pytest.mark.parametrize(("name", "parameters"), [(MINILM, 22.7e6), (SMOLLM2, 134.5e6)])
+def test_a_wheel_has_the_name_that_train_takes(name: str, parameters: float) -> None:
+    pytest.importorskip(name.replace("-", "_"), reason=f"{name} is not installed")
+    found = estimate_memory(name, batch_size=1, sequence_length=8)
+    assert found.base_parameters == pytest.approx(parameters, rel=0.01)
+
+
+def test_a_configuration_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the model '.*absent.json' cannot be used"):
+        estimate_memory(str(tmp_path / "absent.json"))
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")

@@ -50,6 +50,10 @@ def test_columns_are_named_by_the_user(tmp_path: Path) -> None:
             ValueError, match=r"t.csv: has no column 'text' but \['body', 'queue'\]"
         ):
             read_table(path, skip_bad_rows=skip)
+    divided = tmp_path / "divided.csv"
+    divided.write_text(path.read_text().replace(",", ";"))
+    with pytest.raises(ValueError, match=r"has no column 'text' but \['body', 'queue'\]"):
+        read_table(divided)
     with pytest.raises(ValueError, match=r"--text-column, --label-column\)$"):
         read_table(path, "body")
     lines = tmp_path / "t.jsonl"
