@@ -217,7 +217,7 @@ class Checkpoints:
         )
 
     def _check_identity(self, path: Path, found: Mapping[str, str]) -> None:
-        for name in sorted(found.keys() | self._identity.keys()):
+        for name in {**self._identity, **found}:
             theirs, ours = found.get(name), self._identity.get(name)
             if theirs != ours:
                 raise ValueError(

@@ -54,6 +54,7 @@ def train(peft_network: Any, tmp_path: Path) -> Callable[..., tuple[Tensors, lis
         scale: float = 0.2,
         data: Dataset = DATA,
         temperature: float = 1.0,
+        num_batches: int = 3,
         **options: Any,
     ) -> tuple[Tensors, list[StepRecord]]:
         pyro.set_rng_seed(3)
@@ -68,7 +69,7 @@ def train(peft_network: Any, tmp_path: Path) -> Callable[..., tuple[Tensors, lis
         records = fit(
             model,
             guide,
-            ReweightedTrace_ELBO(3, kl_scale=1e-3, per_datum=True),
+            ReweightedTrace_ELBO(num_batches, kl_scale=1e-3, per_datum=True),
             data,
             collate,
             config,
@@ -243,6 +244,8 @@ def test_without_a_whole_one_a_run_does_not_start_from_zero(train: Any, tmp_path
             {"config": CONFIG.changed(learning_rate=1e-3)},
             "its training.learning_rate is 0.02, here",
         ),
+        # The setting that was given, not what follows from it.
+        ({"config": CONFIG.changed(batch_size=2), "num_batches": 6}, "its training.batch_size is"),
         ({"config": CONFIG.changed(validate_every=2)}, "its training.validate_every is null, here"),
         (
             {"scale": 0.3},
