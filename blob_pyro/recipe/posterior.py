@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from rich.console import Console
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -106,7 +106,8 @@ class Posterior(Predictor):
             data = self._unlabelled(texts)
         with self.model.use.running():
             teacher = copy.deepcopy((self.classifier, self.guide))
-        config = TrainingConfig(**settings).for_data(len(data))
+        processes = PartialState().num_processes
+        config = TrainingConfig(**settings).for_data(len(data), processes)
         console = Console(stderr=True, quiet=not progress)
         with TrainingProgress("distilled", config.total_steps, console) as show:
             student = distill(

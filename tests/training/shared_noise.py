@@ -40,7 +40,8 @@ Tensors = dict[str, torch.Tensor]
 
 def collate(examples: list[dict[str, Any]]) -> Tensors:
     tokens = torch.tensor([example["token"] for example in examples])
-    return {"input_ids": tokens[:, None].expand(-1, 4).contiguous() + 1, "labels": tokens % 2}
+    # Different tokens, so that what attends has a gradient.
+    return {"input_ids": tokens[:, None] + torch.tensor([1, 3, 8, 4]), "labels": tokens % 2}
 
 
 class BatchNoiseGuide(LowRankGaussianGuide):
