@@ -102,7 +102,7 @@ def _warn_of_bounds(logits: torch.Tensor, labels: torch.Tensor, found: torch.Ten
                 warnings.warn(
                     f"the temperature {float(found[index]):.3g} is not the best: the {len(labels)} "
                     f"held-out examples are as likely at the bound {bound:.3g}; hold out more "
-                    "examples",
+                    "examples (all answers to these may be right)",
                     stacklevel=3,
                 )
 

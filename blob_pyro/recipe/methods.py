@@ -80,8 +80,16 @@ def _gaussian(model: Classifier, recipe: Recipe) -> LoraGuide:
 # Wang et al., "BLoB: Bayesian Low-Rank Adaptation by Backpropagation", NeurIPS 2024.
 BLOB = Method("blob", guide=_gaussian, objective="elbo", flipout=True)
 
+
+def _gaussian_of_both(model: Classifier, recipe: Recipe) -> LoraGuide:
+    from blob_pyro.guides import LowRankGaussianGuide
+
+    # Draws of B as wide as the prior leave a random network, which a fit does not leave again.
+    return LowRankGaussianGuide(model, recipe.init_scale or recipe.prior_scale / 20)
+
+
 # Blundell et al., "Weight Uncertainty in Neural Networks", ICML 2015, on both matrices.
-BBB = Method("bbb", guide=_gaussian, latent=("A", "B"), objective="elbo", flipout=True)
+BBB = Method("bbb", guide=_gaussian_of_both, latent=("A", "B"), objective="elbo", flipout=True)
 
 
 def _scalabl(model: Classifier, recipe: Recipe) -> LoraGuide:

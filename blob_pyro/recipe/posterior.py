@@ -211,7 +211,10 @@ class Posterior(Predictor):
         return generate(self.model, self.guide, input_ids, mask, num_samples, seed, **options)
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder that :func:`~blob_pyro.recipe.load` reads, and that PEFT reads too."""
+        """Write a folder that :func:`~blob_pyro.recipe.load` reads, and that PEFT reads too.
+
+        It replaces a posterior that is there, as PEFT's ``save_pretrained`` does.
+        """
         record = None if self.task is None else task_record(self.task, self.scoring)
         save_posterior(
             folder,

@@ -87,7 +87,8 @@ class Recipe(Settings):
     """Standard deviation of the prior over ``A``."""
 
     init_scale: float | None = Field(default=None, gt=0)
-    """Largest standard deviation of the posterior at the start; None for the prior's."""
+    """Largest standard deviation of the posterior at the start; None for the prior's (``bbb``: a
+    twentieth of it, ``ivon``: half)."""
 
     kl_scale: float | None = Field(default=0.05, ge=0)
     r"""Weight of the KL divergence; below 1 the posterior is a cold one.  None takes N / M, as the
