@@ -32,6 +32,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 LABEL_TOKENS = [7, 9, 11]
+# A program of its own, for torchrun.
+collect_ignore = ["training/sharded_run.py"]
 # What a tokenizer has to know to answer by letter or word.
 ANSWERS = ["Answer: A B C D E true false yes no negative positive"]
 ARCHITECTURES = [

@@ -100,9 +100,10 @@ def padding_is_exact(network: nn.Module, logits: Callable[[Batch], torch.Tensor]
 
 def same(network: nn.Module, found: torch.Tensor, wanted: torch.Tensor) -> bool:
     """Tell whether the logits of two texts differ from those wanted by rounding only."""
+    dtype = next(each.dtype for each in network.parameters() if each.is_floating_point())
     # A short window may hide the words that differ; then there is rounding only.
     scale = (wanted[0] - wanted[1]).abs().max() + 0.01 * wanted.abs().max()
-    tolerance = _TOLERANCE.get(cast(Any, network).dtype, _COARSE_TOLERANCE)
+    tolerance = _TOLERANCE.get(dtype, _COARSE_TOLERANCE)
     return bool((found - wanted).abs().max() <= tolerance * scale)
 
 

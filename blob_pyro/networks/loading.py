@@ -170,7 +170,7 @@ def is_encoder(name: str) -> bool:
 
 def has_encoder(config: PreTrainedConfig) -> bool:
     """Tell of a model's configuration what :func:`is_encoder` tells of its name."""
-    architecture = (config.architectures or [""])[0]
+    architecture = str((config.architectures or [""])[0])
     if architecture.endswith("ForSequenceClassification"):
         return True
     # BERT and its kin can be decoders too, which their architecture then says.

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from memory_estimate import SMALL_SIZES, SMOLLM2_SIZES
+from memory_estimate import NETWORKS
 from paired_comparison import (
     LABEL_TOKENS,
     begin,
@@ -103,9 +103,9 @@ def main() -> None:
     parser.add_argument("--num-posteriors", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    sizes, ranks = {**SMOLLM2_SIZES, "vocab_size": 512}, [4, 8, 16, 32]
+    sizes, ranks = {**NETWORKS["SmolLM2"], "vocab_size": 512}, [4, 8, 16, 32]
     if options.smoke_test:
-        sizes, ranks, options.num_posteriors = SMALL_SIZES, [4, 8], 3
+        sizes, ranks, options.num_posteriors = NETWORKS["small"], [4, 8], 3
     flush_denormals()
     begin(options.seed)
     base = LlamaForCausalLM(LlamaConfig(**sizes))

@@ -104,7 +104,7 @@ def test_too_few_examples_say_how_many_it_takes() -> None:
     def of(count: int) -> AnswerThresholds:
         return answer_thresholds(logits_of(np.linspace(0.6, 0.9, count)), np.ones(count, dtype=int))
 
-    with pytest.raises(ValueError, match=r"0 errors in 116 answers.; it takes 117 answers without"):
+    with pytest.raises(ValueError, match=r"0 errors in 116 answers.; 117 answers without"):
         of(116).best(0.05)
     assert of(117).answered[of(117).best(0.05)] == 117
 

@@ -142,7 +142,9 @@ def test_gradients_do_not_depend_on_packing(handler: Any, program: Any) -> None:
 def test_rows_without_a_prompt_are_refused(program: Any) -> None:
     model, _ = program
     ids = torch.tensor([[5, 6, 7]])
-    with pytest.raises(ValueError, match="option_ids has 3 columns and input_ids 3, so no prompt"):
+    with pytest.raises(
+        ValueError, match="option_ids has 3 columns and input_ids 3, so there is no prompt"
+    ):
         model(input_ids=ids, option_ids=torch.tensor([[1, 1, 2]]))
 
 

@@ -65,8 +65,6 @@ def test_what_follows_from_the_data_is_filled_in_for_each_start() -> None:
 
 
 def test_a_start_wider_than_the_prior_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"wider than the prior's 0.2.*give 0.09"
-    ):
+    with pytest.raises(ValueError, match=r"wider than the prior's 0.2.*give 0.09"):
         Recipe(init_scale=0.35)
     assert Recipe(method="scalabl", init_scale=0.49).start_scale == 0.49
