@@ -106,7 +106,7 @@ def load_causal_lm(
         Floating dtype of the weights.
     quantization
         ``"4bit"`` or ``"8bit"`` quantises the layers, see
-        :func:`blob_pyro.networks.quantization.quantization_config`; or what
+        ``blob_pyro.networks.quantization.quantization_config``; or what
         :func:`blob_pyro.networks.quantization_of` gave of such a network.
 
     Returns

@@ -114,7 +114,7 @@ def estimate_memory(
         Of the network's layers, as in :func:`blob_pyro.recipe.fine_tune`.
     num_shards
         Processes among which the frozen weights of the layers are divided, as
-        :func:`blob_pyro.networks.sharding.place` does by FSDP.
+        ``blob_pyro.networks.sharding.place`` does by FSDP.
     num_samples
         Draws that share a pass of a prediction, of as many examples.
 

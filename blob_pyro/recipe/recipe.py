@@ -76,8 +76,8 @@ class Recipe(Settings):
     of their letters.  A classification head needs neither."""
 
     pooling: Pooling = "auto"
-    """What an encoder's head reads: the ``mean`` of the token vectors, or what the architecture's
-    own ``head`` reads; ``auto`` for the mean if the model's files say so."""
+    """What an encoder's head reads.  It is the ``mean`` of the token vectors, or what the
+    architecture's own ``head`` reads; ``auto`` for the mean if the model's files say so."""
 
     logit_temperature: float = Field(default=1.0, gt=0)
     """Logits are divided by it, in training and prediction.  A value above 1 helps if the base

@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader
 from blob_pyro.benchmark import BenchmarkConfig, Cell, read_config, run_benchmark
 from blob_pyro.benchmark.data import benchmark_task, evaluation_data
 from blob_pyro.diagnostics import plot_style
+from blob_pyro.diagnostics.plots.style import series
 from blob_pyro.files import load_posterior
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.networks import load_tokenizer
@@ -108,15 +109,23 @@ def compare(
 
 def plot(points: dict[str, tuple[float, float]], path: Path) -> None:
     with plot_style():
-        figure = Figure(figsize=(7, 4), layout="constrained")
+        figure = Figure(figsize=(9, 4), layout="constrained")
         axes = figure.subplots()
-        for name, (cost, nll) in points.items():
-            axes.plot(cost, nll, "o")
-            axes.annotate(name, (cost, nll), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        for index, (name, (cost, nll)) in enumerate(points.items()):
+            axes.plot(
+                cost,
+                nll,
+                label=name,
+                **{
+                    **series(index).line,
+                    "linestyle": "none",
+                    "fillstyle": "none" if index > 5 else "full",
+                },
+            )
         axes.set_xscale("log")
-        axes.set_xlim(right=axes.get_xlim()[1] * 4)
         axes.set_xlabel("time of a prediction, passes of plain LoRA")
         axes.set_ylabel("NLL (nats)")
+        figure.legend(loc="outside right upper")
     figure.savefig(path)
 
 
