@@ -320,7 +320,11 @@ def _network(
     network, report = loader.from_pretrained(
         source, config=config, dtype=dtype, output_loading_info=True, **chosen, **options
     )
-    return network, sorted(report["missing_keys"])
+    # What shares its numbers with a tensor that a file has is not missing.
+    missing = set(report["missing_keys"])
+    named = dict(network.named_parameters(remove_duplicate=False))
+    there = {id(tensor) for name, tensor in named.items() if name not in missing}
+    return network, sorted(name for name in missing if id(named.get(name)) not in there)
 
 
 def _check_complete(missing: list[str]) -> None:
