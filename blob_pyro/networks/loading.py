@@ -321,10 +321,10 @@ def _network(
         source, config=config, dtype=dtype, output_loading_info=True, **chosen, **options
     )
     # What shares its numbers with a tensor that a file has is not missing.
-    missing = set(report["missing_keys"])
+    lacking = set(report["missing_keys"])
     named = dict(network.named_parameters(remove_duplicate=False))
-    there = {id(tensor) for name, tensor in named.items() if name not in missing}
-    return network, sorted(name for name in missing if id(named.get(name)) not in there)
+    there = {id(tensor) for name, tensor in named.items() if name not in lacking}
+    return network, sorted(name for name in lacking if id(named.get(name)) not in there)
 
 
 def _check_complete(missing: list[str]) -> None:
