@@ -71,25 +71,26 @@ def _dropout(model: Classifier, recipe: Recipe) -> LoraGuide:
 MCD = Method("mcd", guide=_dropout, objective="likelihood", dropout=0.1)
 
 
-def _gaussian(model: Classifier, recipe: Recipe) -> LoraGuide:
+def _gaussian(model: Classifier, recipe: Recipe, width: float = 1.0) -> LoraGuide:
+    """Make BLoB's guide; unless the recipe says otherwise it starts at a share of the prior's."""
     from blob_pyro.guides import LowRankGaussianGuide
 
-    return LowRankGaussianGuide(model, recipe.start_scale)
+    return LowRankGaussianGuide(model, recipe.init_scale or width * recipe.prior_scale)
 
 
 # Wang et al., "BLoB: Bayesian Low-Rank Adaptation by Backpropagation", NeurIPS 2024.
 BLOB = Method("blob", guide=_gaussian, objective="elbo", flipout=True)
 
 
-def _gaussian_of_both(model: Classifier, recipe: Recipe) -> LoraGuide:
-    from blob_pyro.guides import LowRankGaussianGuide
-
-    # Draws of B as wide as the prior leave a random network, which a fit does not leave again.
-    return LowRankGaussianGuide(model, recipe.init_scale or recipe.prior_scale / 20)
-
-
-# Blundell et al., "Weight Uncertainty in Neural Networks", ICML 2015, on both matrices.
-BBB = Method("bbb", guide=_gaussian_of_both, latent=("A", "B"), objective="elbo", flipout=True)
+# Blundell et al., "Weight Uncertainty in Neural Networks", ICML 2015, on both matrices.  Draws of
+# B as wide as the prior make a random network, from which no fit comes back.
+BBB = Method(
+    "bbb",
+    guide=partial(_gaussian, width=1 / 20),
+    latent=("A", "B"),
+    objective="elbo",
+    flipout=True,
+)
 
 
 def _scalabl(model: Classifier, recipe: Recipe) -> LoraGuide:
@@ -156,13 +157,6 @@ def _walk(
 SWAG = Method("swag", starts_from="map", from_fit=_walk, options=SWAGOptions)
 
 
-def _narrow_gaussian(model: Classifier, recipe: Recipe) -> LoraGuide:
-    from blob_pyro.guides import LowRankGaussianGuide
-
-    # Its start has to be narrower than the prior.
-    return LowRankGaussianGuide(model, recipe.init_scale or recipe.prior_scale / 2)
-
-
 def _newton(recipe: Recipe) -> MakeSteps:
     from blob_pyro.posthoc.ivon import IVONSteps
 
@@ -171,10 +165,11 @@ def _newton(recipe: Recipe) -> MakeSteps:
 
 
 # Cong et al., "Variational Low-Rank Adaptation Using IVON", 2024, over A and B as there; it needs
-# the package ivon-opt, which is not installed with this library.
+# the package ivon-opt, which is not installed with this library.  Its start has to be narrower than
+# the prior.
 IVON = Method(
     "ivon",
-    guide=_narrow_gaussian,
+    guide=partial(_gaussian, width=1 / 2),
     latent=("A", "B"),
     objective="elbo",
     steps=_newton,
