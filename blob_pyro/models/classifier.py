@@ -13,7 +13,7 @@ from blob_pyro.models.bayesian_lora import BayesianLora
 from blob_pyro.models.labels import checked_labels
 from blob_pyro.models.padding import Side, align_padding, mask_of, padding_token
 from blob_pyro.models.text_trials import padding_is_exact
-from blob_pyro.models.tiling import check_inputs, tile, untile
+from blob_pyro.models.tiling import check_inputs, other_inputs, tile, untile
 
 
 class Classifier(BayesianLora):
@@ -144,8 +144,10 @@ class Classifier(BayesianLora):
 
     def check_draws_at_once(self, **batch: torch.Tensor) -> None:
         """Raise a ``ValueError`` if several draws can't share a pass over such a batch."""
-        inputs, _ = self._checked_batch(**batch)
-        self._check_draws_at_once(inputs, self.class_logits)
+        # Texts alone can, and most batches have nothing else.
+        if other_inputs(batch):
+            inputs, _ = self._checked_batch(**batch)
+            self._check_draws_at_once(inputs, self.class_logits)
 
     def _logits(self, batch: dict[str, torch.Tensor], num_draws: int) -> torch.Tensor:
         """Give the logits under the draws that are installed, ``B x C`` or ``K x B x C``."""
