@@ -77,9 +77,8 @@ def quantization_config(
     """
     with torch.device("meta"):
         network: nn.Module = loader.from_config(config, dtype=dtype, trust_remote_code=False)
-    linear = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | Conv1D)]
     inside = quantised_layers(network)
-    outside = [name for name in linear if name not in inside]
+    outside = [name for name in _linear_layers(network) if name not in inside]
     if not inside:
         raise ValueError(
             f"quantization={quantization!r}: a {type(network).__name__} has no stack of linear "
@@ -98,8 +97,11 @@ def quantization_config(
 def quantised_layers(network: nn.Module) -> list[str]:
     """Name the linear layers of a network's stack, which are those that get quantised."""
     stacks = tuple(f"{n}." for n, m in network.named_modules() if isinstance(m, nn.ModuleList))
-    linear = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | Conv1D)]
-    return [name for name in linear if name.startswith(stacks)]
+    return [name for name in _linear_layers(network) if name.startswith(stacks)]
+
+
+def _linear_layers(network: nn.Module) -> list[str]:
+    return [n for n, m in network.named_modules() if isinstance(m, nn.Linear | Conv1D)]
 
 
 def quantization_of(network: nn.Module) -> dict[str, Any] | None:
