@@ -152,22 +152,31 @@ def with_section(page: str, name: str, text: str) -> str:
     return f"{before}{begin}\n{text}\n{end}{after}"
 
 
+def tiny_results(folder: Path) -> BenchmarkConfig:
+    """Run a benchmark of the task ``reviews`` with a tiny network into a folder."""
+    content = {
+        "model": tiny_base_folder(folder / "base", tiny_tokenizer(["negative positive"])),
+        "seeds": [0],
+        "max_test": 20,
+        "tasks": {"reviews": {"max_train": 8, "ood": ["helpdesk_out_of_scope"]}},
+        "training": {"num_steps": 1},
+        "methods": {
+            "plain LoRA": {"method": "mle", "num_samples": [0]},
+            "BLoB": {"num_samples": [0, 10]},
+        },
+    }
+    (folder / "few.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    config = read_config(folder / "few.yaml")
+    run_benchmark(config, folder)
+    return config
+
+
 def smoke_test() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        content = {
-            "model": tiny_base_folder(folder / "base", tiny_tokenizer(["negative positive"])),
-            "seeds": [0],
-            "max_test": 20,
-            "tasks": {"reviews": {"max_train": 8, "ood": ["helpdesk_out_of_scope"]}},
-            "training": {"num_steps": 1},
-            "methods": {"plain LoRA": {"method": "mle", "num_samples": [0]}, "BLoB": {}},
-        }
-        (folder / "few.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-        config = read_config(folder / "few.yaml")
-        run_benchmark(config, folder / "few")
-        print(section(config, folder / "few", "few", folder))
-        print(sizes_section(config, folder / "few", "sizes", folder))
+        config = tiny_results(folder)
+        print(section(config, folder, "few", folder))
+        print(sizes_section(config, folder, "sizes", folder))
 
 
 def main() -> None:

@@ -17,8 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import yaml
-from few_shot_texts import HERE
+from few_shot_texts import HERE, tiny_results
 from matplotlib.figure import Figure
 from paired_comparison import (
     begin,
@@ -31,7 +30,7 @@ from paired_comparison import (
 from plain_and_bayesian import peak_bytes
 from torch.utils.data import DataLoader
 
-from blob_pyro.benchmark import BenchmarkConfig, Cell, read_config, run_benchmark
+from blob_pyro.benchmark import BenchmarkConfig, Cell, read_config
 from blob_pyro.benchmark.data import benchmark_task, evaluation_data
 from blob_pyro.diagnostics import plot_style
 from blob_pyro.diagnostics.plots.style import series
@@ -41,7 +40,6 @@ from blob_pyro.networks import load_tokenizer
 from blob_pyro.recipe.network import load_network
 from blob_pyro.recipe.predictions import load_predictions
 from blob_pyro.tasks import LongestFirst, collator_for
-from blob_pyro.testing import tiny_base_folder, tiny_tokenizer
 
 PLAIN = "plain LoRA"
 # Name, method of the benchmark, draws, draws that share a pass.
@@ -132,21 +130,8 @@ def plot(points: dict[str, tuple[float, float]], path: Path) -> None:
 def smoke_test(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        content = {
-            "model": tiny_base_folder(folder / "base", tiny_tokenizer(["negative positive"])),
-            "seeds": [0],
-            "max_test": 20,
-            "tasks": {"reviews": {"max_train": 8}},
-            "training": {"num_steps": 1},
-            "methods": {
-                PLAIN: {"method": "mle", "num_samples": [0]},
-                "BLoB": {"num_samples": [0, 10]},
-            },
-        }
-        (folder / "few.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-        config = read_config(folder / "few.yaml")
-        run_benchmark(config, folder / "few")
-        plot(compare(config, folder / "few", None, "reviews", options), folder / "ways.png")
+        config = tiny_results(folder)
+        plot(compare(config, folder, None, "reviews", options), folder / "ways.png")
 
 
 def main() -> None:

@@ -159,7 +159,17 @@ def peft(name: str, weights: Tensors | None = None) -> PeftModel:
     """The network with an ordinary adapter, whose ``lora_A`` are the given ones."""
     task_type = "SEQ_CLS" if name in HEADS else "CAUSAL_LM"
     _, targets = NETWORKS[name]
-    net = get_peft_model(base(name), LoraConfig(task_type=task_type, r=2, target_modules=targets))
+    return with_adapter(base(name), task_type, targets, weights)
+
+
+def with_adapter(
+    network: transformers.PreTrainedModel,
+    task_type: str,
+    targets: Any,
+    weights: Tensors | None = None,
+) -> PeftModel:
+    """Put an adapter of rank 2 into a network, its ``lora_B`` random, ``lora_A`` as given."""
+    net = get_peft_model(network, LoraConfig(task_type=task_type, r=2, target_modules=targets))
     with torch.no_grad():
         for key, parameter in net.named_parameters():
             if "lora_B" in key:

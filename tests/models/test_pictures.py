@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from pyro import poutine
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -37,7 +37,7 @@ from blob_pyro.models import BayesianLora, CausalLM, LabelTokenClassifier, Optio
 from blob_pyro.models.padding import align_padding
 from blob_pyro.posthoc import laplace
 from blob_pyro.poutine import flipout
-from tests.models.architectures import SIZES, Tensors, in_peft
+from tests.models.architectures import SIZES, Tensors, with_adapter
 
 TEXT = {name: value for name, value in SIZES.items() if not name.startswith("decoder")}
 PICTURE = {"hidden_size": 16, "patch_size": 4, "initializer_range": 0.3}
@@ -120,15 +120,7 @@ def peft(name: str, layers: str, weights: Tensors | None = None) -> PeftModel:
     """The same random network each time, with an ordinary adapter of the given ``lora_A``."""
     torch.manual_seed(0)
     network, _, _ = NETWORKS[name]()
-    config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=layers)
-    net = get_peft_model(network, config)
-    with torch.no_grad():
-        for key, parameter in net.named_parameters():
-            if "lora_B" in key:
-                parameter.normal_(std=0.3)
-        for site, weight in (weights or {}).items():
-            net.get_parameter(in_peft(site)).copy_(weight)
-    return net.eval()
+    return with_adapter(network, "CAUSAL_LM", layers, weights)
 
 
 def questions(name: str) -> list[tuple[str, list[np.ndarray]]]:
