@@ -113,7 +113,7 @@ def estimate(
         Quantization | None, typer.Option(help="Of the base model's layers; none if left out.")
     ] = None,
     num_shards: Annotated[
-        int, typer.Option(min=1, help="Processes that share out the parameters, by FSDP.")
+        int, typer.Option(min=1, help="Processes that divide the base model's layers, by FSDP.")
     ] = 1,
     num_samples: Annotated[
         int, typer.Option(min=1, help="Draws that share a pass of a prediction.")
