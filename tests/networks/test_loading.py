@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedConfig,
+    PreTrainedModel,
 )
+from transformers.utils import logging as transformers_logging
 
 from blob_pyro.networks import (
     SMOLLM2,
@@ -156,6 +159,21 @@ def test_tied_weights_are_not_missing(tmp_path: Path) -> None:
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
     load_causal_lm(str(tmp_path))
+
+
+def test_loads_at_once_leave_transformers_as_it_was(tmp_path: Path) -> None:
+    config = GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    ties, verbosity = PreTrainedModel.tie_weights, transformers_logging.get_verbosity()
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            networks = [*pool.map(load_causal_lm, [str(tmp_path)] * 24)]
+        assert PreTrainedModel.tie_weights is ties
+        assert transformers_logging.get_verbosity() == verbosity
+        assert all(each.lm_head.weight is each.transformer.wte.weight for each in networks)
+    finally:
+        PreTrainedModel.tie_weights = ties  # type: ignore[method-assign]
+        transformers_logging.set_verbosity(verbosity)
 
 
 def test_a_pickle_is_not_read(base_folder: str) -> None:
