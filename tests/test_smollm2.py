@@ -66,11 +66,13 @@ def test_the_intents_are_distinct_tokens(smol_tokenizer: Any) -> None:
     assert names == list(helpdesk().class_names)
 
 
+@pytest.mark.skipif(
+    not importlib.util.find_spec("bitsandbytes"), reason="bitsandbytes is not installed"
+)
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
 def test_a_quantised_base_is_a_smaller_network_of_its_dequantised_weights(
     quantization: str, network: PreTrainedModel, smol_tokenizer: Any, tmp_path: Any
 ) -> None:
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     task = helpdesk()
     posterior = fine_tune(
         task, SMOLLM2, quantization=quantization, num_steps=2, batch_size=2, progress=False

@@ -350,4 +350,5 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if main() else 1)
+    if not main():
+        sys.exit(1)

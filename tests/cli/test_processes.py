@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +32,6 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
 @pytest.fixture
-def blob_pyro_in(tmp_path: Path) -> Callable[..., str]:
-    """Run a command in a new Python, or in several; give what it prints."""
-
-    def run(*arguments: str, python: Sequence[str] = (), hash_seed: str = "0") -> str:
-        result = subprocess.run(
-            [sys.executable, *python, "-m", "blob_pyro", *arguments],
-            env={**ENVIRONMENT, "PYTHONHASHSEED": hash_seed},
-            cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert result.returncode == 0, result.stderr
-        return result.stdout
-
-    return run
-
-
-@pytest.fixture
 def train(tmp_path: Path, base_folder: str) -> list[str]:
     """Give the command that trains on twelve texts, two of them kept for the test."""
     (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *ROWS]))
@@ -56,41 +40,6 @@ def train(tmp_path: Path, base_folder: str) -> list[str]:
         "--set", "target_modules=[q_proj,k_proj,v_proj,o_proj,up_proj]", "--num-samples", "2",
         "--output-dir",
     ]  # fmt: skip
-
-
-def test_two_processes_train_and_measure_as_one(
-    blob_pyro_in: Callable[..., str], train: list[str], tmp_path: Path
-) -> None:
-    printed = blob_pyro_in(*train, "two", python=TORCHRUN)
-    assert printed.count("accuracy") == 1
-    card = ModelCard.load(tmp_path / "two" / "README.md", repo_type="model")
-    on_card = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    # What one process says of the same posterior and the same texts.
-    test = read_table(tmp_path / "tickets.csv").splits["test"]
-    assert len(test) == 2
-    labels = [("login", "printing")[label] for label in test["label"]]
-    alone = load(tmp_path / "two").evaluate(list(test["text"]), labels, num_samples=2)
-    assert on_card == pytest.approx(alone.metrics(), abs=1e-4)
-    printed = blob_pyro_in("evaluate", "two", "--data", "tickets.csv", python=TORCHRUN)
-    assert printed.count("accuracy") == 1
-
-
-def test_the_same_seed_gives_the_same_folder_and_a_relative_model_is_found_again(
-    blob_pyro_in: Callable[..., str],
-    train: list[str],
-    tmp_path: Path,
-    invoke: Callable[..., Any],
-) -> None:
-    for hash_seed in ("1", "2"):
-        blob_pyro_in(*train, hash_seed, hash_seed=hash_seed)
-    one, other = (
-        {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} for folder in "12"
-    )
-    assert one == other
-    assert "posterior.safetensors" in one
-    # The tests have another working directory.
-    result = invoke("predict", str(tmp_path / "1"), "the toner", "--json")
-    assert result.exit_code == 0, result.output
 
 
 # What each process runs: commands with their standard input.
@@ -121,6 +70,40 @@ def in_two_processes(folder: Path, commands: list[Any], **environment: str) -> s
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return result.stderr
+
+
+def test_two_processes_train_and_measure_as_one(train: list[str], tmp_path: Path) -> None:
+    evaluate = ["evaluate", "two", "--data", "tickets.csv"]
+    in_two_processes(tmp_path, [([*train, "two"], ""), (evaluate, "")])
+    printed = json.loads((tmp_path / "printed-0.json").read_text())
+    assert [each.count("accuracy") for each in printed] == [1, 1]
+    assert json.loads((tmp_path / "printed-1.json").read_text()) == ["", ""]
+    card = ModelCard.load(tmp_path / "two" / "README.md", repo_type="model")
+    on_card = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    # What one process says of the same posterior and the same texts.
+    test = read_table(tmp_path / "tickets.csv").splits["test"]
+    assert len(test) == 2
+    labels = [("login", "printing")[label] for label in test["label"]]
+    alone = load(tmp_path / "two").evaluate(list(test["text"]), labels, num_samples=2)
+    assert on_card == pytest.approx(alone.metrics(), abs=1e-4)
+
+
+def test_the_same_seed_gives_the_same_folder_and_a_relative_model_is_found_again(
+    train: list[str], tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    for seed in ("1", "2"):
+        subprocess.run(
+            [sys.executable, "-m", "blob_pyro", *train, seed],
+            env={**ENVIRONMENT, "PYTHONHASHSEED": seed}, cwd=tmp_path, check=True,
+        )  # fmt: skip
+    one, other = (
+        {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} for folder in "12"
+    )
+    assert one == other
+    assert "posterior.safetensors" in one
+    # The tests have another working directory.
+    result = invoke("predict", str(tmp_path / "1"), "the toner", "--json")
+    assert result.exit_code == 0, result.output
 
 
 def test_two_processes_read_predict_and_write_each_row_once_and_in_order(

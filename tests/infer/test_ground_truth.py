@@ -15,8 +15,6 @@ from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 
 from blob_pyro.infer import ReweightedTrace_ELBO
 
-# One worker, so that what is fitted once is fitted once.
-pytestmark = pytest.mark.xdist_group(__name__)
 SCRIPT = Path(__file__).parents[2] / "examples" / "ground_truth.py"
 
 

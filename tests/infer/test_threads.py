@@ -27,7 +27,7 @@ from blob_pyro.infer import (
 from blob_pyro.posthoc import ensemble
 from blob_pyro.training import TrainingConfig, fit
 
-THREADS, REQUESTS = 8, 200
+THREADS, REQUESTS = 8, 50
 Batch = dict[str, torch.Tensor]
 
 

@@ -90,10 +90,9 @@ def test_a_trunk_that_passes_on_more_than_one_tensor_runs_for_each_draw() -> Non
     assert [*model.trunk.proved.values()] == [False]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_network_that_is_compiled_shares_nothing() -> None:
     net = tiny_network("llama", "SEQ_CLS", layers_to_transform=[1])
-    net.get_base_model().model.layers[0].compile()
+    net.get_base_model().model.layers[0].compile(backend="eager")
     assert not SequenceClassifier(net, num_data=8).trunk.layers
 
 

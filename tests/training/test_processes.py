@@ -17,8 +17,6 @@ from safetensors.torch import load_file
 
 from blob_pyro.training.training_state import separate_noise
 
-# One worker, so that what is fitted once is fitted once.
-pytestmark = pytest.mark.xdist_group(__name__)
 # The package has the function by this name.
 sharded = importlib.import_module("blob_pyro.training.sharded_predictive")
 OF_TWO = SimpleNamespace(process_index=0, num_processes=2)

@@ -27,8 +27,6 @@ from blob_pyro.networks import sharding
 from blob_pyro.recipe import Posterior
 from blob_pyro.tasks import TextClassificationTask
 
-# One worker, so that what is fitted once is fitted once.
-pytestmark = pytest.mark.xdist_group(__name__)
 SCRIPT = Path(__file__).with_name("sharded_run.py")
 # What accelerate launch gives its processes; torchrun starts them on CPUs, where it would not.
 FSDP = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
