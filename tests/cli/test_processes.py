@@ -72,9 +72,12 @@ def in_two_processes(folder: Path, commands: list[Any], **environment: str) -> s
     return result.stderr
 
 
-def test_two_processes_train_and_measure_as_one(train: list[str], tmp_path: Path) -> None:
-    evaluate = ["evaluate", "two", "--data", "tickets.csv"]
-    in_two_processes(tmp_path, [([*train, "two"], ""), (evaluate, "")])
+def test_two_processes_train_and_measure_as_one(
+    train: list[str], posterior: str, tmp_path: Path
+) -> None:
+    # Training is last: it ends the group of processes.
+    evaluate = ["evaluate", posterior, "--data", "tickets.csv", "--num-samples", "2"]
+    in_two_processes(tmp_path, [(evaluate, ""), ([*train, "two"], "")])
     printed = json.loads((tmp_path / "printed-0.json").read_text())
     assert [each.count("accuracy") for each in printed] == [1, 1]
     assert json.loads((tmp_path / "printed-1.json").read_text()) == ["", ""]
