@@ -73,11 +73,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of whole words that knows the help desk's and the answers."""
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Make a tokenizer of whole words that knows the help desk's and the answers."""
     task = helpdesk()
     return tiny_tokenizer([*task.splits["train"]["text"], *task.class_names, task.prompt, *ANSWERS])
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer()
 
 
 @pytest.fixture
@@ -86,11 +90,10 @@ def base_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> str:
     return tiny_base_folder(tmp_path / "tiny-llama", tokenizer)
 
 
-@pytest.fixture
-def questions(tmp_path: Path) -> str:
-    """A folder of OpenBookQA- and ARC-like questions, written here."""
+def write_questions(data: Path) -> str:
+    """Write a folder of OpenBookQA- and ARC-like questions."""
     for place, stem in (("openbookqa/main", "question_stem"), ("ai2_arc/ARC-Easy", "question")):
-        folder = tmp_path / "data" / place
+        folder = data / place
         folder.mkdir(parents=True)
         for split in ("train", "test"):
             rows = [
@@ -103,7 +106,20 @@ def questions(tmp_path: Path) -> str:
                 for i in range(6)
             ]
             (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return str(tmp_path / "data")
+    return str(data)
+
+
+@pytest.fixture(scope="session")
+def unchanged_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Base model and questions as above, for tests that share what they make of them."""
+    folder = tmp_path_factory.mktemp("unchanged")
+    base_model = tiny_base_folder(folder / "tiny-llama", make_tokenizer())
+    return base_model, write_questions(folder / "data")
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> str:
+    return write_questions(tmp_path / "data")
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
+from blob_pyro.benchmark import BenchmarkConfig, read_config, run_benchmark
 
-@pytest.fixture
-def content(base_folder: str) -> dict[str, Any]:
+
+def tiny_benchmark(base_model: str) -> dict[str, Any]:
     return {
-        "model": base_folder,
+        "model": base_model,
         "seeds": [0, 1],
         "max_test": 5,
         "training": {"num_steps": 1, "batch_size": 2, "rank": 2},
@@ -29,12 +30,29 @@ def content(base_folder: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Callable[[Any], Path]:
-    def write_yaml(content: Any) -> Path:
-        path = tmp_path / "benchmark.yaml"
-        path.write_text(
-            content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
-        )
-        return path
+def content(base_folder: str) -> dict[str, Any]:
+    return tiny_benchmark(base_folder)
 
-    return write_yaml
+
+def write_yaml(folder: Path, content: Any) -> Path:
+    path = folder / "benchmark.yaml"
+    path.write_text(
+        content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
+    )
+    return path
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[Any], Path]:
+    return lambda content: write_yaml(tmp_path, content)
+
+
+@pytest.fixture(scope="session")
+def finished(
+    unchanged_files: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[BenchmarkConfig, Path, Any]:
+    """A benchmark that ran to its end: its configuration, its folder and its results."""
+    base_model, questions = unchanged_files
+    folder = tmp_path_factory.mktemp("finished")
+    config = read_config(write_yaml(folder, tiny_benchmark(base_model)))
+    return config, folder / "out", run_benchmark(config, folder / "out", Path(questions))

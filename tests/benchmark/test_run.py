@@ -46,28 +46,22 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_cell_is_a_file_and_a_finished_benchmark_does_nothing(
-    config: Any, questions: str, tmp_path: Path, fits: list[int]
+    finished: Any, unchanged_files: Any, fits: list[int]
 ) -> None:
-    folder = tmp_path / "results"
-    results = run_benchmark(config, folder, Path(questions))
-    assert len(results) == len(fits) == 12
-    assert sorted(fits) == [0] * 6 + [1] * 6
+    config, folder, results = finished
     made = files(folder)
-    assert len([name for name in made if name.startswith("cells/")]) == 12
-    again = run_benchmark(config, folder, Path(questions))
-    assert len(fits) == 12
-    assert again == results
+    assert len(results) == len([name for name in made if name.startswith("cells/")]) == 12
+    assert run_benchmark(config, folder, Path(unchanged_files[1])) == results
+    assert not fits
     assert files(folder) == made
 
 
-def test_metrics_are_those_of_the_draws_that_are_kept(
-    config: Any, questions: str, tmp_path: Path
-) -> None:
-    results = run_benchmark(config, tmp_path, Path(questions))
+def test_metrics_are_those_of_the_draws_that_are_kept(finished: Any) -> None:
+    _, folder, results = finished
     metrics = results[Cell("blob", "openbookqa", 1)]["metrics"]
     assert set(metrics) == {"0", "2"}
     kept = [
-        load_predictions(tmp_path / "draws" / f"blob-openbookqa-seed1-{name}-draws2.npz")
+        load_predictions(folder / "draws" / f"blob-openbookqa-seed1-{name}-draws2.npz")
         for name in ("openbookqa", "ai2_arc_easy")
     ]
     assert kept[0].logits.shape == (2, 5, 4)
@@ -81,33 +75,10 @@ def test_metrics_are_those_of_the_draws_that_are_kept(
     assert "auroc_mutual_information" not in metrics["0"]["ai2_arc_easy"]
     assert outside == kept[1].metrics()
     assert set(outside) == set(METRICS)
-    card = (tmp_path / "posteriors" / "blob-openbookqa-seed1" / "README.md").read_text()
+    card = (folder / "posteriors" / "blob-openbookqa-seed1" / "README.md").read_text()
     for part in ("| method | blob |", "| measured on | openbookqa, test, 5 examples |"):
         assert part in card
     assert f"| nll | {metrics['2']['openbookqa']['nll']:.4f} |" in card
-
-
-def test_a_killed_benchmark_loses_nothing_and_repeats_nothing(
-    config: Any, questions: str, tmp_path: Path, fits: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = run_benchmark(config, tmp_path / "whole", Path(questions))
-    fits.clear()
-    fine_tune = cell_run.fine_tune
-
-    def killed(*args: Any, recipe: Recipe, **options: Any) -> Any:
-        if len(fits) == 3:
-            raise KeyboardInterrupt
-        return fine_tune(*args, recipe=recipe, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cell_run, "fine_tune", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run_benchmark(config, tmp_path / "killed", Path(questions))
-    assert len(files(tmp_path / "killed" / "cells")) == 3
-    resumed = run_benchmark(config, tmp_path / "killed", Path(questions))
-    assert len(fits) == 12
-    for cell, result in whole.items():
-        assert resumed[cell]["metrics"] == result["metrics"]
 
 
 def test_a_benchmark_stopped_by_sigkill_goes_on_where_it_was(
@@ -193,10 +164,10 @@ def test_an_encoder_is_compared_on_texts(
 
 
 def test_cells_of_other_settings_are_refused(
-    content: Any, write: Any, questions: str, tmp_path: Path
+    finished: Any, content: Any, write: Any, questions: str
 ) -> None:
-    folder = tmp_path / "results"
-    run_benchmark(read_config(write(content)), folder, Path(questions))
+    config, folder, _ = finished
+    content["model"] = config.model
     content["methods"]["blob"]["init_scale"] = 0.1
     with pytest.raises(
         ValueError, match=r"blob-openbookqa-seed0.json was made with other settings"
@@ -213,21 +184,19 @@ def test_a_damaged_cell_is_named(damage: str, config: Any, questions: str, tmp_p
         run_benchmark(config, tmp_path, Path(questions))
 
 
-def test_tables_hold_a_row_for_each_number_of_draws(
-    config: Any, questions: str, tmp_path: Path
-) -> None:
-    run_benchmark(config, tmp_path, Path(questions))
-    markdown = (tmp_path / "tables.md").read_text()
+def test_tables_hold_a_row_for_each_number_of_draws(finished: Any) -> None:
+    config, folder, _ = finished
+    markdown = (folder / "tables.md").read_text()
     assert markdown.count("## trained on") == markdown.count("## differences") == 3
     assert markdown.count("## what it costs") == 2
     assert "## trained on openbookqa (4 labels), tested on ai2_arc_easy, 2 seeds" in markdown
     rows = [line.split("|")[1].strip() for line in markdown.splitlines() if line.startswith("| ")]
     assert rows[:25] == ["", "zero_shot", "mle", "blob, K = 0", "blob, K = 2"] * 5
     assert rows[25:] == ["", "zero_shot", "blob, K = 0", "blob, K = 2"] * 3
-    assert (tmp_path / "tables.tex").read_text().count("\\begin{tabular}") == 5
+    assert (folder / "tables.tex").read_text().count("\\begin{tabular}") == 5
     for task in config.tasks:
-        assert imread(tmp_path / "plots" / f"{task}.png").std() > 0
-    cell = json.loads((tmp_path / "cells" / "mle-openbookqa-seed0.json").read_text())
+        assert imread(folder / "plots" / f"{task}.png").std() > 0
+    cell = json.loads((folder / "cells" / "mle-openbookqa-seed0.json").read_text())
     assert cell["train_seconds"] > 0
 
 
