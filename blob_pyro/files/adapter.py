@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from blob_pyro.lora import check_no_adapter
 from blob_pyro.models import BayesianLora
 from blob_pyro.networks import pooling_of
 from blob_pyro.networks.loading import quiet_peft
@@ -222,8 +223,11 @@ def load_adapter(
     Raises
     ------
     ValueError
-        If the adapter does not fit the network, or lacks a tensor or has one too many.
+        If the adapter does not fit the network, or lacks a tensor or has one too many; or if the
+        network has LoRA layers and is no ``PeftModel``.
     """
+    if not isinstance(network, PeftModel):
+        check_no_adapter(network)
     config = read_lora_config(folder, tensors)
     with reading(folder / ADAPTER_CONFIG), quiet_peft():
         if isinstance(network, PeftModel):

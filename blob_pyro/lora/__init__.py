@@ -2,7 +2,7 @@
 
 from blob_pyro.lora.bayesianize import bayesianize, unbayesianize
 from blob_pyro.lora.checkpoint_contexts import CheckpointContexts
-from blob_pyro.lora.layer_checks import check_latent, check_peft_model
+from blob_pyro.lora.layer_checks import check_latent, check_no_adapter, check_peft_model
 from blob_pyro.lora.prior import HierarchicalNormalPrior, LatentWeight, NormalPrior, Prior
 from blob_pyro.lora.projection import LoraProjection
 from blob_pyro.lora.sites import Latent, LoraSite, Matrix, lora_sites
@@ -11,6 +11,7 @@ __all__ = [
     # verbs
     "bayesianize",
     "check_latent",
+    "check_no_adapter",
     "check_peft_model",
     "lora_sites",
     "unbayesianize",

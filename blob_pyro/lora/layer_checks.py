@@ -5,6 +5,7 @@ from peft import PeftModel
 from peft.tuners import lora
 from peft.tuners.lora import LoraLayer
 from pyro import poutine
+from torch import nn
 
 from blob_pyro.lora.projection import LoraProjection
 from blob_pyro.lora.sites import Latent
@@ -25,6 +26,17 @@ def check_peft_model(net: object) -> None:
         raise TypeError(
             f"blob_pyro needs a PeftModel but got {type(net).__name__}; wrap the network with "
             "peft.get_peft_model(net, LoraConfig(...)) first"
+        )
+
+
+def check_no_adapter(network: nn.Module) -> None:
+    """Raise a ``ValueError`` if a network has LoRA layers, which a second adapter would replace."""
+    if any(isinstance(module, LoraLayer) for module in network.modules()):
+        raise ValueError(
+            f"the {type(network).__name__} has LoRA layers already, such as those of a posterior "
+            "over it, which another adapter of this name would replace; load the network anew, or "
+            "call unload() of its PeftModel first (load_posterior: give the PeftModel, and "
+            "adapter=... for another name)"
         )
 
 

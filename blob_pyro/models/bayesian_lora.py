@@ -105,6 +105,7 @@ class BayesianLora(PyroModule):
         self.adapter = adapter
         self.net = net
         self.sites: dict[str, LoraSite] = lora_sites(net, adapter)
+        self._projections = [site.projection for site in self.sites.values()]
         # Where each parameter is, since walking the network at every step takes time.
         self._places = [
             (f"{path}.{leaf}" if path else leaf, module, leaf)
@@ -166,7 +167,7 @@ class BayesianLora(PyroModule):
     @property
     def use(self) -> NetworkUse:
         """What keeps callers of the network apart."""
-        return next(iter(self.sites.values())).projection.use
+        return self._projections[0].use
 
     @property
     def accepts_loss_kwargs(self) -> bool:
@@ -221,6 +222,8 @@ class BayesianLora(PyroModule):
             finally:
                 if not torch.is_grad_enabled():
                     self._forget()
+        # Another thread may have switched adapters meanwhile.
+        self._check_active()
 
     @contextmanager
     def _with_head(self, draws: Sequence[Mapping[str, torch.Tensor]]) -> Iterator[None]:
@@ -428,8 +431,15 @@ class BayesianLora(PyroModule):
                 f"the adapter {self.adapter!r} is no longer in the network (unload was called), "
                 "so its draws have no effect; make a new model of the network"
             )
-        active = layer.active_adapters
-        if self.adapter not in active:
+        for site, projection in zip(self.sites.values(), self._projections, strict=True):
+            matrices: Any = getattr(site.layer, f"lora_{site.matrix}")
+            if self.adapter not in matrices or matrices[self.adapter] is not projection:
+                raise ValueError(
+                    f"the network's adapter {self.adapter!r} is another one by now (as after a "
+                    "second get_peft_model, or model_at_mean), to which this model's draws do not "
+                    "belong; give each model a network or a name of an adapter of its own"
+                )
+        if (active := layer.active_adapters) != [self.adapter]:
             raise ValueError(
                 f"the network's active adapter is {', '.join(active)}, not {self.adapter}, "
                 "whose weights this model draws; call "

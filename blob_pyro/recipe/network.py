@@ -6,7 +6,7 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from blob_pyro.lora import Latent
+from blob_pyro.lora import Latent, check_no_adapter
 from blob_pyro.models import Classifier, LabelTokenClassifier, OptionLikelihood, SequenceClassifier
 from blob_pyro.networks import Pooling, is_encoder, load_causal_lm, load_sequence_classifier
 from blob_pyro.tasks import MultipleChoiceTask, Scoring, Task, label_token_ids
@@ -109,9 +109,10 @@ def lora_config(
     Raises
     ------
     ValueError
-        If ``target_modules`` is None and PEFT knows none for the architecture, ``latent_layers``
-        are more than it has, or what is trained whole is quantised.
+        If the network has an adapter, ``target_modules`` is None and PEFT knows none for the
+        architecture, ``latent_layers`` are more than it has, or what is trained whole is quantised.
     """
+    check_no_adapter(network)
     kind = network.config.model_type
     if target_modules is None and kind not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
         linear = {

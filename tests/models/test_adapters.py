@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pyro
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from pyro import poutine
 from pyro.infer import SVI
 
@@ -74,6 +75,40 @@ def test_a_model_whose_adapter_is_not_active_says_so(two: Any, token_batch: Any)
         models["default"](**token_batch())
     net.set_adapter("default")
     models["default"](**token_batch())
+
+
+def test_a_model_beside_whose_adapter_another_is_active_says_so(two: Any, token_batch: Any) -> None:
+    net, models = two
+    net.base_model.set_adapter(["default", "second"])
+    with pytest.raises(ValueError, match="active adapter is default, second, not default"):
+        models["default"](**token_batch())
+
+
+def test_an_adapter_that_is_switched_in_the_middle_of_a_pass_is_noticed(
+    two: Any, token_batch: Any
+) -> None:
+    net, models = two
+    net.set_adapter("default")
+    draws = LowRankGaussianGuide(models["default"]).draws(1)
+    # As another thread may, which serves the other posterior.
+    switched = net.register_forward_hook(lambda *_: net.set_adapter("second"))
+    with switched, pytest.raises(ValueError, match="active adapter is second, not default"):
+        models["default"].logits_under(draws, **token_batch())
+
+
+@pytest.mark.filterwarnings("ignore:You are trying", "ignore:Already found")
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["v_proj"]])
+def test_a_model_whose_adapter_was_replaced_says_so(
+    targets: list[str], peft_network: Any, token_batch: Any
+) -> None:
+    net = peft_network("llama")
+    first = LabelTokenClassifier(net, TOKENS, 8)
+    draws = LowRankGaussianGuide(first).draws(1)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=targets)
+    get_peft_model(net.get_base_model(), lora)
+    for predict in (first, partial(first.logits_under, draws)):
+        with pytest.raises(ValueError, match="adapter 'default' is another one by now"):
+            predict(**token_batch())
 
 
 def test_training_one_leaves_the_other_alone(two: Any, token_batch: Any) -> None:

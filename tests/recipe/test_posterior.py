@@ -300,6 +300,20 @@ def test_an_adapter_that_left_the_network_predicts_nothing(
         posterior.predict_proba(TEXTS)
 
 
+def test_a_network_that_has_a_posterior_gets_no_second_one(
+    posterior: blob_pyro.Posterior, tmp_path: Path
+) -> None:
+    """It would replace the matrices that the first posterior computes with."""
+    posterior.save(tmp_path / "desk")
+    expected = posterior.predict_proba(TEXTS)
+    network = posterior.model.network.get_base_model()
+    with pytest.raises(ValueError, match="has LoRA layers already"):
+        blob_pyro.fine_tune(TEXTS, network, LABELS, tokenizer=posterior.tokenizer, progress=False)
+    with pytest.raises(ValueError, match="has LoRA layers already"):
+        blob_pyro.load(tmp_path / "desk", network, posterior.tokenizer)
+    assert (posterior.predict_proba(TEXTS) == expected).all()
+
+
 def test_every_file_of_a_folder_has_the_mode_of_the_umask(
     posterior: blob_pyro.Posterior, tmp_path: Path
 ) -> None:
