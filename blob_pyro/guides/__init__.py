@@ -1,6 +1,5 @@
 """Posterior approximations over LoRA weights, one a file."""
 
-from blob_pyro.guides.dirichlet import DirichletGuide
 from blob_pyro.guides.dropout import DropoutGuide
 from blob_pyro.guides.ensemble import EnsembleGuide
 from blob_pyro.guides.full_covariance import FullCovarianceGuide
@@ -10,7 +9,7 @@ from blob_pyro.guides.low_rank_gaussian import LowRankGaussianGuide
 from blob_pyro.guides.low_rank_plus_diagonal import LowRankPlusDiagonalGuide
 from blob_pyro.guides.matrix_normal import MatrixNormalGuide
 from blob_pyro.guides.model_at_mean import model_at_mean
-from blob_pyro.guides.point_estimate import PointEstimateGuide
+from blob_pyro.guides.point_estimate import DirichletGuide, PointEstimateGuide
 from blob_pyro.guides.scalabl import ScalaBLGuide
 from blob_pyro.guides.site_parameters import SiteParameters
 from blob_pyro.guides.swag import SWAGGuide

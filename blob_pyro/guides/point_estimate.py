@@ -1,4 +1,6 @@
-"""No posterior at all: the point estimate that ordinary LoRA makes."""
+"""No posterior at all: the point estimate of ordinary LoRA, and that of a student."""
+
+import math
 
 import pyro.distributions as dist
 import torch
@@ -6,6 +8,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from typing_extensions import override
 
 from blob_pyro.guides.lora_guide import LoraGuide
+from blob_pyro.models import BayesianLora
 
 
 class PointEstimateGuide(LoraGuide):
@@ -38,3 +41,36 @@ class PointEstimateGuide(LoraGuide):
     @override
     def scale(self) -> dict[str, torch.Tensor]:
         return {name: torch.zeros_like(self.M[name]) for name in self.sites}
+
+
+class DirichletGuide(PointEstimateGuide):
+    r"""A point whose logits z stand for a Dirichlet over the class probabilities.
+
+    Its concentrations are :math:`\exp(z + c)`.  Its mean is :math:`softmax(z)`, whatever c is, so
+    the adapter predicts without this library too.  :func:`blob_pyro.posthoc.distill` makes one.
+
+    Parameters
+    ----------
+    model
+        A model of :mod:`blob_pyro.models`.
+    log_precision
+        c, a number that all logits of a data set share.
+
+    Raises
+    ------
+    ValueError
+        If ``log_precision`` is not finite.
+
+    References
+    ----------
+    Malinin, Mlodozeniec and Gales, "Ensemble Distribution Distillation", ICLR 2020,
+    arXiv 1905.00076.
+    """
+
+    predictive = "dirichlet"
+
+    def __init__(self, model: BayesianLora, log_precision: float = 0.0) -> None:
+        super().__init__(model)
+        if not math.isfinite(log_precision):
+            raise ValueError(f"log_precision={log_precision} must be finite")
+        self.log_precision = log_precision
