@@ -33,7 +33,7 @@ from blob_pyro.models.text_trials import same
 from blob_pyro.models.tiling import Batch, other_inputs, tile
 from blob_pyro.models.without_dropout import without_dropout
 from blob_pyro.poutine import AppliedWeight, apply_weight, in_turn, local_param
-from blob_pyro.poutine.apply_weight import GroupedWeight, along, tells_rows_apart
+from blob_pyro.poutine.operations import GroupedWeight, along, tells_rows_apart
 
 
 class BayesianLora(PyroModule):

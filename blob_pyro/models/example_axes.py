@@ -15,7 +15,7 @@ from blob_pyro.lora import LoraSite
 from blob_pyro.lora.checkpoint_contexts import reinstalled
 from blob_pyro.models.text_trials import made_up_texts
 from blob_pyro.models.without_dropout import without_dropout
-from blob_pyro.poutine.apply_weight import GroupedWeight
+from blob_pyro.poutine.operations import GroupedWeight
 
 # Tokens of five texts: the last is the first one again, the others differ in length too.
 _LENGTHS = (11, 7, 9, 10, 11)

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar, cast, get_args, overload
 import torch
 from pyro.poutine.messenger import Messenger
 
-from blob_pyro.poutine.apply_weight import AppliedWeight, GroupedWeight
+from blob_pyro.poutine.operations import AppliedWeight, GroupedWeight
 
 Per = Literal["example", "token"]
 Program = TypeVar("Program", bound=Callable[..., Any])

@@ -14,7 +14,7 @@ from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import Classifier
 from blob_pyro.poutine import flipout
-from blob_pyro.poutine.apply_weight import GroupedWeight
+from blob_pyro.poutine.operations import GroupedWeight
 
 Batch = dict[str, torch.Tensor]
 
