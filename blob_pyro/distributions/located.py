@@ -1,9 +1,7 @@
-"""What distributions about a mean have in common, and Gaussians over matrices beside."""
+"""What distributions about a mean have in common."""
 
 from __future__ import annotations
 
-import math
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -39,32 +37,6 @@ class Located(TorchDistribution):
 
     def _noise(self, sample_shape: Sequence[int]) -> torch.Tensor:
         return torch.randn_like(self.loc.expand(torch.Size(sample_shape) + self.loc.shape))
-
-
-class MatrixGaussian(Located):
-    """A Gaussian over matrices by its squared distances and determinant."""
-
-    @abstractmethod
-    def _squares(self, deviation: torch.Tensor) -> torch.Tensor:
-        """Give the deviation's squared length in the metric of the precision, ``(...)``."""
-
-    @abstractmethod
-    def _half_log_det(self) -> torch.Tensor:
-        """Give half of the log determinant of the covariance."""
-
-    @override
-    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        """Log density, nats, shape ``(...)``."""
-        if self._validate_args:
-            self._validate_sample(value)
-        constant = self.event_shape.numel() * math.log(2 * math.pi)
-        return -0.5 * (self._squares(value - self.loc) + constant) - self._half_log_det()
-
-    @override
-    def entropy(self) -> torch.Tensor:
-        """Differential entropy, nats, shape ``(...)``."""
-        constant = self.event_shape.numel() * (1 + math.log(2 * math.pi))
-        return (0.5 * constant + self._half_log_det()).expand(self.batch_shape)
 
 
 def normal_entries(prior: Independent[Any], event_shape: torch.Size) -> Normal:
