@@ -1,13 +1,15 @@
-"""Posterior approximations over LoRA weights, one a file."""
+"""Posterior approximations over LoRA weights."""
 
+from blob_pyro.guides.correlated import (
+    FullCovarianceGuide,
+    LowRankPlusDiagonalGuide,
+    MatrixNormalGuide,
+)
 from blob_pyro.guides.dropout import DropoutGuide
 from blob_pyro.guides.ensemble import EnsembleGuide
-from blob_pyro.guides.full_covariance import FullCovarianceGuide
 from blob_pyro.guides.laplace import LaplaceGuide, LaplacePredictive, linearised_logits
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.low_rank_gaussian import LowRankGaussianGuide
-from blob_pyro.guides.low_rank_plus_diagonal import LowRankPlusDiagonalGuide
-from blob_pyro.guides.matrix_normal import MatrixNormalGuide
 from blob_pyro.guides.model_at_mean import model_at_mean
 from blob_pyro.guides.point_estimate import DirichletGuide, PointEstimateGuide
 from blob_pyro.guides.scalabl import ScalaBLGuide

@@ -9,7 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from typing_extensions import override
 
 from blob_pyro.guides.lora_guide import LoraGuide
-from blob_pyro.guides.scale_tril import check_init_scale, initial_root
+from blob_pyro.guides.site_parameters import check_init_scale, initial_root
 from blob_pyro.models import BayesianLora
 
 Parameterization = Literal["square", "softplus", "exp"]

@@ -6,8 +6,7 @@ from typing_extensions import override
 
 from blob_pyro.distributions import SubspaceNormal
 from blob_pyro.guides.lora_guide import LoraGuide
-from blob_pyro.guides.scale_tril import check_init_scale, initial_root
-from blob_pyro.guides.site_parameters import SiteParameters
+from blob_pyro.guides.site_parameters import SiteParameters, check_init_scale, initial_root
 from blob_pyro.models import BayesianLora
 
 

@@ -1,5 +1,6 @@
-"""A variational parameter for each latent site."""
+"""A variational parameter for each latent site, and where a scale starts."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import cast
 
@@ -68,3 +69,29 @@ class SiteParameters(nn.Module):
         By :func:`blob_pyro.poutine.local_param`: two guides never share one.
         """
         return local_param(f"{prefix}.{name}", self[name])
+
+
+def check_init_scale(init_scale: float) -> float:
+    """Give an initial scale back, or raise a ``ValueError``.
+
+    Parameters
+    ----------
+    init_scale
+        Standard deviation that a posterior starts with; positive and finite.
+
+    Examples
+    --------
+    >>> check_init_scale(0.0025)
+    0.0025
+    """
+    if not 0 < init_scale < math.inf:
+        raise ValueError(
+            f"init_scale={init_scale} must be positive and finite: it is a standard deviation"
+        )
+    return init_scale
+
+
+def initial_root(like: torch.Tensor, init_scale: float) -> torch.Tensor:
+    """Draw roots whose squares, the scales, lie between a half of ``init_scale`` and all of it."""
+    low, high = math.sqrt(init_scale / 2), math.sqrt(init_scale)
+    return torch.empty_like(like, requires_grad=False).uniform_(low, high)

@@ -20,7 +20,7 @@ from blob_pyro.guides import (
     MatrixNormalGuide,
     ScalaBLGuide,
 )
-from blob_pyro.guides.scale_tril import scale_tril
+from blob_pyro.guides.correlated import scale_tril
 from blob_pyro.infer import ReweightedTrace_ELBO, posterior_predictive
 from blob_pyro.poutine import flipout
 
@@ -272,7 +272,7 @@ def test_it_goes_to_another_dtype_and_device(guide: LoraGuide, token_batch: Any)
 
 
 def test_a_layer_that_is_too_large_is_refused(classifier: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("blob_pyro.guides.full_covariance._MOST_ENTRIES", 31)
+    monkeypatch.setattr("blob_pyro.guides.correlated._MOST_ENTRIES", 31)
     with pytest.raises(
         ValueError, match=r"site 'base_model.*' has 32 entries, more than the 31.*use LowR"
     ):
