@@ -6,9 +6,8 @@ from typing import Literal
 import torch
 from scipy.optimize import brentq
 
-from blob_pyro.guides.laplace import LaplaceGuide, LaplacePredictive
+from blob_pyro.guides.laplace import LaplaceGuide, LaplacePredictive, SiteRecords
 from blob_pyro.guides.lora_guide import Batch
-from blob_pyro.guides.site_records import SiteRecords
 from blob_pyro.infer.data_pass import evaluation_mode, log_likelihood, on_device
 from blob_pyro.infer.progress import tracked
 from blob_pyro.lora import NormalPrior
