@@ -1,11 +1,10 @@
 """LoRA layers of PEFT whose matrices are Pyro latents."""
 
 from blob_pyro.lora.bayesianize import bayesianize, unbayesianize
-from blob_pyro.lora.checkpoint_contexts import CheckpointContexts
 from blob_pyro.lora.layer_checks import check_latent, check_no_adapter, check_peft_model
 from blob_pyro.lora.prior import HierarchicalNormalPrior, LatentWeight, NormalPrior, Prior
 from blob_pyro.lora.projection import LoraProjection
-from blob_pyro.lora.sites import Latent, LoraSite, Matrix, lora_sites
+from blob_pyro.lora.sites import CheckpointContexts, Latent, LoraSite, Matrix, lora_sites
 
 __all__ = [
     # verbs

@@ -13,9 +13,8 @@ from blob_pyro.lora.layer_checks import (
     check_prior,
     layers_to_replace,
 )
-from blob_pyro.lora.network_use import NetworkUse
 from blob_pyro.lora.prior import NormalPrior, Prior
-from blob_pyro.lora.projection import LoraProjection
+from blob_pyro.lora.projection import LoraProjection, NetworkUse
 from blob_pyro.lora.quantised import use_dequantised_weights
 from blob_pyro.lora.sites import Latent, LoraSite, lora_sites
 

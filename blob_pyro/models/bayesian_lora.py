@@ -24,9 +24,9 @@ from blob_pyro.lora import (
     check_peft_model,
     lora_sites,
 )
-from blob_pyro.lora.checkpoint_contexts import reinstalled
-from blob_pyro.lora.network_use import NetworkUse
+from blob_pyro.lora.projection import NetworkUse
 from blob_pyro.lora.saveable import check_saveable
+from blob_pyro.lora.sites import reinstalled
 from blob_pyro.models.example_axes import beside_texts, example_axes
 from blob_pyro.models.shared_trunk import SharedTrunk
 from blob_pyro.models.text_trials import same

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from blob_pyro.lora import LoraSite
-from blob_pyro.lora.checkpoint_contexts import reinstalled
+from blob_pyro.lora.sites import reinstalled
 from blob_pyro.models.text_trials import made_up_texts
 from blob_pyro.models.without_dropout import without_dropout
 from blob_pyro.poutine.operations import GroupedWeight
