@@ -7,7 +7,7 @@ import torch
 
 from blob_pyro.infer.posterior_draws import Batch
 from blob_pyro.models import BayesianLora
-from blob_pyro.models.labels import checked_labels
+from blob_pyro.models.batches import checked_labels
 from blob_pyro.models.without_dropout import without_dropout
 from blob_pyro.poutine import taking_turns
 

@@ -16,9 +16,9 @@ from blob_pyro.infer.data_pass import evaluation_mode, seeded
 from blob_pyro.infer.generation_options import check_options, option
 from blob_pyro.infer.posterior_draws import Draw, Guide, posterior_draws
 from blob_pyro.models import BayesianLora
+from blob_pyro.models.batches import tile
 from blob_pyro.models.padding import align_padding, mask_of, padding_token
 from blob_pyro.models.text_trials import LENGTHS, made_up_texts, same
-from blob_pyro.models.tiling import tile
 
 # Tokens that a trial writes: one after reading, and one out of a cache.
 _TRIED = 2

@@ -4,8 +4,7 @@ from blob_pyro.models.bayesian_lora import BayesianLora
 from blob_pyro.models.causal_lm import CausalLM
 from blob_pyro.models.classifier import Classifier
 from blob_pyro.models.label_token_classifier import LabelTokenClassifier
-from blob_pyro.models.option_likelihood import Normalize, OptionLikelihood
-from blob_pyro.models.packed_options import PackedOptions
+from blob_pyro.models.option_likelihood import Normalize, OptionLikelihood, PackedOptions
 from blob_pyro.models.sequence_classifier import SequenceClassifier
 
 __all__ = [

@@ -27,10 +27,10 @@ from blob_pyro.lora import (
 from blob_pyro.lora.projection import NetworkUse
 from blob_pyro.lora.saveable import check_saveable
 from blob_pyro.lora.sites import reinstalled
+from blob_pyro.models.batches import Batch, other_inputs, tile
 from blob_pyro.models.example_axes import beside_texts, example_axes
 from blob_pyro.models.shared_trunk import SharedTrunk
 from blob_pyro.models.text_trials import same
-from blob_pyro.models.tiling import Batch, other_inputs, tile
 from blob_pyro.models.without_dropout import without_dropout
 from blob_pyro.poutine import AppliedWeight, apply_weight, in_turn, local_param
 from blob_pyro.poutine.operations import GroupedWeight, along, tells_rows_apart

@@ -9,12 +9,11 @@ from pyro.infer.util import is_validation_enabled
 
 from blob_pyro.distributions import LabelledTokens
 from blob_pyro.lora import Latent, Prior, check_peft_model
+from blob_pyro.models.batches import check_inputs, checked_labels, tile, untile
 from blob_pyro.models.bayesian_lora import BayesianLora
-from blob_pyro.models.labels import checked_labels
 from blob_pyro.models.padding import align_padding, mask_of, padding_token
 from blob_pyro.models.positions import head_at, labelled_first
 from blob_pyro.models.text_trials import check_causal
-from blob_pyro.models.tiling import check_inputs, tile, untile
 
 _IGNORED = -100
 

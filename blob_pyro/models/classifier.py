@@ -9,11 +9,10 @@ import pyro.distributions as dist
 import torch
 from pyro.infer.util import is_validation_enabled
 
+from blob_pyro.models.batches import check_inputs, checked_labels, other_inputs, tile, untile
 from blob_pyro.models.bayesian_lora import BayesianLora
-from blob_pyro.models.labels import checked_labels
 from blob_pyro.models.padding import Side, align_padding, mask_of, padding_token
 from blob_pyro.models.text_trials import padding_is_exact
-from blob_pyro.models.tiling import check_inputs, other_inputs, tile, untile
 
 
 class Classifier(BayesianLora):

@@ -9,10 +9,14 @@ from pyro.infer.util import is_validation_enabled
 from typing_extensions import override
 
 from blob_pyro.lora import Latent, Prior, check_peft_model
+from blob_pyro.models.batches import other_inputs
 from blob_pyro.models.classifier import Classifier
-from blob_pyro.models.positions import Positions, check_keeps_logits, last_real_columns
-from blob_pyro.models.tiling import other_inputs
-from blob_pyro.models.windows import shortest_window
+from blob_pyro.models.positions import (
+    Positions,
+    check_keeps_logits,
+    last_real_columns,
+    shortest_window,
+)
 
 
 class LabelTokenClassifier(Classifier):

@@ -1,9 +1,10 @@
-"""Position ids that skip the padding, for networks that take them."""
+"""Which columns of a batch a network sees, at which positions, and which of them it scores."""
 
 import inspect
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -141,3 +142,35 @@ class Positions:
 
 def _counts_positions(net: PeftModel) -> bool:
     return any(hasattr(module, "create_position_ids_from_input_ids") for module in net.modules())
+
+
+def shortest_window(network: nn.Module) -> int:
+    """Give the fewest tokens that a layer may see at once, as far as the configuration says.
+
+    Parameters
+    ----------
+    network
+        A network of Transformers, with or without PEFT.
+
+    Returns
+    -------
+    int
+        ``sys.maxsize`` if the configuration names no window.
+
+    Examples
+    --------
+    >>> from transformers import MistralConfig
+    >>> network = nn.Module()
+    >>> network.config = MistralConfig(sliding_window=12)
+    >>> shortest_window(network)
+    12
+    """
+    settings = cast(Any, network).config.get_text_config().to_dict()
+    found = [
+        length
+        for name, value in settings.items()
+        if any(part in name for part in ("window", "chunk", "local_attention"))
+        for length in (value if isinstance(value, list | tuple) else [value])
+        if type(length) is int and length > 0
+    ]
+    return min(found, default=sys.maxsize)

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-Batch = dict[str, torch.Tensor]
+from blob_pyro.models.batches import Batch
 
 # Texts of the trial of padding; both end alike.
 LENGTHS = (11, 6)
