@@ -18,7 +18,7 @@ from blob_pyro.files.adapter import write_adapter
 from blob_pyro.files.atomic import atomic_folder, check_new
 from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import posterior_draws
-from blob_pyro.infer.data_pass import seeded
+from blob_pyro.infer.data_pass import evaluation_mode, seeded
 from blob_pyro.lora import unbayesianize
 from blob_pyro.models import BayesianLora
 from blob_pyro.networks import dequantised, quantization_of
@@ -149,7 +149,8 @@ def export_draws(
     """
     folder = Path(folder)
     check_new(folder)
-    with seeded(seed), torch.no_grad():
+    # Dropout as a posterior draws masks in evaluation mode only.
+    with seeded(seed), torch.no_grad(), evaluation_mode(model):
         draws = posterior_draws(guide, num_samples, {})
     names = (*model.sites, *model.heads)
     with atomic_folder(folder) as draft:

@@ -10,6 +10,7 @@ from peft import PeftModel
 from torch.nn.functional import softmax
 
 from blob_pyro import export_draws
+from blob_pyro.guides import DropoutGuide
 
 
 def base_of(model: Any) -> Any:
@@ -28,6 +29,20 @@ def test_unmodified_peft_predicts_as_each_draw(
     for path, logits in zip(paths, expected, strict=True):
         net = PeftModel.from_pretrained(base_of(model), str(path)).eval()
         torch.testing.assert_close(plain_logits(net, inputs, tokens), logits, atol=1e-5, rtol=0)
+
+
+def test_masks_of_dropout_are_exported_in_training_mode_too(
+    tmp_path: Path, classifier: Any, predict: Any, inputs: Any, plain_logits: Any
+) -> None:
+    model = classifier("llama", lora_dropout=0.5)
+    guide = DropoutGuide(model.train())
+    expected = predict(model, guide, 3, seed=5)
+    assert expected.std(dim=0).max() > 1e-2
+    paths = export_draws(tmp_path / "draws", model, guide, 3, seed=5)
+    for path, logits in zip(paths, expected, strict=True):
+        net = PeftModel.from_pretrained(base_of(model), str(path)).eval()
+        found = plain_logits(net, inputs, [*model.label_token_ids])
+        torch.testing.assert_close(found, logits, atol=1e-5, rtol=0)
 
 
 def test_a_served_network_switches_between_draws(
