@@ -178,9 +178,9 @@ class PosteriorFunctions:
     ) -> None:
         self._model = model
         self._device = next(model.parameters()).device
-        # A function has one temperature, whoever calibrates meanwhile.
-        self._temperature = model.temperature
         with torch.no_grad(), seeded(seed), evaluation_mode(model):
+            # A function has one temperature, whoever calibrates later.
+            self._temperature = model.temperature
             self.draws = posterior_draws(guide, num_samples, on_device(self._device, batch))
             self._logits = _logits_of(model, guide, self.draws, num_samples, parallel)
 

@@ -58,6 +58,27 @@ def test_posterior_functions_answer_as_one_after_the_other(
     assert torch.equal(functions(batches[1]), expected[1])
 
 
+def test_functions_of_an_older_temperature_lend_it_to_no_other_thread(
+    program: Any, token_batch: Any
+) -> None:
+    model, guide = program("bert")
+    (batch, *_) = requests(token_batch)
+    functions = PosteriorFunctions(model, guide, batch, 2, seed=0)
+    model.set_temperature(5.0)
+    expected = PosteriorFunctions(model, guide, batch, 2, seed=0)(batch)
+    made: list[Any] = []
+
+    def make(*_: Any) -> None:
+        if not made:
+            made.append(pool.submit(PosteriorFunctions, model, guide, batch, 2, seed=0))
+            time.sleep(0.05)
+
+    with ThreadPoolExecutor(1) as pool:
+        with model.network.register_forward_hook(make):
+            functions(batch)
+        assert torch.equal(made[0].result()(batch), expected)
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "laplace", "ensemble"])
 def test_draws_of_every_thread_are_those_of_its_seed(
     kind: str, program: Any, token_batch: Any
