@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
-import pyro
 import torch
 from peft import get_peft_model
 from torch import nn
@@ -23,7 +22,7 @@ from blob_pyro.models import LabelTokenClassifier, SequenceClassifier
 from blob_pyro.networks import Quantization
 from blob_pyro.networks.loading import has_encoder, load_config
 from blob_pyro.networks.quantization import quantised_layers
-from blob_pyro.poutine import flipout
+from blob_pyro.poutine import flipout, in_turn
 from blob_pyro.recipe.meta import HeldBytes, QuantisedLinear, fused_attention
 from blob_pyro.recipe.network import has_head, lora_config
 
@@ -214,15 +213,14 @@ def _peak(program: Program, shape: tuple[int, int], *, checkpointing: bool = Fal
     step = ReweightedTrace_ELBO(num_batches=1, per_datum=True)(model, guide)
     batch = _batch(shape)
     labels = batch["input_ids"][:, 0]
-    with pyro.validation_enabled(False), HeldBytes() as held, flipout():
+    with in_turn(), HeldBytes() as held, flipout():
         step(**batch, labels=labels).backward()
     return held.peak
 
 
 def _predicted(program: Program, shape: tuple[int, int], num_samples: int) -> int:
     model, guide = program
-    quiet = pyro.validation_enabled(False)
-    with quiet, torch.no_grad(), evaluation_mode(model), HeldBytes() as held:
+    with torch.no_grad(), evaluation_mode(model), HeldBytes() as held:
         # That the rows stand first, only values could show.
         model._example_axes.update(dict.fromkeys(model.sites, 0))
         model.logits_under(guide.draws(num_samples), **_batch(shape))

@@ -1,6 +1,7 @@
 """What stands for kernels on the ``meta`` device, and counts what they hold."""
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,8 +15,18 @@ from typing_extensions import override
 _BLOCK, _NESTED = 64, 256
 
 
+# What checks ask of numbers, and the answer where there are none: all of them are right.
+_QUESTIONS: dict[Any, Callable[[torch.Tensor], Any]] = {
+    torch.ops.aten._is_all_true.default: lambda _: torch.tensor(True),
+    torch.ops.aten._local_scalar_dense.default: lambda _: False,
+    torch.ops.aten.nonzero.default: lambda wrong: torch.empty(0, wrong.dim(), dtype=torch.int64),
+}
+
+
 class HeldBytes(TorchDispatchMode):
     """Counts the bytes of the storages that operations make, for as long as each lives.
+
+    Checks of tensors on the ``meta`` device find nothing wrong.
 
     Attributes
     ----------
@@ -32,6 +43,8 @@ class HeldBytes(TorchDispatchMode):
     @override
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if args and torch.is_tensor(args[0]) and args[0].is_meta and func in _QUESTIONS:
+            return _QUESTIONS[func](args[0])
         known = {_key(leaf) for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)}
         output = func(*args, **kwargs)
         for leaf in tree_leaves(output):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from pyro.infer.util import is_validation_enabled
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -186,6 +189,25 @@ def test_nothing_is_allocated() -> None:
     sizes = {**SIZES, "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 2}
     found = estimate_memory(LlamaConfig(**sizes), TARGETS, batch_size=64, sequence_length=4096)
     assert found.total() > 2**35
+
+
+def test_estimates_at_once_leave_the_checks_of_other_threads_on() -> None:
+    seen: set[bool] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            seen.add(is_validation_enabled())
+
+    with ThreadPoolExecutor(3) as pool:
+        watching = pool.submit(watch)
+        try:
+            found = list(pool.map(lambda _: estimated(), range(4)))
+        finally:
+            done.set()
+        watching.result()
+    assert seen == {True}
+    assert found == [estimated()] * 4
 
 
 def test_the_command_prints_both_tables(tmp_path: Path) -> None:
