@@ -61,8 +61,8 @@ class MatrixNormalGuide(LoraGuide):
     independent_entries = False
 
     def __init__(self, model: BayesianLora, init_scale: float = 0.0025) -> None:
-        super().__init__(model)
         self.init_scale = check_init_scale(init_scale)
+        super().__init__(model)
         # Rows and columns bear equal parts, so that one learning rate suits both.
         root = init_scale**0.25
         self.row_root = self.each(lambda mean: root * torch.eye(mean.shape[0]).to(mean))
@@ -139,11 +139,11 @@ class LowRankPlusDiagonalGuide(LoraGuide):
     def __init__(
         self, model: BayesianLora, num_factors: int = 4, init_scale: float = 0.0025
     ) -> None:
-        super().__init__(model)
         if num_factors < 1:
             raise ValueError(f"num_factors={num_factors}: give 1 or more")
-        self.num_factors = num_factors
         self.init_scale = check_init_scale(init_scale)
+        super().__init__(model)
+        self.num_factors = num_factors
         self.G = self.each(lambda mean: initial_root(mean, init_scale))
         self.F = self.each(
             lambda mean: mean.new_empty(*mean.shape, num_factors).normal_(std=_INIT_FACTOR)
@@ -210,14 +210,15 @@ class FullCovarianceGuide(LoraGuide):
     independent_entries = False
 
     def __init__(self, model: BayesianLora, init_scale: float = 0.0025) -> None:
-        super().__init__(model)
         self.init_scale = check_init_scale(init_scale)
-        for name, mean in self.M.items():
-            if mean.numel() > _MOST_ENTRIES:
+        for name, site in model.sites.items():
+            size = site.projection.initial_weight.numel()
+            if size > _MOST_ENTRIES:
                 raise ValueError(
-                    f"site {name!r} has {mean.numel()} entries, more than the {_MOST_ENTRIES} of a "
+                    f"site {name!r} has {size} entries, more than the {_MOST_ENTRIES} of a "
                     "full covariance; use LowRankPlusDiagonalGuide or MatrixNormalGuide"
                 )
+        super().__init__(model)
         self.root = self.each(lambda mean: init_scale**0.5 * torch.eye(mean.numel()).to(mean))
 
     @override

@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from blob_pyro.distributions import ColumnDropout
 from blob_pyro.guides.lora_guide import LoraGuide
+from blob_pyro.lora import LoraSite
 from blob_pyro.models import BayesianLora
 
 
@@ -49,32 +50,19 @@ class DropoutGuide(LoraGuide):
     independent_entries = False
 
     def __init__(self, model: BayesianLora) -> None:
+        for name, site in model.sites.items():
+            _rate(name, site)
         super().__init__(model)
-        for name in self.sites:
-            self._rate(name)
-
-    def _rate(self, name: str) -> float:
-        site = self.sites[name]
-        if site.matrix != "A":
-            return 0.0
-        dropout = site.layer.lora_dropout[site.adapter]
-        rate = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
-        if not 0 < rate < 1:
-            raise ValueError(
-                f"site {name!r}: the layer's lora_dropout is {rate}, so nothing would be dropped; "
-                "give LoraConfig(lora_dropout=0.1)"
-            )
-        return rate
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:
-        mean, rate = self.M.pyro_param("M", name), self._rate(name)
+        mean, rate = self.M.pyro_param("M", name), _rate(name, self.sites[name])
         if self.model.training or rate == 0:
             return dist.Delta(mean, validate_args=False, event_dim=2)
         return ColumnDropout(mean, rate, validate_args=False)
 
     def _odds(self, name: str) -> float:
-        rate = self._rate(name)
+        rate = _rate(name, self.sites[name])
         return rate / (1 - rate)
 
     @override
@@ -85,3 +73,16 @@ class DropoutGuide(LoraGuide):
     def variance_of_update(self, name: str, left: torch.Tensor) -> torch.Tensor:
         # All rows of a column share its mask.
         return (left @ self.M[name].detach()).square() * self._odds(name)
+
+
+def _rate(name: str, site: LoraSite) -> float:
+    if site.matrix != "A":
+        return 0.0
+    dropout = site.layer.lora_dropout[site.adapter]
+    rate = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
+    if not 0 < rate < 1:
+        raise ValueError(
+            f"site {name!r}: the layer's lora_dropout is {rate}, so nothing would be dropped; "
+            "give LoraConfig(lora_dropout=0.1)"
+        )
+    return rate

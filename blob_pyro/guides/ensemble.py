@@ -185,9 +185,9 @@ class EnsembleGuide(LoraGuide):
     independent_entries: ClassVar[bool] = False
 
     def __init__(self, model: BayesianLora, members: Sequence[EnsembleMember]) -> None:
-        super().__init__(model)
         if not members:
             raise ValueError("an ensemble needs at least one member; fit some programs first")
+        super().__init__(model)
         # Each member has its own.
         self.M, self.hyper = SiteParameters({}), HyperPosterior({})
         self.members = nn.ModuleList(members)

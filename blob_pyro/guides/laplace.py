@@ -82,13 +82,13 @@ class LaplaceGuide(LoraGuide):
         max_rank: int = 10,
         predictive: LaplacePredictive = "linearised",
     ) -> None:
-        super().__init__(model)
         if not 0 < prior_precision < math.inf:
             raise ValueError(f"prior_precision={prior_precision} must be positive and finite")
         if max_rank < 1:
             raise ValueError(f"max_rank={max_rank}: keep at least one eigenpair of each factor")
         if predictive not in get_args(LaplacePredictive):
             raise ValueError(f"{predictive=} is unknown; use one of {get_args(LaplacePredictive)}")
+        super().__init__(model)
         self.prior_precision = prior_precision
         self.max_rank = max_rank
         self.predictive: LaplacePredictive = predictive

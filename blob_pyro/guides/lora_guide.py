@@ -32,7 +32,8 @@ class LoraGuide(nn.Module, ABC):
     A subclass gives :meth:`site_posterior` and :meth:`scale`, and :meth:`variance_of_update` if a
     site's entries are correlated.  It keeps its arguments as attributes of their names, which
     :meth:`config` saves.  What it learns beside ``M`` goes into :class:`SiteParameters`
-    (:meth:`each`), so that two guides never share any.  If the model's prior has
+    (:meth:`each`), so that two guides never share any.  It checks its arguments before this
+    ``__init__``, from which on bare calls of the network follow its mean.  If the model's prior has
     sites of its own, they are sampled first, from independent Gaussians in unconstrained space.
 
     Below, ``A`` of shape ``r x n`` is any latent matrix: in a model with ``latent=("A", "B")`` each

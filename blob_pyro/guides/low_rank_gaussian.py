@@ -68,10 +68,10 @@ class LowRankGaussianGuide(LoraGuide):
         init_scale: float = 0.0025,
         parameterization: Parameterization = "square",
     ) -> None:
-        super().__init__(model)
         if parameterization not in _SCALES:
             raise ValueError(f"{parameterization=} is unknown; use one of {[*_SCALES]}")
         self.init_scale = check_init_scale(init_scale)
+        super().__init__(model)
         self.parameterization: Parameterization = parameterization
         self._scale, from_root = _SCALES[parameterization]
         self.G = self.each(lambda mean: from_root(initial_root(mean, init_scale)))

@@ -70,7 +70,7 @@ class DirichletGuide(PointEstimateGuide):
     predictive = "dirichlet"
 
     def __init__(self, model: BayesianLora, log_precision: float = 0.0) -> None:
-        super().__init__(model)
         if not math.isfinite(log_precision):
             raise ValueError(f"log_precision={log_precision} must be finite")
+        super().__init__(model)
         self.log_precision = log_precision

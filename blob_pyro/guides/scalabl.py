@@ -63,10 +63,14 @@ class ScalaBLGuide(LoraGuide):
     independent_entries = False
 
     def __init__(self, model: BayesianLora, init_scale: float = 0.05) -> None:
-        super().__init__(model)
         self.init_scale = check_init_scale(init_scale)
+        left = {
+            name: _left_vectors(name, site.projection.initial_weight)
+            for name, site in model.sites.items()
+        }
+        super().__init__(model)
         # Fixed, but part of the state: after training it is no longer that of the mean.
-        self.U = SiteParameters({name: _left_vectors(name, mean) for name, mean in self.M.items()})
+        self.U = SiteParameters(left)
         self.U.requires_grad_(False)
         self.G = SiteParameters(
             {name: initial_root(left[0], init_scale) for name, left in self.U.items()}

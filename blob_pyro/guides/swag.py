@@ -62,9 +62,9 @@ class SWAGGuide(LoraGuide):
     independent_entries = False
 
     def __init__(self, model: BayesianLora, num_deviations: int = 20) -> None:
-        super().__init__(model)
         if num_deviations < 2:
             raise ValueError(f"num_deviations={num_deviations}: their covariance needs 2 or more")
+        super().__init__(model)
         self.num_deviations = num_deviations
         self.S = self.each(torch.zeros_like)
         self.F = self.each(lambda mean: mean.new_zeros(*mean.shape, num_deviations))

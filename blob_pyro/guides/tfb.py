@@ -52,7 +52,6 @@ class TFBGuide(LoraGuide):
     """
 
     def __init__(self, model: BayesianLora, update_scale: float = 0.01) -> None:
-        super().__init__(model)
         if "B" in model.latent:
             raise ValueError(
                 f"latent={model.latent}, but the scale of A follows from a B that is fixed; use "
@@ -60,6 +59,7 @@ class TFBGuide(LoraGuide):
             )
         if not 0 < update_scale < math.inf:
             raise ValueError(f"update_scale={update_scale} must be positive and finite")
+        super().__init__(model)
         self.update_scale = update_scale
 
     @override

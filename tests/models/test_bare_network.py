@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from pyro import poutine
 
-from blob_pyro.guides import LowRankGaussianGuide
+from blob_pyro.guides import LaplaceGuide, LowRankGaussianGuide
 from blob_pyro.infer import posterior_predictive
 from blob_pyro.lora import bayesianize, unbayesianize
 
@@ -58,6 +58,18 @@ def test_it_predicts_with_the_mean_whatever_ran_before(fitted: Any, inputs: Any)
     merged.merge_adapter()
     check(merged)
     check(copy.deepcopy(model.network).merge_and_unload())
+
+
+def test_a_guide_that_is_refused_leaves_the_mean_of_the_one_before(
+    fitted: Any, inputs: Any
+) -> None:
+    model, guide = fitted
+    expected = of_peft(model, guide, inputs)
+    with pytest.raises(ValueError, match="prior_precision"):
+        LaplaceGuide(model, prior_precision=-1.0)
+    with torch.no_grad():
+        found = model.network(**inputs).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("combination", ["linear", "cat", "svd"])
