@@ -186,9 +186,10 @@ class BayesianLora(PyroModule):
             finally:
                 # Without gradients no backward pass will run the network again.
                 if not torch.is_grad_enabled():
-                    self._forget()
+                    self.forget()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Forget the draws, after the last backward pass that needs them."""
         for site in self.sites.values():
             site.projection.forget()
 
@@ -221,7 +222,7 @@ class BayesianLora(PyroModule):
                 yield len(draws)
             finally:
                 if not torch.is_grad_enabled():
-                    self._forget()
+                    self.forget()
         # Another thread may have switched adapters meanwhile.
         self._check_active()
 

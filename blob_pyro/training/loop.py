@@ -116,7 +116,7 @@ def fit(
     with saving as saved:
         start = len(run.records)
         for batches in process_batches(data, collator, config, accelerator, start):
-            record = _step(rule, batches, config, len(run.records))
+            record = _step(model, rule, batches, config, len(run.records))
             if check is not None and check.due(record.step):
                 record = replace(record, validation_nll=check.score())
             run.records.append(record)
@@ -129,11 +129,18 @@ def fit(
 
 
 def _step(
-    steps: Steps, batches: Sequence[tuple[Batch, float]], config: TrainingConfig, step: int
+    model: BayesianLora,
+    steps: Steps,
+    batches: Sequence[tuple[Batch, float]],
+    config: TrainingConfig,
+    step: int,
 ) -> StepRecord:
-    lr = steps.lr
-    with taking_turns(), flipout() if config.flipout else nullcontext():
+    lr, handler = steps.lr, flipout() if config.flipout else nullcontext()
+    # No other thread predicts in the middle of a step, or switches dropout off in it.
+    with taking_turns(), model.use.running(), handler:
         terms, grad_norm = steps.take(batches)
+        # A network that is compiled would go on with them when it is called by itself.
+        model.forget()
     loss, nll, kl = map(float, (terms.loss, terms.nll, terms.kl))
     return StepRecord(step, loss, nll, kl, terms.kl_weight, lr, grad_norm)
 

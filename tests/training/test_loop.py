@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor, wait
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +14,10 @@ from accelerate.tracking import GeneralTracker
 from datasets import Dataset
 
 from blob_pyro.guides import LowRankGaussianGuide, PointEstimateGuide
-from blob_pyro.infer import ReweightedTrace_ELBO, kl_weight
+from blob_pyro.infer import PosteriorFunctions, ReweightedTrace_ELBO, kl_weight
 from blob_pyro.models import SequenceClassifier
 from blob_pyro.training import TrainingConfig, fit
-from blob_pyro.training.steps import DecoupledSteps
+from blob_pyro.training.steps import DecoupledSteps, Steps
 
 DATA = Dataset.from_dict({"text": ["a" * n for n in range(1, 13)], "token": [*range(5, 17)]})
 
@@ -250,6 +251,38 @@ def test_a_compiled_network_is_one_graph_and_learns_the_same(
     assert run(True) == run(False)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # Dynamo looks at it
+def test_a_compiled_network_called_by_itself_predicts_with_the_mean(
+    peft_network: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net: compiled(net, backend="eager"))
+    model, guide, elbo = program(peft_network)
+    fit(model, guide, elbo, DATA, collate, TrainingConfig(num_steps=1, compile=True))
+    batch = {"input_ids": collate([*DATA])["input_ids"]}
+    with torch.no_grad():
+        found = model.network.eval()(**batch).logits
+        expected = model.eval().logits_under([guide.mean()], **batch)[0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_no_thread_predicts_in_the_middle_of_a_step(peft_network: Any) -> None:
+    model, guide, elbo = program(peft_network)
+    batch = {"input_ids": collate([*DATA])["input_ids"]}
+    functions = PosteriorFunctions(model, guide, batch, 1, seed=0)
+    with ThreadPoolExecutor(1) as pool:
+
+        class BesidePrediction(Steps):
+            def _descend(self, terms: Any) -> Any:
+                answer = pool.submit(functions, batch)
+                assert wait([answer], timeout=0.2).not_done
+                assert guide.model.training
+                return super()._descend(terms)
+
+        fit(model, guide, elbo, DATA, collate, TrainingConfig(num_steps=1), steps=BesidePrediction)
 
 
 def test_the_default_length_of_a_run_follows_from_the_data(
