@@ -1,13 +1,13 @@
 from .cell import Cell as Cell
+from .cell_run import Cost as Cost
+from .cell_run import extra_parameters as extra_parameters
+from .cell_run import measured as measured
 from .cell_run import run_cell as run_cell
 from .config import BenchmarkConfig as BenchmarkConfig
 from .config import MethodConfig as MethodConfig
 from .config import TableConfig as TableConfig
 from .config import TaskConfig as TaskConfig
 from .config import read_config as read_config
-from .cost import Cost as Cost
-from .cost import extra_parameters as extra_parameters
-from .cost import measured as measured
 from .paired import differences_table as differences_table
 from .paired import paired_differences as paired_differences
 from .plots import plot_methods as plot_methods
