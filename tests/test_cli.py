@@ -26,7 +26,7 @@ from blob_pyro.networks import loading as base_model
 from blob_pyro.recipe.predictions import load_predictions
 from blob_pyro.tasks import find_task
 from blob_pyro.training import StepRecord
-from blob_pyro.training.progress import TrainingProgress
+from blob_pyro.training.step_record import TrainingProgress
 
 RECORDED = Path(__file__).parent / "tasks" / "recorded"
 ENCODER: dict[str, Any] = {

@@ -17,7 +17,7 @@ from blob_pyro.benchmark.plots import plot_methods
 from blob_pyro.benchmark.tables import Rows, cost_summary, latex_table, markdown_table, summary
 from blob_pyro.files.atomic import atomic_file
 from blob_pyro.networks import load_tokenizer
-from blob_pyro.training.progress import TrainingProgress
+from blob_pyro.training.step_record import TrainingProgress
 
 # Seconds to wait where all cells that are left are another process's.
 _PATIENCE = 1.0

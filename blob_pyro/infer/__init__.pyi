@@ -11,7 +11,7 @@ from .log_densities import importance_log_weights as importance_log_weights
 from .log_densities import log_densities as log_densities
 from .posterior_draws import posterior_draws as posterior_draws
 from .posterior_functions import PosteriorFunctions as PosteriorFunctions
-from .posterior_predictive import posterior_predictive as posterior_predictive
+from .posterior_functions import posterior_predictive as posterior_predictive
 from .reweighted_trace_elbo import ELBOTerms as ELBOTerms
 from .reweighted_trace_elbo import ReweightedTrace_ELBO as ReweightedTrace_ELBO
 from .reweighted_trace_elbo import check_gradient as check_gradient

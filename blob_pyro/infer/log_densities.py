@@ -12,7 +12,7 @@ from blob_pyro.distributions import ColumnDropout
 from blob_pyro.guides import LoraGuide
 from blob_pyro.guides.hyper_posterior import hyper_sites
 from blob_pyro.infer.posterior_draws import Batch
-from blob_pyro.infer.posterior_predictive import posterior_predictive
+from blob_pyro.infer.posterior_functions import posterior_predictive
 from blob_pyro.models import Classifier
 from blob_pyro.poutine import in_turn, sample_sites
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from blob_pyro.infer.posterior_draws import Batch, Guide
-from blob_pyro.infer.posterior_predictive import posterior_predictive
+from blob_pyro.infer.posterior_functions import posterior_predictive
 from blob_pyro.models import Classifier
 from blob_pyro.poutine import in_turn
 

@@ -8,7 +8,7 @@ import torch
 from blob_pyro.guides.tfb import TFBGuide
 from blob_pyro.infer.data_pass import log_likelihood
 from blob_pyro.infer.posterior_draws import Batch
-from blob_pyro.infer.posterior_predictive import posterior_predictive
+from blob_pyro.infer.posterior_functions import posterior_predictive
 from blob_pyro.infer.progress import tracked
 from blob_pyro.lora.sites import LoraSite
 from blob_pyro.models import Classifier

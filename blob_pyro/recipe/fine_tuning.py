@@ -25,7 +25,7 @@ from blob_pyro.tasks import (
     text_task,
 )
 from blob_pyro.training import CheckpointConfig, StepRecord
-from blob_pyro.training.progress import TrainingProgress
+from blob_pyro.training.step_record import TrainingProgress
 
 # Of so many texts: more say little more of a covariance, and take time and space.
 _MOST_FEATURES = 2000

@@ -32,7 +32,7 @@ from blob_pyro.tasks import MultipleChoiceTask, Scoring, Task, texts_of
 from blob_pyro.tasks.collators import padded
 from blob_pyro.tasks.prompt_tokens import prompt_tokens
 from blob_pyro.training import TrainingConfig, sharded_predictive
-from blob_pyro.training.progress import TrainingProgress
+from blob_pyro.training.step_record import TrainingProgress
 
 
 class Posterior(Predictor):

@@ -126,7 +126,7 @@ class Checkpoints:
     run
         What is saved.
     identity
-        From :func:`blob_pyro.training.run_identity.run_identity`.
+        From :func:`blob_pyro.training.training_state.run_identity`.
     num_steps
         Steps of the whole run.
     accelerator

@@ -16,10 +16,9 @@ from blob_pyro.poutine import flipout, one_run, taking_turns
 from blob_pyro.training.batches import Batch, Collator, process_batches
 from blob_pyro.training.checkpoints import CheckpointConfig, Checkpoints
 from blob_pyro.training.config import TrainingConfig, flush_denormals
-from blob_pyro.training.run_identity import run_identity
 from blob_pyro.training.step_record import StepRecord
 from blob_pyro.training.steps import DecoupledSteps, MakeSteps, Steps
-from blob_pyro.training.training_state import TrainingState, separate_noise
+from blob_pyro.training.training_state import TrainingState, run_identity, separate_noise
 from blob_pyro.training.validation import Validation
 
 

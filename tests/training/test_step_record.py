@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from blob_pyro.training import StepRecord
-from blob_pyro.training.progress import TrainingProgress
+from blob_pyro.training.step_record import TrainingProgress
 
 
 def test_runs_that_follow_each_other_are_counted_on(monkeypatch: pytest.MonkeyPatch) -> None:
