@@ -1,5 +1,9 @@
 """Which network and likelihood belong to a task, and how they are asked."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from peft import LoraConfig, PeftModel
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
@@ -9,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from blob_pyro.lora import Latent, check_no_adapter
 from blob_pyro.models import Classifier, LabelTokenClassifier, OptionLikelihood, SequenceClassifier
 from blob_pyro.networks import Pooling, is_encoder, load_causal_lm, load_sequence_classifier
+from blob_pyro.poutine import in_turn
 from blob_pyro.tasks import MultipleChoiceTask, Scoring, Task, label_token_ids
 
 
@@ -220,23 +225,33 @@ def _answers(task: Task, scoring: Scoring) -> tuple[str, ...]:
     return task.lettered().answers
 
 
-def switch_task(model: Classifier, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a model answer the questions of another task, as many options as those have.
+@contextmanager
+def answering(model: Classifier, data: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Let a model answer the questions of another task for a while, as many options as those have.
 
-    No weight depends on the number of options or on the words that name them.
+    No weight depends on the number of options or on the words that name them.  Other threads wait.
 
     Parameters
     ----------
     model
-        A fitted model; changed in place.
-    task
-        The task whose questions come next.
+        A fitted model.
+    data
+        The task whose questions it gets; whatever else it gets are those of its own.
     tokenizer
         Tokenizer of the network.
     """
-    if not isinstance(task, MultipleChoiceTask):
+    name: str | None = None
+    if isinstance(data, MultipleChoiceTask) and isinstance(model, OptionLikelihood):
+        name, value = "num_options", data.num_options
+    elif isinstance(data, MultipleChoiceTask) and isinstance(model, LabelTokenClassifier):
+        name, value = "label_token_ids", tuple(label_token_ids(tokenizer, data.answers))
+    if name is None or getattr(model, name) == value:
+        yield
         return
-    if isinstance(model, OptionLikelihood):
-        model.num_options = task.num_options
-    elif isinstance(model, LabelTokenClassifier):
-        model.label_token_ids = tuple(label_token_ids(tokenizer, task.answers))
+    with in_turn(), model.use.running():
+        own = getattr(model, name)
+        setattr(model, name, value)
+        try:
+            yield
+        finally:
+            setattr(model, name, own)

@@ -145,10 +145,10 @@ class Posterior(Predictor):
         float
             The temperature, by which all later logits are divided.
         """
-        examples = self._examples(data, labels, text_column, label_column)
-        loader = self.collator.loader(examples)
-        before = self.answers
-        found = float(calibrate(self.classifier, self.guide, loader, num_samples, seed))
+        with self._examples(data, labels, text_column, label_column) as examples:
+            loader = self.collator.loader(examples)
+            before = self.answers
+            found = float(calibrate(self.classifier, self.guide, loader, num_samples, seed))
         if before is not None and self.answers is None:
             warnings.warn(
                 f"the threshold {before.threshold:.4f} was chosen at another temperature and is "
@@ -182,10 +182,10 @@ class Posterior(Predictor):
             See :func:`blob_pyro.diagnostics.to_arviz`.
         """
         self._check_draws()
-        examples = self._examples(data, labels, text_column, label_column)
-        predictive = sharded_predictive(
-            self.classifier, self.guide, examples, self.collator, num_samples, seed
-        )
+        with self._examples(data, labels, text_column, label_column) as examples:
+            predictive = sharded_predictive(
+                self.classifier, self.guide, examples, self.collator, num_samples, seed
+            )
         return to_arviz(
             predictive,
             records=self.records or None,

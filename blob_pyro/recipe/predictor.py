@@ -65,7 +65,8 @@ class Predictor(Program):
         """
         run = (num_samples, seed, progress, feature_distance)
         if isinstance(texts, MultipleChoiceTask | TextClassificationTask):
-            return self._predicted(self._unsure_examples(texts), *run)
+            with self._unsure_examples(texts) as examples:
+                return self._predicted(examples, *run)
         return self._predicted(self._unlabelled(texts), *run)
 
     def evaluate(
@@ -104,13 +105,13 @@ class Predictor(Program):
         ValueError
             If a label is none of the classes.
         """
-        examples = self._examples(data, labels, text_column, label_column)
         run: Any = {"num_samples": num_samples, "seed": seed, "progress": progress}
         of_texts = isinstance(self.task, TextClassificationTask)
         run["feature_distance"] = feature_distance or (ood is not None and of_texts)
         if isinstance(ood, str | Path):
             ood, _ = read_texts(ood, text_column)
-        found = self._predicted(examples, **run)
+        with self._examples(data, labels, text_column, label_column) as examples:
+            found = self._predicted(examples, **run)
         if ood is None:
             return found
         # Where there are none, one warning is enough.

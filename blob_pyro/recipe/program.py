@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -16,7 +17,7 @@ from blob_pyro.files.config import AnswersRecord
 from blob_pyro.guides import LoraGuide
 from blob_pyro.models import BayesianLora, Classifier, SequenceClassifier
 from blob_pyro.networks import quantization_of
-from blob_pyro.recipe.network import switch_task
+from blob_pyro.recipe.network import answering
 from blob_pyro.recipe.predictions import prediction_settings
 from blob_pyro.tasks import (
     Collator,
@@ -174,13 +175,24 @@ class Program:
             data = Dataset.from_dict({"text": texts_of(texts)})
         return TaskData.in_memory(data).data
 
+    @contextmanager
     def _examples(
-        self, data: Any, labels: Sequence[str | int] | None, text_column: str, label_column: str
-    ) -> Dataset:
+        self,
+        data: Any,
+        labels: Sequence[str | int] | None = None,
+        text_column: str = "text",
+        label_column: str = "label",
+    ) -> Iterator[Dataset]:
+        """Give the examples, for as long as the model answers their questions."""
         if isinstance(data, MultipleChoiceTask | TextClassificationTask):
             self._check_kind(data)
+        with answering(self.classifier, data, self.tokenizer):
+            yield self._labelled(data, labels, text_column, label_column)
+
+    def _labelled(
+        self, data: Any, labels: Sequence[str | int] | None, text_column: str, label_column: str
+    ) -> Dataset:
         if isinstance(data, MultipleChoiceTask):
-            switch_task(self.classifier, data, self.tokenizer)
             return data.load("test").data
         if isinstance(self.task, MultipleChoiceTask):
             return data
@@ -195,15 +207,18 @@ class Program:
             return _numbered_alike(given.splits["train"], given, self._texts())
         return _numbered_alike(data.load("test").data, data, self._texts())
 
-    def _unsure_examples(self, task: Task) -> Dataset:
+    @contextmanager
+    def _unsure_examples(self, task: Task) -> Iterator[Dataset]:
         """Give the split ``test`` of a task that may have other classes."""
         self._check_kind(task)
         data = task.load("test").data
         if isinstance(task, TextClassificationTask):
             known = set(task.class_names) <= set(self._texts().class_names)
             if not known or any(label < 0 for label in data["label"]):
-                return data.remove_columns("label")
-        return self._examples(replace(task, splits={"test": data}), None, "text", "label")
+                yield data.remove_columns("label")
+                return
+        with self._examples(replace(task, splits={"test": data})) as examples:
+            yield examples
 
 
 def _numbered_alike(

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from peft import get_peft_model
 from transformers import (
     BertConfig,
@@ -22,13 +25,13 @@ from transformers import (
 
 from blob_pyro.models import LabelTokenClassifier, OptionLikelihood, SequenceClassifier
 from blob_pyro.networks import is_encoder, load_sequence_classifier, load_tokenizer, pooling_of
-from blob_pyro.recipe import Recipe, run_recipe
+from blob_pyro.recipe import Recipe, fine_tune, load, run_recipe
 from blob_pyro.recipe.network import (
+    answering,
     has_head,
     load_network,
     lora_config,
     make_likelihood,
-    switch_task,
 )
 from blob_pyro.tasks import TASKS, TEXT_TASKS, helpdesk
 
@@ -104,12 +107,12 @@ def test_the_last_layers_alone_can_be_latent() -> None:
         LlamaForCausalLM(LlamaConfig(**sizes)),
         DebertaV2ForSequenceClassification(DebertaV2Config(**sizes, pooler_hidden_size=16)),
     ):
+        with pytest.raises(ValueError, match="latent_layers='last:4', but the network has 3 layer"):
+            lora_config(network, 2, 4, None, latent_layers="last:4")
         config = lora_config(network, 2, 4, None, latent_layers="last:2")
         names = [name for name, _ in get_peft_model(network, config).named_modules()]
         layers = {name.split(".layer")[1][:3].strip("s.") for name in names if "lora_A" in name}
         assert layers == {"1", "2"}
-        with pytest.raises(ValueError, match="latent_layers='last:4', but the network has 3 layer"):
-            lora_config(network, 2, 4, None, latent_layers="last:4")
 
 
 def test_parts_that_the_weights_lack_are_trained_whole_too(tmp_path: Path) -> None:
@@ -165,7 +168,8 @@ def test_a_head_needs_no_words(tokenizer: Any) -> None:
     net = get_peft_model(net, lora_config(net, 2, 4, None))
     model = make_likelihood(net, tokenizer, helpdesk(), "head", 5, 0.2)
     assert isinstance(model, SequenceClassifier)
-    switch_task(model, helpdesk(), tokenizer)
+    with answering(model, helpdesk(), tokenizer):
+        assert model.num_classes == 2
 
 
 @pytest.mark.parametrize("scoring", ["options", "letters"])
@@ -174,11 +178,37 @@ def test_another_tasks_questions_are_offered_with_their_own_answers(
 ) -> None:
     model = make_likelihood(causal(tokenizer), tokenizer, TASKS["openbookqa"], scoring, 5, 0.2)
     for name, number in (("ai2_arc_easy", 5), ("boolq", 2), ("openbookqa", 4)):
-        switch_task(model, TASKS[name], tokenizer)
-        assert model.num_classes == number
-        if isinstance(model, LabelTokenClassifier):
-            decoded = tokenizer.decode(list(model.label_token_ids))
-            assert decoded == " ".join(TASKS[name].answers)
+        with answering(model, TASKS[name], tokenizer):
+            assert model.num_classes == number
+            if isinstance(model, LabelTokenClassifier):
+                decoded = tokenizer.decode(list(model.label_token_ids))
+                assert decoded == " ".join(TASKS[name].answers)
+        assert model.num_classes == 4
+
+
+def test_questions_of_another_task_leave_the_answers_of_the_own(
+    base_folder: str, tmp_path: Path
+) -> None:
+    rows: dict[str, list[Any]] = {
+        "id": ["a", "b"],
+        "prompt": ["Answer:", "the printing problem Answer:"],
+        "lettered": ["Answer:", "the printing problem Answer:"],
+        "options": [["no", "yes"]] * 2,
+        "label": [0, 1],
+    }
+    data = Dataset.from_dict(rows)
+    own, other = (
+        replace(TASKS[name], splits={"train": data, "test": data})
+        for name in ("boolq", "openbookqa")
+    )
+    run: Any = {"num_samples": 2, "progress": False}
+    fitted = fine_tune(own, base_folder, scoring="letters", num_steps=1, progress=False)
+    expected = fitted.evaluate(data, **run).logits
+    for _ in range(2):
+        assert fitted.evaluate(other, **run).logits.shape == (2, 2, 4)
+        assert np.array_equal(fitted.evaluate(data, **run).logits, expected)
+        fitted.save(tmp_path / "posterior")
+        fitted = load(tmp_path / "posterior")
 
 
 def test_a_pooling_that_the_network_has_not_is_refused(tmp_path: Path, base_folder: str) -> None:
