@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from peft import PeftModel
 from torch import nn
 
@@ -11,6 +12,7 @@ from blob_pyro.files.adapter import ADAPTER_FILE, check_tensors, load_adapter, r
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.guides.low_rank_gaussian import Parameterization
 from blob_pyro.models import BayesianLora
+from blob_pyro.poutine import in_turn
 
 Model = TypeVar("Model", bound=BayesianLora)
 _RHO = ".lora_A_rho"
@@ -82,9 +84,11 @@ def import_bayesian_peft(
             "base_model is a PeftModel already; give the network without adapter, such as "
             "AutoModelForCausalLM.from_pretrained(...)"
         )
-    net = load_adapter(folder, base_model, tensors)
-    model = likelihood(net, prior_scale=prior_scale)
-    guide = LowRankGaussianGuide(model, parameterization=parameterization)
+    # Neither draws elsewhere nor warnings notice what PEFT and the guide start from.
+    with in_turn(), torch.random.fork_rng(devices=[]):
+        net = load_adapter(folder, base_model, tensors)
+        model = likelihood(net, prior_scale=prior_scale)
+        guide = LowRankGaussianGuide(model, parameterization=parameterization)
     found = {f"{name}.lora_A.weight": tensor for name, tensor in rho.items()}
     check_tensors(path, found, guide.G.state_dict(), "the means (lora_A) in it")
     guide.G.load_state_dict(found)

@@ -9,6 +9,7 @@ from blob_pyro.distributions import MatrixNormal, MatrixShaped
 from blob_pyro.guides.lora_guide import LoraGuide
 from blob_pyro.guides.site_parameters import check_init_scale, initial_root
 from blob_pyro.models import BayesianLora
+from blob_pyro.poutine import in_turn
 
 # The factor of a full covariance is 64 MiB in float32; its gradient and Adam's state are as large
 # again, each.
@@ -145,9 +146,10 @@ class LowRankPlusDiagonalGuide(LoraGuide):
         super().__init__(model)
         self.num_factors = num_factors
         self.G = self.each(lambda mean: initial_root(mean, init_scale))
-        self.F = self.each(
-            lambda mean: mean.new_empty(*mean.shape, num_factors).normal_(std=_INIT_FACTOR)
-        )
+        with in_turn():
+            self.F = self.each(
+                lambda mean: mean.new_empty(*mean.shape, num_factors).normal_(std=_INIT_FACTOR)
+            )
 
     @override
     def site_posterior(self, name: str) -> TorchDistributionMixin:

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from blob_pyro.poutine import local_param
+from blob_pyro.poutine import in_turn, local_param
 
 
 class SiteParameters(nn.Module):
@@ -91,6 +91,7 @@ def check_init_scale(init_scale: float) -> float:
     return init_scale
 
 
+@in_turn()
 def initial_root(like: torch.Tensor, init_scale: float) -> torch.Tensor:
     """Draw roots whose squares, the scales, lie between a half of ``init_scale`` and all of it."""
     low, high = math.sqrt(init_scale / 2), math.sqrt(init_scale)

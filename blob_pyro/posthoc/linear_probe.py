@@ -13,6 +13,7 @@ from torch import nn
 from blob_pyro.infer.data_pass import on_device
 from blob_pyro.models import SequenceClassifier
 from blob_pyro.networks import pooled_features
+from blob_pyro.poutine import in_turn
 
 Floats = npt.NDArray[np.float64]
 # Of scaled features: from next to nothing to separating the examples.
@@ -154,7 +155,8 @@ class _Regression:
                 "no class has two examples, so cross-validation cannot choose C; give more examples"
             )
         folds = StratifiedKFold(min(_NUM_FOLDS, most), shuffle=True, random_state=seed)
-        with warnings.catch_warnings():
+        # Two that overlap could leave the warnings off for good.
+        with in_turn(), warnings.catch_warnings():
             # A class may have fewer examples than there are folds.
             warnings.simplefilter("ignore")
             parts = [*folds.split(self.inputs, self.labels)]

@@ -62,7 +62,8 @@ def posterior_from_fits(
         If the method is done when it is trained.
     """
     method, recipe = find_method(recipe.method), recipe.for_data(len(data))
-    pyro.set_rng_seed(recipe.training.seed)
+    with in_turn():
+        pyro.set_rng_seed(recipe.training.seed)
     programs = map(on_device, starts)
     if method.from_fits is not None:
         return method.from_fits(programs)

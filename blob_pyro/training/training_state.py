@@ -17,12 +17,14 @@ from blob_pyro.guides import LoraGuide
 from blob_pyro.infer import ReweightedTrace_ELBO
 from blob_pyro.models import BayesianLora, Classifier
 from blob_pyro.networks import base_identity
+from blob_pyro.poutine import in_turn
 from blob_pyro.training.config import TrainingConfig
 from blob_pyro.training.step_record import StepRecord, copy_learned, learned, restore_learned
 from blob_pyro.training.steps import Steps
 from blob_pyro.training.validation import Validation
 
 
+@in_turn()
 def separate_noise(accelerator: Accelerator) -> None:
     """Give every process but the first a random state of its own.
 
@@ -33,6 +35,7 @@ def separate_noise(accelerator: Accelerator) -> None:
         pyro.set_rng_seed((torch.initial_seed() + accelerator.process_index) % 2**32)
 
 
+@in_turn()
 def random_state(device: torch.device) -> dict[str, Any]:
     """Give the states, as tensors and JSON values; ``device`` is the one that noise is drawn on."""
     numpy_state = np.random.get_state(legacy=False)
@@ -47,6 +50,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
     return state
 
 
+@in_turn()
 def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
     """Go on with the noise from where :func:`random_state` was called."""
     random.setstate(state["python"])

@@ -97,6 +97,13 @@ def test_draws_predict_as_peft_with_the_noise_added(
     torch.testing.assert_close(logits, plain_logits(net, inputs, TOKENS), atol=1e-4, rtol=1e-4)
 
 
+def test_the_random_state_is_left_alone(tmp_path: Path, base: Any) -> None:
+    write_as_the_paper(tmp_path / "blob")
+    state = torch.get_rng_state()
+    import_bayesian_peft(tmp_path / "blob", base, likelihood=ANSWERS)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_training_goes_on(tmp_path: Path, base: Any, inputs: Any) -> None:
     write_as_the_paper(tmp_path / "p", head=False)
     model, guide = import_bayesian_peft(tmp_path / "p", base, likelihood=ANSWERS)

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 
 from blob_pyro.models import SequenceClassifier
 from blob_pyro.networks import pooled_features
+from blob_pyro.networks.loading import quiet_peft
 from blob_pyro.posthoc import linear_probe
+from blob_pyro.poutine import in_turn
 from blob_pyro.testing import tiny_batch, tiny_network
 
 
@@ -65,6 +71,31 @@ def test_a_class_without_examples_stays_possible_and_needs_a_bias() -> None:
     assert ((last > 1e-3) & (last < 0.2)).all()
     with pytest.raises(ValueError, match=r"no example has the classes \[2\].*has no bias"):
         probed("llama", labels)
+
+
+def test_a_network_loaded_beside_does_not_leave_the_warnings_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    split, entered, finished = StratifiedKFold.split, Event(), Event()
+
+    def load() -> None:
+        with in_turn(), quiet_peft():
+            entered.set()
+            finished.wait(5)
+
+    def split_beside(*args: Any) -> Any:
+        loading.append(pool.submit(load))
+        entered.wait(0.2)
+        return split(*args)
+
+    loading: list[Any] = []
+    monkeypatch.setattr(StratifiedKFold, "split", split_beside)
+    before = [*warnings.filters]
+    with ThreadPoolExecutor(1) as pool:
+        probed("bert", np.arange(30) % 3)
+        finished.set()
+        loading[0].result()
+    assert [*warnings.filters] == before
 
 
 def test_scikit_learn_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,11 @@ import pytest
 import torch
 
 import blob_pyro
-from blob_pyro.recipe import Posterior
+from blob_pyro.guides.site_parameters import initial_root
+from blob_pyro.infer.data_pass import seeded
+from blob_pyro.recipe import Posterior, Recipe
+from blob_pyro.recipe.run import posterior_from_fits
+from blob_pyro.training.training_state import random_state, restore_random_state, separate_noise
 
 TEXTS = ["toner is out", "locked out", "jam in tray", "my password", "no paper", "who am I"]
 LABELS = ["printing", "login"] * 3
@@ -92,6 +97,26 @@ def test_a_prediction_beside_lends_the_features_no_head(base_folder: str) -> Non
         for _ in range(10):
             found = ensemble.predictive(TEXTS, **options).feature_distance
             np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: initial_root(torch.zeros(2), 0.1),
+        lambda: separate_noise(SimpleNamespace(process_index=1)),
+        lambda: restore_random_state(random_state(torch.device("cpu")), torch.device("cpu")),
+        lambda: posterior_from_fits(Recipe(), [], None, None, TEXTS),
+    ],
+    ids=["guide", "process", "resume", "posthoc"],
+)
+def test_nothing_takes_or_sets_random_numbers_while_another_thread_draws(work: Any) -> None:
+    with seeded(5):
+        expected = torch.rand(4)
+    with ThreadPoolExecutor(1) as pool, seeded(5):
+        other = pool.submit(work)
+        assert wait([other], timeout=0.2).not_done
+        assert torch.equal(torch.rand(4), expected)
+    assert other.exception() is None or "makes no posterior" in str(other.exception())
 
 
 def test_loading_leaves_the_random_state(posterior: Posterior, tmp_path: Path) -> None:
