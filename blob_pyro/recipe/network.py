@@ -240,18 +240,19 @@ def answering(model: Classifier, data: Any, tokenizer: PreTrainedTokenizerBase) 
     tokenizer
         Tokenizer of the network.
     """
-    name: str | None = None
+    chosen: dict[str, Any] = {}
     if isinstance(data, MultipleChoiceTask) and isinstance(model, OptionLikelihood):
-        name, value = "num_options", data.num_options
+        chosen = {"num_options": data.num_options}
     elif isinstance(data, MultipleChoiceTask) and isinstance(model, LabelTokenClassifier):
-        name, value = "label_token_ids", tuple(label_token_ids(tokenizer, data.answers))
-    if name is None or getattr(model, name) == value:
+        chosen = {"label_token_ids": tuple(label_token_ids(tokenizer, data.answers))}
+    with in_turn(), model.use.running():
+        own = {name: getattr(model, name) for name in chosen}
+    if own == chosen:
         yield
         return
     with in_turn(), model.use.running():
-        own = getattr(model, name)
-        setattr(model, name, value)
+        vars(model).update(chosen)
         try:
             yield
         finally:
-            setattr(model, name, own)
+            vars(model).update(own)
