@@ -11,8 +11,6 @@ from blob_pyro.diagnostics import plot_style
 from blob_pyro.diagnostics.plots.style import series
 
 METRICS = ("accuracy", "ece", "nll")
-# Share of a method's row over which its data sets are spread.
-_SPREAD = 0.5
 
 
 def plot_methods(task: str, tested: Mapping[str, Rows]) -> Figure:
@@ -58,7 +56,8 @@ def plot_methods(task: str, tested: Mapping[str, Rows]) -> Figure:
 def _draw_panel(axes: Axes, metric: str, tested: Mapping[str, Rows]) -> None:
     for number, (name, rows) in enumerate(tested.items()):
         look = series(number)
-        shift = _SPREAD * ((number + 0.5) / len(tested) - 0.5)
+        # The data sets are spread over half of a method's row.
+        shift = 0.5 * ((number + 0.5) / len(tested) - 0.5)
         if not all(metric in row for row in rows.values()):
             # Texts of classes that a posterior does not know have no right answers.
             continue

@@ -21,7 +21,6 @@ Normalize = Literal["mean", "sum"]
 _FINE_TOLERANCE = 1e-4
 # Packed logits must equal those of one row an option to this, relative to their size.
 _TOLERANCE = {torch.float64: _FINE_TOLERANCE, torch.float32: _FINE_TOLERANCE}
-_COARSE_TOLERANCE = 0.02
 # Tokens of a made-up prompt: more than a window that no configuration names is likely to have.
 _LONG = 40
 
@@ -309,7 +308,7 @@ class OptionLikelihood(Classifier):
                 beside = self._scores_together(other, 3)
             except Exception:  # Whatever a network does not take in a packed row.
                 return False
-        tolerance = _TOLERANCE.get(self.network.dtype, _COARSE_TOLERANCE)
+        tolerance = _TOLERANCE.get(self.network.dtype, 0.02)
         # Another first option leaves the others as they are, with the same rounding.
         return torch.allclose(together, alone, rtol=tolerance, atol=tolerance) and torch.allclose(
             beside[:, 1:], together[:, 1:], rtol=_FINE_TOLERANCE, atol=_FINE_TOLERANCE

@@ -81,7 +81,8 @@ class SharedTrunk:
                 # Bare calls in other threads, and copies made meanwhile, are no part of this.
                 if kept is not self._output or get_ident() != thread:
                     return own(*args, **kwargs)
-                return tiled if layer is top else _like(kept, _first_input(args, kwargs))
+                given = args[0] if args else kwargs["hidden_states"]
+                return tiled if layer is top else _like(kept, given)
 
             return forward
 
@@ -98,10 +99,6 @@ class SharedTrunk:
     def _keep(self, thread: int, _layer: nn.Module, _inputs: Any, output: Any) -> None:
         if get_ident() == thread:
             self._output = output
-
-
-def _first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    return cast(torch.Tensor, args[0] if args else kwargs["hidden_states"])
 
 
 def _like(output: Any, hidden: torch.Tensor) -> Any:

@@ -150,7 +150,7 @@ def estimate_memory(
     shape = (batch_size, sequence_length)
     make = partial(_program, known, rank, layers, dtype, quantization)
     program = make()
-    trained = _trained(program)
+    trained = [p for part in program for p in part.parameters() if p.requires_grad]
     posterior = sum(parameter.nbytes for parameter in trained)
     base = [p for p in program[0].parameters() if not p.requires_grad]
     buffers = [b for n, b in program[0].named_buffers() if not n.endswith(".initial_weight")]
@@ -200,10 +200,6 @@ def _program(
         else:
             model = LabelTokenClassifier(net, label_token_ids=[0, 1], num_data=1)
         return model.train(), LowRankGaussianGuide(model)
-
-
-def _trained(program: Program) -> list[torch.Tensor]:
-    return [p for part in program for p in part.parameters() if p.requires_grad]
 
 
 def _peak(program: Program, shape: tuple[int, int], *, checkpointing: bool = False) -> int:

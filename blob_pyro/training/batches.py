@@ -11,10 +11,10 @@ from datasets import Dataset
 from torch.utils.data import BatchSampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from blob_pyro.models.batches import Batch
 from blob_pyro.tasks import lengths
 from blob_pyro.training.config import TrainingConfig
 
-Batch = dict[str, torch.Tensor]
 Collator = Callable[[list[dict[str, Any]]], Batch]
 
 

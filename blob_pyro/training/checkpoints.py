@@ -244,7 +244,7 @@ class Checkpoints:
         taken, best = len(self._run.records), best_step(self._run.records)
         paths = self._paths()
         # One of a later step was damaged, or this run would have gone on from it.
-        past = [path for path in paths if _steps_of(path) <= taken]
+        past = [path for path in paths if path <= self._path(taken)]
         kept = {*past[-self._config.keep_last :]}
         if best is not None:
             kept.add(self._path(best + 1))
@@ -259,10 +259,6 @@ class Checkpoints:
 
     def _path(self, taken: int) -> Path:
         return self._folder / f"step-{taken:08d}.safetensors"
-
-
-def _steps_of(path: Path) -> int:
-    return int(path.stem.removeprefix("step-"))
 
 
 def _short(value: str | None) -> str:
