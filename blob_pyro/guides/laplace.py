@@ -13,6 +13,7 @@ from typing_extensions import override
 from blob_pyro.distributions import KroneckerPrecisionNormal
 from blob_pyro.guides.lora_guide import Batch, Draw, LoraGuide
 from blob_pyro.guides.site_parameters import SiteParameters
+from blob_pyro.lora.projection import in_this_thread
 from blob_pyro.models import BayesianLora, Classifier
 
 LaplacePredictive = Literal["linearised", "probit", "network"]
@@ -285,7 +286,9 @@ class SiteRecords:
         leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
         with torch.enable_grad(), model.use.running(), ExitStack() as hooks:
             for name, site in model.sites.items():
-                hook = site.projection.register_forward_hook(partial(self._record, name))
+                hook = site.projection.register_forward_hook(
+                    in_this_thread(partial(self._record, name))
+                )
                 hooks.enter_context(hook)
             self.logits: torch.Tensor = model.logits_under([leaves], **batch)[0]
 

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from blob_pyro.infer.data_pass import evaluation_mode, seeded
 from blob_pyro.infer.posterior_draws import Draw, Guide, posterior_draws
+from blob_pyro.lora.projection import in_this_thread
 from blob_pyro.models import BayesianLora
 from blob_pyro.models.batches import tile
 from blob_pyro.models.padding import align_padding, mask_of, padding_token
@@ -75,8 +76,9 @@ class AveragedNetwork(LogitsProcessor):
     @contextmanager
     def over(self, network: nn.Module) -> Iterator[None]:
         """Answer in the place of a network for a while."""
-        tiled = network.register_forward_pre_hook(self._tile, with_kwargs=True)
-        with tiled, network.register_forward_hook(self._average):
+        tile, average = in_this_thread(self._tile), in_this_thread(self._average)
+        tiled = network.register_forward_pre_hook(tile, with_kwargs=True)
+        with tiled, network.register_forward_hook(average):
             yield
 
     def _tile(

@@ -14,7 +14,7 @@ from blob_pyro.lora.layer_checks import (
     layers_to_replace,
 )
 from blob_pyro.lora.prior import NormalPrior, Prior
-from blob_pyro.lora.projection import LoraProjection, NetworkUse
+from blob_pyro.lora.projection import LoraProjection, NetworkUse, use_of
 from blob_pyro.lora.quantised import use_dequantised_weights
 from blob_pyro.lora.sites import Latent, LoraSite, lora_sites
 
@@ -81,7 +81,7 @@ def bayesianize(
         )
     check_latent(latent)
     prior = prior or NormalPrior(prior_scale)
-    use = next((m.use for m in peft_model.modules() if isinstance(m, LoraProjection)), NetworkUse())
+    use = use_of(peft_model)
     projections = [
         (owner, _as_projection(f"{name}.lora_{matrix}", owner[adapter], prior, use))
         for name, layer in layers_to_replace(peft_model, adapter, latent).items()

@@ -39,6 +39,12 @@ class NetworkUse:
             finally:
                 self._owner = before
 
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """Keep models of other threads waiting for a bare call, or one within a model's own."""
+        with self._lock:
+            yield
+
     @property
     def is_bare(self) -> bool:
         """Whether the network is called by somebody else than the model that drew."""
@@ -51,6 +57,24 @@ class NetworkUse:
     def __reduce__(self) -> tuple[Any, ...]:
         # Copies of a network share one of their own.
         return NetworkUse, (), {"has_model": self.has_model}
+
+
+def use_of(network: nn.Module) -> NetworkUse:
+    """Give what keeps callers of a network apart, a new one if nothing in it is Bayesian."""
+    uses = (m.use for m in network.modules() if isinstance(m, LoraProjection))
+    return next(uses, NetworkUse())
+
+
+def in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a hook of a network pass over the calls that other threads make meanwhile."""
+    thread = threading.get_ident()
+
+    def answer(*args: Any) -> Any:
+        if torch.compiler.is_compiling() or threading.get_ident() == thread:
+            return hook(*args)
+        return None
+
+    return answer
 
 
 class LoraProjection(PyroModule):

@@ -251,7 +251,13 @@ class BayesianLora(PyroModule):
 
         There is no dropout, gradient or statement meanwhile, and no random number is used up.
         """
-        with in_turn(), torch.no_grad(), without_dropout(self), torch.random.fork_rng():
+        with (
+            in_turn(),
+            self.use.running(),
+            torch.no_grad(),
+            without_dropout(self),
+            torch.random.fork_rng(),
+        ):
             with poutine.block():
                 draw = self.sample_latents()
             with self.under([draw], torch.Size([1])):

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from blob_pyro.lora import LoraSite
+from blob_pyro.lora.projection import in_this_thread
 from blob_pyro.lora.sites import reinstalled
 from blob_pyro.models.text_trials import made_up_texts
 from blob_pyro.models.without_dropout import without_dropout
@@ -64,7 +65,9 @@ def example_axes(net: PeftModel, sites: Mapping[str, LoraSite]) -> dict[str, int
         with ExitStack() as hooks, torch.no_grad(), without_dropout(net):
             for name, site in sites.items():
                 layer = cast(nn.Module, site.layer)
-                hooks.enter_context(layer.register_forward_pre_hook(partial(note, name)))
+                hooks.enter_context(
+                    layer.register_forward_pre_hook(in_this_thread(partial(note, name)))
+                )
             with reinstalled(projections, starts):
                 net(**texts)
     except Exception as error:

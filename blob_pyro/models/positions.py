@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
+from blob_pyro.lora.projection import in_this_thread
 from blob_pyro.models.padding import Side
 
 
@@ -89,7 +90,7 @@ def head_at(head: nn.Module, rows: torch.Tensor, columns: torch.Tensor) -> Itera
         hidden, *others = args
         return (hidden[rows, columns], *others)
 
-    with head.register_forward_pre_hook(select):
+    with head.register_forward_pre_hook(in_this_thread(select)):
         yield
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from threading import get_ident
 from typing import Any, cast
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from blob_pyro.lora import LoraSite
+from blob_pyro.lora.projection import in_this_thread
 from blob_pyro.models.example_axes import beside_texts
 
 
@@ -64,7 +64,7 @@ class SharedTrunk:
         """
         top, kept, thread = self.layers[-1], self._output, get_ident()
         if kept is None:
-            handle = top.register_forward_hook(partial(self._keep, thread))
+            handle = top.register_forward_hook(in_this_thread(self._keep))
             try:
                 yield
             finally:
@@ -96,9 +96,8 @@ class SharedTrunk:
                 if forward is not None:
                     layer.forward = forward
 
-    def _keep(self, thread: int, _layer: nn.Module, _inputs: Any, output: Any) -> None:
-        if get_ident() == thread:
-            self._output = output
+    def _keep(self, _layer: nn.Module, _inputs: Any, output: Any) -> None:
+        self._output = output
 
 
 def _like(output: Any, hidden: torch.Tensor) -> Any:

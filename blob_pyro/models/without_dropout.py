@@ -10,8 +10,8 @@ from torch import nn
 def without_dropout(model: nn.Module) -> Iterator[None]:
     """Put every module into evaluation mode for a while."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
+        model.eval()
         yield
     finally:
         for module, training in modes.items():

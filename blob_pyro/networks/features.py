@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
+from blob_pyro.lora.projection import in_this_thread, use_of
 from blob_pyro.models.padding import Side, align_padding, mask_of, padding_token
 from blob_pyro.models.without_dropout import without_dropout
 
@@ -57,7 +58,7 @@ def pooled_features(
     # No token of a causal LM sees what follows it.
     side: Side = "right" if writes else padding_side
     inputs = align_padding(inputs, side, padding_token(network))
-    with torch.no_grad(), without_dropout(network), ExitStack() as stack:
+    with use_of(network).bare(), torch.no_grad(), without_dropout(network), ExitStack() as stack:
         if base and isinstance(network, PeftModel):
             stack.enter_context(network.disable_adapter())
         if writes:
@@ -84,7 +85,7 @@ def _read_by_head(network: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.
         for name, module in network.named_modules():
             is_linear = isinstance(module, nn.Linear) and ".lora_" not in name
             if is_linear and module.out_features == classes:
-                hooks.enter_context(module.register_forward_pre_hook(keep))
+                hooks.enter_context(module.register_forward_pre_hook(in_this_thread(keep)))
         network(**inputs)
     if not read:
         raise ValueError(

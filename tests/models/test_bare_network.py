@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ import pytest
 import torch
 from peft import PeftModel
 from pyro import poutine
+from torch import nn
 
 from blob_pyro.guides import LaplaceGuide, LowRankGaussianGuide
-from blob_pyro.infer import posterior_predictive
+from blob_pyro.infer import PosteriorFunctions, generate, posterior_predictive
 from blob_pyro.lora import bayesianize, unbayesianize
+from blob_pyro.models import CausalLM, LabelTokenClassifier, SequenceClassifier
+from blob_pyro.networks import pooled_features
 
 
 @pytest.fixture
@@ -138,3 +143,76 @@ def test_a_merged_network_is_refused_by_name_until_it_is_unmerged(fitted: Any, i
     model.network.unmerge_adapter()
     after = posterior_predictive(model, guide, [inputs], 3, seed=0, progress=False)["logits"]
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
+
+
+def beside_first_pass(layer: nn.Module, run: Callable[[], Any], work: Callable[[], Any]) -> Any:
+    """Do something in another thread while a layer is run for the first time; give its result."""
+    started: list[Any] = []
+
+    def start(*_: Any) -> None:
+        if not started:
+            started.append(pool.submit(work))
+            wait(started, timeout=0.2)
+
+    with ThreadPoolExecutor(1) as pool:
+        with layer.register_forward_hook(start):
+            run()
+        return started[0].result()
+
+
+@pytest.mark.parametrize("kind", ["written", "labelled"])
+def test_a_bare_call_beside_a_models_own_is_left_as_it_is(kind: str, peft_network: Any) -> None:
+    """What a model hooks into the network for a pass is for the calls of its own thread."""
+    net = peft_network("llama", layers_to_transform=[1])
+    model: Any = CausalLM(net, 8) if kind == "labelled" else LabelTokenClassifier(net, [7, 9], 8)
+    guide, ids = LowRankGaussianGuide(model.eval()), torch.tensor([[5, 6, 7, 8]])
+
+    def bare() -> torch.Tensor:
+        with torch.no_grad():
+            logits: torch.Tensor = net(input_ids=ids).logits
+        return logits
+
+    def run() -> Any:
+        if kind == "written":
+            written = generate(
+                model, guide, ids, num_samples=2, seed=0, max_new_tokens=2, eos_token_id=None
+            )
+            return written.total
+        labels = torch.tensor([[-100, -100, -100, 8]])
+        with torch.no_grad():
+            return poutine.condition(model, guide.mean())(input_ids=ids, labels=labels)
+
+    expected, own = bare(), run()
+    layer = net.get_submodule("base_model.model.model.layers.0")
+    results: list[Any] = []
+    found = beside_first_pass(layer, lambda: results.append(run()), bare)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(results[0], own)
+
+
+def test_a_prediction_waits_for_features_of_the_base(program: Any, token_batch: Any) -> None:
+    model, guide = program("bert")
+    batch = {k: v for k, v in token_batch().items() if k != "labels"}
+    functions = PosteriorFunctions(model, guide, batch, 2, seed=0)
+    expected, features = functions(batch), pooled_features(model.network, batch, base=True)
+    layer = model.network.get_submodule("base_model.model.bert.encoder.layer.0")
+    results: list[Any] = []
+    found = beside_first_pass(
+        layer,
+        lambda: results.append(pooled_features(model.network, batch, base=True)),
+        lambda: functions(batch),
+    )
+    assert torch.equal(found, expected)
+    assert torch.equal(results[0], features)
+
+
+def test_a_second_model_of_a_network_leaves_it_in_its_mode(program: Any, token_batch: Any) -> None:
+    model, guide = program("bert")
+    batch = {k: v for k, v in token_batch().items() if k != "labels"}
+    functions = PosteriorFunctions(model, guide, batch, 2, seed=0)
+    layer = model.network.get_submodule("base_model.model.bert.encoder.layer.0")
+    other = beside_first_pass(
+        layer, lambda: functions(batch), lambda: SequenceClassifier(model.network, 8)
+    )
+    assert other.padding_side == model.padding_side
+    assert model.network.training
