@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
 from blob_pyro.tasks.multiple_choice import MultipleChoiceTask
-from blob_pyro.tasks.prompt_tokens import prompt_tokens
+from blob_pyro.tasks.prompt_tokens import prompt_tokens, tokenized
 from blob_pyro.tasks.text_classification import TextClassificationTask
 
 Batch = dict[str, torch.Tensor]
@@ -151,7 +151,8 @@ class OptionCollator(Collator):
 
     def _option_tokens(self, options: Sequence[str]) -> list[list[int]]:
         texts = [f" {option}" for option in options]
-        tokens: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        encoding = tokenized(self.tokenizer, texts, add_special_tokens=False)
+        tokens: list[list[int]] = encoding["input_ids"]
         return tokens
 
 
@@ -201,7 +202,9 @@ class PromptCollator(Collator):
         return with_labels({"input_ids": input_ids, "attention_mask": mask}, examples)
 
     def _cut(self, text: str) -> str:
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoding = tokenized(
+            self.tokenizer, text, add_special_tokens=False, return_offsets_mapping=True
+        )
         offsets = encoding["offset_mapping"]
         return text if len(offsets) <= self.max_length else text[: offsets[self.max_length - 1][1]]
 
@@ -236,7 +239,8 @@ class TextCollator(Collator):
             ``token_type_ids``: ``B x T``, int64) and ``labels`` (``B``, int64).
         """
         pairs = "text_pair" in examples[0]
-        batch = self.tokenizer(
+        batch = tokenized(
+            self.tokenizer,
             [example["text"] for example in examples],
             [example["text_pair"] for example in examples] if pairs else None,
             padding=True,
@@ -289,8 +293,8 @@ class InstructionCollator(Collator):
         return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
 
     def _tokens(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
-        after: list[int] = self.tokenizer(response, add_special_tokens=False)["input_ids"]
-        after = [*after, self.tokenizer.eos_token_id][: self.max_length - 1]
+        encoding = tokenized(self.tokenizer, response, add_special_tokens=False)
+        after = [*encoding["input_ids"], self.tokenizer.eos_token_id][: self.max_length - 1]
         (before,) = prompt_tokens(self.tokenizer, [prompt], self.max_length - len(after))
         return before, after
 

@@ -1,8 +1,10 @@
 """The tokens of prompts that a model goes on from, and those that name a class."""
 
+import threading
 from collections.abc import Sequence
+from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 # Some tokenizers mark the beginning of a text, so a label's token shows only behind another word.
 _BEFORE = "Answer:"
@@ -10,6 +12,19 @@ _WAY_OUT = (
     "choose other labels, or answer by letter, which lists the labels in the prompt "
     '(scoring="letters", on the command line --set scoring=letters)'
 )
+
+
+_TURN = threading.Lock()
+
+
+def tokenized(tokenizer: PreTrainedTokenizerBase, *texts: Any, **options: Any) -> BatchEncoding:
+    """Call a tokenizer, one thread at a time.
+
+    How it cuts and pads is a state of a fast tokenizer, which each call sets: two at once would cut
+    or pad the one's texts as the other asked.
+    """
+    with _TURN:
+        return tokenizer(*texts, **options)
 
 
 def prompt_tokens(
@@ -47,7 +62,7 @@ def prompt_tokens(
     >>> prompt_tokens(PreTrainedTokenizerFast(tokenizer_object=words), ["hello"])
     [[0, 2]]
     """
-    encoded = tokenizer(list(prompts), return_special_tokens_mask=True)
+    encoded = tokenized(tokenizer, list(prompts), return_special_tokens_mask=True)
     tokens, masks, rows = encoded["input_ids"], encoded["special_tokens_mask"], []
     for prompt, ids, special in zip(prompts, tokens, masks, strict=True):
         row = _cut(ids, special, max_length) or _beginning(tokenizer, ids)
@@ -110,8 +125,8 @@ def label_token_ids(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -
 
 
 def _token(tokenizer: PreTrainedTokenizerBase, label: str) -> int:
-    before = tokenizer(_BEFORE, add_special_tokens=False)["input_ids"]
-    both = tokenizer(f"{_BEFORE} {label}", add_special_tokens=False)["input_ids"]
+    before = tokenized(tokenizer, _BEFORE, add_special_tokens=False)["input_ids"]
+    both = tokenized(tokenizer, f"{_BEFORE} {label}", add_special_tokens=False)["input_ids"]
     tokens: list[int] = both[len(before) :]
     if len(tokens) != 1 or both[: len(before)] != before:
         pieces = tokenizer.convert_ids_to_tokens(tokens)

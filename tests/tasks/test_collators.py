@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from blob_pyro.tasks import (
     helpdesk,
     lengths,
 )
+from blob_pyro.tasks.prompt_tokens import prompt_tokens
 
 QUESTIONS: list[dict[str, Any]] = [
     {"lettered": "the A B", "options": ["x", "y"], "label": 1},
@@ -102,3 +105,23 @@ def test_loaders_read_the_longest_first_and_know_the_order(tokenizer: Any) -> No
     assert loader.sampler.order == [1, 2, 3, 0]
     assert len(loader.sampler) == 4
     assert torch.cat([batch["labels"] for batch in loader]).tolist() == loader.sampler.order
+
+
+def test_a_tokenizer_that_two_threads_share_cuts_as_each_asks(tokenizer: Any) -> None:
+    """Both set how it cuts, the one before the other has used it."""
+    texts = ["the printing problem " * 100] * 20
+    cutting, done = TextCollator(tokenizer, 16), threading.Event()
+    expected = prompt_tokens(tokenizer, texts)
+
+    def cut() -> None:
+        while not done.is_set():
+            assert cutting([{"text": text} for text in texts])["input_ids"].shape == (20, 16)
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(cut)
+        try:
+            for _ in range(30):
+                assert prompt_tokens(tokenizer, texts) == expected
+        finally:
+            done.set()
+        other.result()
