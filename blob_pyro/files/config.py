@@ -1,7 +1,7 @@
 """The configuration of a saved posterior: its entries, and the files that it vouches for."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -111,6 +111,10 @@ class AnswersRecord(AnswerThresholds):
     def threshold(self) -> float:
         """Probability from which on an answer is given."""
         return self.thresholds[self.best(self.max_error)]
+
+    def hold_for(self, settings: Mapping[str, Any]) -> bool:
+        """Tell whether predictions of these settings are like those that it was chosen for."""
+        return all(getattr(self, name) == value for name, value in settings.items())
 
     def __str__(self) -> str:
         best = self.best(self.max_error)

@@ -294,17 +294,25 @@ def evaluate(
     ------
     ValueError
         If there are no data, or only some of the batches have labels.
+    RuntimeError
+        If another thread changes the program meanwhile.
     """
     log_precision = guide.log_precision if isinstance(guide, DirichletGuide) else None
     draws = num_samples if log_precision is None else 0
+    settings = prediction_settings(model, guide, num_samples, seed)
     predictive = sharded_predictive(model, guide, data, collator, draws, seed, progress=progress)
+    if prediction_settings(model, guide, num_samples, seed) != settings:
+        raise RuntimeError(
+            "the posterior was trained or calibrated by another thread while it predicted, so "
+            "these predictions are of no one posterior; predict again"
+        )
     logits = predictive["logits"].float().numpy()
     labels = predictive.get("labels", torch.full((len(data),), -1)).numpy()
     return Predictions(
         logits,
         labels,
         np.asarray(data["id"], dtype=str),
-        settings=prediction_settings(model, guide, num_samples, seed),
+        settings=settings,
         log_precision=log_precision,
     )
 
@@ -327,14 +335,17 @@ def prediction_settings(
     """
     draws = 0 if guide.is_point else num_samples
     digest = hashlib.sha256()
-    for name, value in sorted(learned_state(model, guide).items()):
+    # Not in the middle of a step, or while a temperature is looked for.
+    with model.use.running():
+        state, temperature = learned_state(model, guide), model.temperature
+    for name, value in sorted(state.items()):
         # Some of them tell one fit from another.
         some = value.flatten()[:: max(1, value.numel() // 4096)].float()
         digest.update(name.encode() + some.cpu().numpy().tobytes())
     return {
         "num_samples": draws,
         "seed": seed if draws else 0,
-        "temperature": model.temperature.tolist(),
+        "temperature": temperature.tolist(),
         "learned": digest.hexdigest(),
     }
 

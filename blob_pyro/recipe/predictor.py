@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -236,9 +235,8 @@ class Predictor(Program):
         if feature_distance and distance is not None:
             features = text_features(self.classifier, self.guide, data, self.collator)
             predictions = replace(predictions, feature_distance=distance(features))
-        with suppress(ValueError):
-            limit = self.threshold(num_samples=num_samples, seed=seed)
-            predictions = replace(predictions, threshold=limit)
+        if self._answers is not None and self._answers.hold_for(predictions.settings):
+            predictions = replace(predictions, threshold=self._answers.threshold)
         if not isinstance(self.task, TextClassificationTask):
             return predictions
         texts = tuple(data["text"])

@@ -122,8 +122,7 @@ class Program:
         if found is None:
             return None
         now = prediction_settings(self.classifier, self.guide, found.num_samples, found.seed)
-        same = all(getattr(found, name) == value for name, value in now.items())
-        return found if same else None
+        return found if found.hold_for(now) else None
 
     @property
     def collator(self) -> Collator:

@@ -58,6 +58,20 @@ def test_calibrations_at_once_find_the_temperature_of_one(posterior: Posterior) 
     assert float(posterior.classifier.temperature) == expected
 
 
+def test_predictions_of_a_posterior_that_changes_meanwhile_are_refused(
+    posterior: Posterior,
+) -> None:
+    mean: Any = next(posterior.guide.M.parameters())
+
+    def train(*_: Any) -> None:
+        mean.data.add_(1.0)
+
+    changed = posterior.model.network.register_forward_hook(train)
+    with changed, pytest.raises(RuntimeError, match="calibrated by another thread while it pred"):
+        posterior.predict_proba(TEXTS)
+    assert posterior.predict_proba(TEXTS).shape == (6, 2)
+
+
 def test_a_load_beside_changes_no_prediction(posterior: Posterior, tmp_path: Path) -> None:
     posterior.save(tmp_path / "p")
     expected = posterior.predict_proba(TEXTS, num_samples=3)
