@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol, cast, get_args
 
 import pyro
@@ -123,7 +124,7 @@ class HierarchicalNormalPrior(PyroModule):
         self._scale = scale
         self.register_buffer("hyper_scale", torch.tensor(scale), persistent=False)
         if share == "model":
-            self.shared_scale = cast(Any, PyroSample(cast(Any, _half_normal)))
+            self.shared_scale = cast(Any, PyroSample(cast(Any, partial(_half_normal))))
 
     def forward(self, site: LatentWeight) -> TorchDistributionMixin:
         """Make the distribution of one site, given the draw of its scale."""

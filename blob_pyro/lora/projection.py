@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import pyro
@@ -118,7 +119,8 @@ class LoraProjection(PyroModule):
         self._applied: AppliedWeight | None = None
         self._mean: Callable[[], torch.Tensor] | None = None
         self.use = use or NetworkUse()
-        self.weight = PyroSample(cast(Any, LoraProjection._prior_distribution))
+        # A partial, since Pyro makes the name of a function longer each time.
+        self.weight = PyroSample(cast(Any, partial(LoraProjection._prior_distribution)))
 
     @property
     def in_features(self) -> int:

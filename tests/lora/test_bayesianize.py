@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 import warnings
 from typing import Any
 
@@ -16,6 +17,7 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import nn
 
+from blob_pyro.infer import posterior_predictive
 from blob_pyro.lora import LoraProjection, bayesianize, lora_sites, unbayesianize
 from blob_pyro.poutine import apply_weight
 
@@ -262,3 +264,15 @@ def test_a_copy_after_a_call_is_independent(
     assert not ours & theirs
     layers = {id(site.layer) for site in copied.sites.values()}
     assert layers <= theirs
+
+
+def test_a_program_can_be_sent_to_another_process(program: Any, token_batch: Any) -> None:
+    batch = {k: v for k, v in token_batch().items() if k != "labels"}
+    sent = program("bert")
+    predicted = [
+        posterior_predictive(*each, [batch], 2, seed=0, progress=False)["logits"]
+        for each in (sent, pickle.loads(pickle.dumps(sent)))
+    ]
+    assert torch.equal(*predicted)
+    # Pyro renames the functions that it samples by.
+    assert LoraProjection._prior_distribution.__name__ == "_prior_distribution"
