@@ -98,7 +98,8 @@ def mask_of(
     Raises
     ------
     ValueError
-        If a token is none of the network's, there is padding but no mask, the mask has another
+        If a token is none of the network's, a text is so long that answers would depend on the
+        texts before it, there is padding but no mask, the mask has another
         shape, or a row's real tokens are none or not in one piece.
 
     Examples
@@ -108,6 +109,7 @@ def mask_of(
     True
     """
     _check_vocabulary(input_ids, network)
+    _check_length(input_ids, network)
     if attention_mask is not None:
         _check_mask(input_ids, attention_mask)
         return attention_mask
@@ -127,6 +129,19 @@ def _check_vocabulary(input_ids: torch.Tensor, network: nn.Module) -> None:
         raise ValueError(
             f"input_ids contain the token {int(input_ids.max())} but the network knows {size}; "
             "give its tokenizer, or call network.resize_token_embeddings for tokens that were added"
+        )
+
+
+def _check_length(input_ids: torch.Tensor, network: nn.Module) -> None:
+    config: Any = getattr(network, "config", None)
+    text_config = config and config.get_text_config()
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    kinds = {part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)}
+    if "dynamic" in kinds and input_ids.shape[1] > (most := text_config.max_position_embeddings):
+        raise ValueError(
+            f"a text has {input_ids.shape[1]} tokens, but beyond {most} the network turns positions "
+            "by the longest text that it has read so far (rope_type='dynamic'), so that answers "
+            "would depend on what it read before; give shorter texts"
         )
 
 

@@ -4,9 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from blob_pyro.models import CausalLM
+from blob_pyro.models import CausalLM, LabelTokenClassifier
 from blob_pyro.models.padding import align_padding
+from blob_pyro.testing import DECODER
 
 TEXTS = [[5, 6, 7, 8], [9, 8], [], [4]]
 LENGTH = 4
@@ -82,3 +85,15 @@ def test_a_token_of_another_vocabulary_is_refused(classifier: Any, token_batch: 
         model(**batch)
     model.network.get_base_model().resize_token_embeddings(61)
     assert model(**batch).isfinite().all()
+
+
+def test_texts_after_which_others_would_be_read_otherwise_are_refused() -> None:
+    """Transformers keeps the frequencies of the longest text of a network."""
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 100.0}
+    config = LlamaConfig(**{**DECODER, "max_position_embeddings": 8, "rope_parameters": rope})
+    net = get_peft_model(LlamaForCausalLM(config), LoraConfig(target_modules=["q_proj"]))
+    model = LabelTokenClassifier(net, [7, 9], 8)
+    ids = torch.arange(5, 14)[None]
+    model(input_ids=ids[:, :8])
+    with pytest.raises(ValueError, match="a text has 9 tokens, but beyond 8 the network turns"):
+        model(input_ids=ids)
