@@ -251,6 +251,7 @@ class BayesianLora(PyroModule):
 
         There is no dropout, gradient or statement meanwhile, and no random number is used up.
         """
+        layers = [*self.network.modules()]
         with (
             in_turn(),
             self.use.running(),
@@ -262,6 +263,12 @@ class BayesianLora(PyroModule):
                 draw = self.sample_latents()
             with self.under([draw], torch.Size([1])):
                 yield
+        if layers != [*self.network.modules()]:
+            raise ValueError(
+                f"{type(self.network.get_base_model()).__name__} exchanged layers of its own while "
+                "it read a short text, so that answers would depend on what it read before; load "
+                "it so that it reads all texts alike (BigBird: attention_type='original_full')"
+            )
 
     @pyro_method
     def sample_latents(self, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:

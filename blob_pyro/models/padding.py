@@ -139,9 +139,9 @@ def _check_length(input_ids: torch.Tensor, network: nn.Module) -> None:
     kinds = {part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)}
     if "dynamic" in kinds and input_ids.shape[1] > (most := text_config.max_position_embeddings):
         raise ValueError(
-            f"a text has {input_ids.shape[1]} tokens, but beyond {most} the network turns positions "
-            "by the longest text that it has read so far (rope_type='dynamic'), so that answers "
-            "would depend on what it read before; give shorter texts"
+            f"a text has {input_ids.shape[1]} tokens, but beyond {most} the network turns "
+            "positions by the longest text that it has read so far (rope_type='dynamic'), so that "
+            "answers would depend on what it read before; give shorter texts"
         )
 
 

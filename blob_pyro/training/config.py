@@ -98,7 +98,8 @@ class TrainingConfig(Settings):
     """Whether examples get decorrelated noise, see ``blob_pyro.poutine.flipout``."""
 
     seed: int = Field(default=0, ge=0)
-    """Seed of everything random."""
+    """Seed of everything random.  ``blob_pyro.training.fit`` by itself takes the order of the
+    examples from it, and noise from where ``pyro.set_rng_seed`` was left."""
 
     accumulation_steps: int = Field(default=1, ge=1)
     """Passes whose gradients make one step, which is on ``batch_size`` times this times the number

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from pyro import poutine
+from transformers import BigBirdConfig, BigBirdForSequenceClassification
 
 from blob_pyro.guides import LowRankGaussianGuide
 from blob_pyro.models import SequenceClassifier
+from blob_pyro.testing import ENCODER
 from tests.models.architectures import base
 
 Batch = dict[str, torch.Tensor]
@@ -60,3 +63,16 @@ def test_what_a_checkpoint_needs(classifier: Any) -> None:
     model = classifier("bert", "SEQ_CLS")
     assert model.likelihood_config() == {}
     assert model.num_classes == 3
+
+
+def test_a_network_that_a_short_text_changes_for_good_is_refused() -> None:
+    """BigBird turns to full attention at its first short text, and stays there."""
+    sizes = {**ENCODER, "max_position_embeddings": 300, "block_size": 4, "num_random_blocks": 1}
+    special = {"sep_token_id": 2, "bos_token_id": 3, "eos_token_id": 4}
+    for attention in ("original_full", "block_sparse"):
+        config = BigBirdConfig(**sizes, **special, attention_type=attention)
+        lora = LoraConfig(task_type="SEQ_CLS", target_modules=["query"])
+        net = get_peft_model(BigBirdForSequenceClassification(config), lora)
+        refused = pytest.raises(ValueError, match="exchanged layers of its own while")
+        with refused if attention == "block_sparse" else nullcontext():
+            SequenceClassifier(net, 8)
