@@ -119,6 +119,7 @@ class BayesianLora(PyroModule):
         self._beside_texts: list[str] = []
         self._tiles: dict[tuple[object, ...], bool] = {}
         self.trunk = SharedTrunk(net, self.sites)
+        self._attention = _attention_of(net)
         self._check_sites(prior)
         self.use.has_model = True
         if isinstance(prior, torch.nn.Module):
@@ -453,6 +454,12 @@ class BayesianLora(PyroModule):
                     "second get_peft_model, or model_at_mean), to which this model's draws do not "
                     "belong; give each model a network or a name of an adapter of its own"
                 )
+        if (attention := _attention_of(self.network)) != self._attention:
+            raise ValueError(
+                f"the network's attention is {attention!r}, but {self._attention!r} was tried when "
+                "this model was made, and another one may read padding or packed texts otherwise; "
+                "set it before, and make a new model of the network"
+            )
         if (active := layer.active_adapters) != [self.adapter]:
             raise ValueError(
                 f"the network's active adapter is {', '.join(active)}, not {self.adapter}, "
@@ -496,3 +503,8 @@ class BayesianLora(PyroModule):
 
 def _stacked(weights: Sequence[torch.Tensor]) -> torch.Tensor:
     return weights[0] if len(weights) == 1 else torch.stack(list(weights))
+
+
+def _attention_of(network: PeftModel) -> Any:
+    config = getattr(network.get_base_model(), "config", None)
+    return getattr(config, "_attn_implementation", None)

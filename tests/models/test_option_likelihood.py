@@ -243,3 +243,17 @@ def test_precision_does_not_decide_who_packs(dtype: torch.dtype) -> None:
     # A recurrent network, whose options change each other by less than bfloat16 rounds.
     for name, packs in (("RecurrentGemmaForCausalLM", False), ("Qwen2MoeForCausalLM", True)):
         assert OptionLikelihood(peft(name).to(dtype), 3, num_data=2).packs == packs
+
+
+def test_an_attention_that_was_not_tried_is_refused(peft_network: Any) -> None:
+    """Packed options need an attention that takes a mask of its own, as not all do."""
+    model = OptionLikelihood(peft_network("llama"), C, num_data=3).eval()
+    batch = packed(questions(3))
+    assert model.packs
+    own = model.network.get_base_model().config._attn_implementation
+    wanted = model(**batch)
+    model.network.set_attn_implementation("eager" if own != "eager" else "sdpa")
+    with pytest.raises(ValueError, match=r"attention is .* was tried when this model was made"):
+        model(**batch)
+    model.network.set_attn_implementation(own)
+    assert model(**batch).shape == wanted.shape
