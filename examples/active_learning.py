@@ -138,9 +138,14 @@ class Learner:
         )
 
 
-def learn(learner: Learner, choice: str, num_rounds: int, size: int, seed: int) -> Curve:
+def learn(
+    learner: Learner, choice: str, num_rounds: int, size: int, seed: int, num_messages: int
+) -> Curve:
     """Label ``size`` messages a round and score the test messages after each."""
-    splits = helpdesk().splits
+    splits = {
+        name: rows.select(range(min(num_messages, len(rows))))
+        for name, rows in helpdesk().splits.items()
+    }
     order = np.random.default_rng(seed).permutation(len(splits["train"])).tolist()
     labelled, pool = order[:NUM_START], order[NUM_START:]
     curve: Curve = []
@@ -198,16 +203,20 @@ if __name__ == "__main__":
     parser.add_argument("--num-steps", type=int, default=100)
     parser.add_argument("--num-samples", type=int, default=20)
     parser.add_argument("--per-round", type=int, default=5)
+    parser.add_argument("--num-messages", type=int, default=250, help="at most so many a split")
     parser.add_argument("--output", type=Path, default=Path("active_learning.png"))
     options = parser.parse_args()
     if options.smoke_test:
         options.seeds, options.num_rounds, options.num_steps, options.num_samples = 1, 1, 2, 2
+        options.num_messages = 40
         options.per_round = 2  # BatchBALD takes every labelling of a batch
     flush_denormals()
     learner = Learner(MINILM, options.num_steps, options.num_samples)
     curves = {
         choice: [
-            learn(learner, choice, options.num_rounds, options.per_round, seed)
+            learn(
+                learner, choice, options.num_rounds, options.per_round, seed, options.num_messages
+            )
             for seed in range(options.seeds)
         ]
         for choice in CHOICES

@@ -18,7 +18,9 @@ from blob_pyro.tasks import PromptCollator, TextClassificationTask, helpdesk
 from blob_pyro.training import TrainingConfig, fit, flush_denormals
 
 
-def run(method: str, num_steps: int, num_samples: int, seed: int) -> dict[str, float]:
+def run(
+    method: str, num_steps: int, num_samples: int, seed: int, num_test: int
+) -> dict[str, float]:
     messages = helpdesk()
     # An encoder with a head reads the message alone, without a prompt.
     task = TextClassificationTask("helpdesk", messages.splits, messages.class_names, "{text}")
@@ -37,10 +39,11 @@ def run(method: str, num_steps: int, num_samples: int, seed: int) -> dict[str, f
     fit(model, guide, elbo, train, collator, config)
 
     test, outside = (
-        posterior_predictive(
-            model, guide, collator.loader(task.splits[split]), num_samples if blob else 0, seed
+        posterior_predictive(model, guide, collator.loader(rows), num_samples if blob else 0, seed)
+        for rows in (
+            task.splits[split].select(range(min(num_test, len(task.splits[split]))))
+            for split in ("test", "out_of_scope")
         )
-        for split in ("test", "out_of_scope")
     )
     scores = [predictive_entropy(predictive["logits"]) for predictive in (test, outside)]
     return {**summarize(test["logits"], test["labels"]), "ood_auroc": auroc(*scores)}
@@ -52,10 +55,11 @@ if __name__ == "__main__":
     parser.add_argument("--num-steps", type=int, default=640)
     parser.add_argument("--num-samples", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num-test", type=int, default=200, help="at most so many of each kind")
     options = parser.parse_args()
     if options.smoke_test:
-        options.num_steps, options.num_samples = 3, 2
+        options.num_steps, options.num_samples, options.num_test = 3, 2, 20
     flush_denormals()
     for name in ("plain LoRA", "BLoB"):
-        metrics = run(name, options.num_steps, options.num_samples, options.seed)
+        metrics = run(name, options.num_steps, options.num_samples, options.seed, options.num_test)
         print(f"{name:10s}", {key: round(value, 4) for key, value in metrics.items()})

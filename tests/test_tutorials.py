@@ -6,6 +6,7 @@ import base64
 import importlib.util
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,23 @@ def test_each_has_small_settings() -> None:
     assert sorted(SMALL) == TUTORIALS
 
 
-@pytest.mark.parametrize("name", TUTORIALS)
-def test_runs_on_small_settings(name: str) -> None:
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Any]:
+    """One kernel for all tutorials, since each would import the same libraries again."""
     for package in ("nbclient", "nbformat", "ipykernel"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install 'blob-pyro[test]'")
+    from jupyter_client.manager import KernelManager
+
+    manager = KernelManager(kernel_name="python3")
+    # From the root, so that it is this tree's package that runs.
+    manager.start_kernel(cwd=str(ROOT))
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
+@pytest.mark.parametrize("name", TUTORIALS)
+def test_runs_on_small_settings(name: str, kernel: Any) -> None:
     if WHEEL in stored(name) and importlib.util.find_spec(WHEEL) is None:
         pytest.skip(f"the wheel that holds {WHEEL} is not installed (see README)")
     import nbformat
@@ -62,8 +75,11 @@ def test_runs_on_small_settings(name: str) -> None:
     notebook = nbformat.reads(stored(name), as_version=4)
     settings = [f"{key} = {value}" for key, value in SMALL[name].items()]
     parameters(notebook.cells)["source"] = "\n".join(settings)
-    # From the root, so that it is this tree's package that runs.
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(ROOT)}}).execute()
+    # A reader has no names of another tutorial.
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+    client = NotebookClient(notebook, km=kernel, timeout=600)
+    client.execute()
+    client.kc.stop_channels()
 
 
 @pytest.mark.parametrize("name", TUTORIALS)

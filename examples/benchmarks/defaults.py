@@ -149,6 +149,7 @@ def main() -> None:
     missing = missing_runs(arguments.results, arguments.tables, arguments.num_seeds)
     for seed, table, method in [*missing]:
         train, test = examples(arguments.data_dir, table, arguments.split, seed)
+        train = train[::20] if arguments.smoke_test else train
         # The same for all seeds and methods.
         random.Random(0).shuffle(test)
         settings = {**settings, "method": method, "seed": seed}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import random
+from functools import cache
 from typing import Any
 
 import torch
@@ -157,26 +159,33 @@ def base(name: str) -> Any:
 
 def peft(name: str, weights: Tensors | None = None) -> PeftModel:
     """The network with an ordinary adapter, whose ``lora_A`` are the given ones."""
+    return with_draw(_made(name), weights)
+
+
+@cache
+def _made(name: str) -> PeftModel:
     task_type = "SEQ_CLS" if name in HEADS else "CAUSAL_LM"
-    _, targets = NETWORKS[name]
-    return with_adapter(base(name), task_type, targets, weights)
+    with torch.random.fork_rng():
+        return with_adapter(base(name), task_type, NETWORKS[name][1])
 
 
-def with_adapter(
-    network: transformers.PreTrainedModel,
-    task_type: str,
-    targets: Any,
-    weights: Tensors | None = None,
-) -> PeftModel:
-    """Put an adapter of rank 2 into a network, its ``lora_B`` random, ``lora_A`` as given."""
+def with_adapter(network: transformers.PreTrainedModel, task_type: str, targets: Any) -> PeftModel:
+    """Put an adapter of rank 2 into a network, its ``lora_B`` random."""
     net = get_peft_model(network, LoraConfig(task_type=task_type, r=2, target_modules=targets))
     with torch.no_grad():
         for key, parameter in net.named_parameters():
             if "lora_B" in key:
                 parameter.normal_(std=0.3)
+    return net.eval()
+
+
+def with_draw(net: PeftModel, weights: Tensors | None) -> PeftModel:
+    """Copy a network, which is faster than to make it, and put the given ``lora_A`` into it."""
+    net = copy.deepcopy(net)
+    with torch.no_grad():
         for site, weight in (weights or {}).items():
             net.get_parameter(in_peft(site)).copy_(weight)
-    return net.eval()
+    return net
 
 
 def in_peft(site: str) -> str:

@@ -6,7 +6,7 @@ The networks are random and tiny, the processors are Transformers' own, and the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from unittest import mock
 
@@ -37,7 +37,7 @@ from blob_pyro.models import BayesianLora, CausalLM, LabelTokenClassifier, Optio
 from blob_pyro.models.padding import align_padding
 from blob_pyro.posthoc import laplace
 from blob_pyro.poutine import flipout
-from tests.models.architectures import SIZES, Tensors, with_adapter
+from tests.models.architectures import SIZES, Tensors, with_adapter, with_draw
 
 TEXT = {name: value for name, value in SIZES.items() if not name.startswith("decoder")}
 PICTURE = {"hidden_size": 16, "patch_size": 4, "initializer_range": 0.3}
@@ -118,14 +118,27 @@ cases = pytest.mark.parametrize(
 
 def peft(name: str, layers: str, weights: Tensors | None = None) -> PeftModel:
     """The same random network each time, with an ordinary adapter of the given ``lora_A``."""
-    torch.manual_seed(0)
-    network, _, _ = NETWORKS[name]()
-    return with_adapter(network, "CAUSAL_LM", layers, weights)
+    return with_draw(made(name, layers), weights)
+
+
+@cache
+def made(name: str, layers: str) -> PeftModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, _, _ = NETWORKS[name]()
+        return with_adapter(network, "CAUSAL_LM", layers)
+
+
+@cache
+def processor_of(name: str) -> tuple[Any, str]:
+    """The network's own processor, and the mark of a picture."""
+    _, processor, mark = NETWORKS[name]()
+    return processor, mark
 
 
 def questions(name: str) -> list[tuple[str, list[np.ndarray]]]:
     """Texts with two pictures of different sizes, with one, and with none."""
-    _, _, mark = NETWORKS[name]()
+    _, mark = processor_of(name)
     rng = np.random.default_rng(0)
     wide, tall, small = (
         rng.integers(1, 255, (*size, 3), dtype=np.uint8) for size in ((16, 24), (32, 16), (8, 8))
@@ -139,7 +152,7 @@ def questions(name: str) -> list[tuple[str, list[np.ndarray]]]:
 
 def read(name: str, asked: list[tuple[str, list[np.ndarray]]], side: str = "right") -> Tensors:
     """What the network's own processor makes of questions."""
-    _, processor, _ = NETWORKS[name]()
+    processor, _ = processor_of(name)
     processor.tokenizer.padding_side = side
     texts, pictures = zip(*asked, strict=True)
     shown = list(pictures) if any(pictures) else None
