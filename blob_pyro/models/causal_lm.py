@@ -15,7 +15,7 @@ from blob_pyro.models.padding import align_padding, mask_of, padding_token
 from blob_pyro.models.positions import head_at, labelled_first
 from blob_pyro.models.text_trials import check_causal
 
-_IGNORED = -100
+IGNORED = -100
 
 
 class CausalLM(BayesianLora):
@@ -120,7 +120,7 @@ class CausalLM(BayesianLora):
         if num_draws > 1:
             self._check_draws_at_once(batch, self._logits)
         logits = untile(self._logits(tile(batch, num_draws)), num_draws)
-        targets, labelled = _targets(batch)
+        targets, labelled = targets_of(batch)
         with self.data_plate(input_ids):
             pyro.sample("labels", LabelledTokens(logits, labelled), obs=targets)
         return logits
@@ -134,7 +134,7 @@ class CausalLM(BayesianLora):
         labels = checked_labels(labels, shape)
         if is_validation_enabled():
             size = self.network.config.get_text_config().vocab_size
-            wrong = labels[(labels != _IGNORED) & ((labels < 0) | (labels >= size))]
+            wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= size))]
             if len(wrong):
                 raise ValueError(
                     f"labels hold {int(wrong[0])}, which is not among the {size} tokens of "
@@ -144,7 +144,7 @@ class CausalLM(BayesianLora):
 
     def _logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Give the logits of the labelled positions, row after row, ``L x V``."""
-        _, labelled = _targets(batch)
+        _, labelled = targets_of(batch)
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         rows, columns, real = self._positions_of_head(labelled)
         with head_at(_head(self.network), rows, columns):
@@ -168,14 +168,14 @@ class CausalLM(BayesianLora):
         return rows, columns, real
 
 
-def _targets(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def targets_of(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Give the token after each, ``B x (T - 1)``, and whether it is to be learned there."""
     targets = batch["labels"][:, 1:]
-    return targets, targets != _IGNORED
+    return targets, targets != IGNORED
 
 
 def _check_padding(labels: torch.Tensor, mask: torch.Tensor) -> None:
-    if is_validation_enabled() and bool(((labels != _IGNORED) & (mask == 0)).any()):
+    if is_validation_enabled() and bool(((labels != IGNORED) & (mask == 0)).any()):
         raise ValueError(
             "labels hold tokens where attention_mask is 0, so padding would be learned; set those "
             "labels to -100, or the mask to 1 where an end of sequence is to be learned"

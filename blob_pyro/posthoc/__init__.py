@@ -1,6 +1,6 @@
 """Posteriors fitted around a trained adapter, and temperature scaling."""
 
-from blob_pyro.posthoc.distillation import DirichletStudent, distill
+from blob_pyro.posthoc.distillation import DirichletStudent, distill, distill_text
 from blob_pyro.posthoc.ensemble import ensemble
 from blob_pyro.posthoc.ivon import ivon
 from blob_pyro.posthoc.laplace import laplace
@@ -13,6 +13,7 @@ __all__ = [
     # verbs
     "calibrate",
     "distill",
+    "distill_text",
     "ensemble",
     "fit_temperature",
     "ivon",

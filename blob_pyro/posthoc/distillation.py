@@ -9,12 +9,16 @@ import pyro.distributions as dist
 import torch
 from datasets import Dataset
 from pyro import poutine
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from blob_pyro.guides import DirichletGuide, LoraGuide, model_at_mean
+from blob_pyro.guides import DirichletGuide, LoraGuide, PointEstimateGuide, model_at_mean
 from blob_pyro.infer import ReweightedTrace_ELBO
-from blob_pyro.models import BayesianLora, Classifier
-from blob_pyro.models.padding import mask_of
+from blob_pyro.infer.data_pass import evaluation_mode, on_device, seeded
+from blob_pyro.models import BayesianLora, CausalLM, Classifier
+from blob_pyro.models.causal_lm import IGNORED, targets_of
+from blob_pyro.models.padding import align_padding, mask_of, padding_token
+from blob_pyro.tasks.collators import padded
 from blob_pyro.tasks.task_data import with_column
 from blob_pyro.training import Collator, TrainingConfig, fit, sharded_predictive
 
@@ -169,11 +173,7 @@ def distill(
     arXiv 1905.00076; its likelihood, with the mean fitted apart.
     """
     config = (config or TrainingConfig()).changed(flipout=False, validate_every=None)
-    if guide.is_point or guide.predictive in ("probit", "dirichlet"):
-        raise ValueError(
-            f"a {type(guide).__name__} with predictive={guide.predictive!r} has no draws that a "
-            "student could learn from; start from a method that draws, such as blob"
-        )
+    _check_draws(guide)
     if num_samples < 2:
         raise ValueError(f"num_samples={num_samples}: disagreement takes two draws or more")
     seed = config.seed
@@ -196,6 +196,115 @@ def distill(
     elbo = ReweightedTrace_ELBO(1, "uniform", 0.0, max_plate_nesting=2, per_datum=True)
     fit(*program, elbo, data, collate, config, **run)
     return model.eval(), student
+
+
+def distill_text(
+    model: CausalLM,
+    guide: LoraGuide,
+    data: Dataset,
+    collator: Collator,
+    config: TrainingConfig | None = None,
+    num_samples: int = 10,
+    **run: Any,
+) -> tuple[CausalLM, PointEstimateGuide]:
+    r"""Teach what a posterior would write to a plain adapter, which writes in one pass.
+
+    At each labelled token of each text every draw k names a next token, from
+    :math:`p(y_t \mid y_{<t}, x, A_k)`.  The student learns the K tokens of a place by maximum
+    likelihood, which is greatest at the draws' average.  Nothing of the vocabulary's size is kept.
+
+    Parameters
+    ----------
+    model, guide
+        The fitted program, the teacher.  Its network is changed in place, so neither is of use
+        afterwards.
+    data
+        Examples for the collator: those that the teacher was fitted to, and as many more as you
+        have.  The labels say where a token is learned, and the text before it.
+    collator
+        As in :func:`blob_pyro.training.fit`.
+    config
+        Steps, rates and seed; None for the defaults.
+    num_samples
+        Draws K of the teacher: the student's data are K copies of each text.
+    **run
+        ``checkpoints``, ``accelerator`` and ``on_step`` of :func:`blob_pyro.training.fit`.
+
+    Returns
+    -------
+    model, guide
+        The student, which starts at the posterior's mean.
+
+    Raises
+    ------
+    ValueError
+        If the teacher has no draws, or its texts come with anything else, such as pictures.
+
+    Examples
+    --------
+    >>> from blob_pyro.guides import LowRankGaussianGuide
+    >>> from blob_pyro.testing import tiny_network
+    >>> model = CausalLM(tiny_network("llama", "CAUSAL_LM"), num_data=1)
+    >>> guide = LowRankGaussianGuide(model, init_scale=0.25)
+    >>> data = Dataset.from_list([{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}])
+    >>> batch = lambda rows: {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
+    >>> student, _ = distill_text(model, guide, data, batch, TrainingConfig(num_steps=1))
+    >>> student.num_data
+    10
+    """
+    config = (config or TrainingConfig()).changed(flipout=False, validate_every=None)
+    _check_draws(guide)
+    taught = _named_tokens(model, guide, data, collator, num_samples, config.seed)
+    model = model_at_mean(model, guide, latent=("A",))
+    model.num_data = len(taught)
+    student = PointEstimateGuide(model)
+    elbo = ReweightedTrace_ELBO(1, "uniform", 0.0, per_datum=True)
+    fit(model, student, elbo, Dataset.from_list(taught), _collate_tokens, config, **run)
+    return model.eval(), student
+
+
+def _named_tokens(
+    model: CausalLM,
+    guide: LoraGuide,
+    data: Dataset,
+    collator: Collator,
+    num_samples: int,
+    seed: int,
+) -> list[dict[str, list[int]]]:
+    """Give each text once for each draw, with the labels that this draw names."""
+    device, taught = next(model.parameters()).device, []
+    with torch.no_grad(), seeded(seed), evaluation_mode(model):
+        draws = guide.draws(num_samples)
+        for rows in DataLoader(data, batch_size=16, collate_fn=collator):
+            batch = on_device(device, rows)
+            mask = mask_of(batch["input_ids"], batch.get("attention_mask"), model.network)
+            if others := {*batch} - {"input_ids", "attention_mask", "labels"}:
+                raise ValueError(f"only texts can be distilled, but the collator gives {others}")
+            batch = {**batch, "attention_mask": mask}
+            batch = align_padding(batch, "right", padding_token(model.network))
+            real, (_, learned) = batch["attention_mask"].bool(), targets_of(batch)
+            for draw in draws:
+                logits = poutine.condition(model, draw)(**batch)
+                labels = batch["labels"].clone()
+                labels[:, 1:][learned] = dist.Categorical(logits=logits).sample()
+                for ids, named, shown in zip(batch["input_ids"], labels, real, strict=True):
+                    row = {"input_ids": ids[shown].tolist(), "labels": named[shown].tolist()}
+                    taught.append(row)
+    return taught
+
+
+def _collate_tokens(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    input_ids, mask = padded([row["input_ids"] for row in rows], 0)
+    labels, _ = padded([row["labels"] for row in rows], IGNORED)
+    return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+
+
+def _check_draws(guide: LoraGuide) -> None:
+    if guide.is_point or guide.predictive in ("probit", "dirichlet"):
+        raise ValueError(
+            f"a {type(guide).__name__} with predictive={guide.predictive!r} has no draws that a "
+            "student could learn from; start from a method that draws, such as blob"
+        )
 
 
 def _precision(teacher: torch.Tensor) -> torch.Tensor:
