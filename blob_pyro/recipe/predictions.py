@@ -215,12 +215,18 @@ class Predictions:
         other = other or self.ood
         if other is None:
             raise ValueError("there are no examples out of distribution; give evaluate ood=...")
+        if len(other.logits) != len(self.logits):
+            raise ValueError(
+                f"the other examples were predicted with {len(other.logits)} draws and these with "
+                f"{len(self.logits)}, so their scores do not compare; predict both with as many"
+            )
         own, others = self.ood_scores(), other.ood_scores()
         return {name: (own[name], others[name]) for name in own if name in others}
 
     def first_draws(self, count: int) -> Predictions:
-        """Give the predictions under the first draws alone."""
-        return replace(self, logits=self.logits[:count], settings={}, threshold=None)
+        """Give the predictions under the first draws alone, those of ``ood`` too."""
+        ood = None if self.ood is None else self.ood.first_draws(count)
+        return replace(self, logits=self.logits[:count], ood=ood, settings={}, threshold=None)
 
     def save(self, path: str | Path) -> None:
         """Write a compressed ``.npz`` file that holds no pickle; a crash leaves no half of it."""

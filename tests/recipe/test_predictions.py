@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,15 @@ def test_the_auroc_is_that_of_the_predictive_entropy() -> None:
     sure, unsure = made_up(scale=6.0), made_up(1, scale=0.5)
     wanted = auroc(predictive_entropy(sure.logits), predictive_entropy(unsure.logits))
     assert sure.ood_auroc(unsure)["entropy"] == wanted > 0.9
+
+
+def test_strangers_are_told_apart_by_as_many_draws() -> None:
+    own, strangers = made_up(), made_up(1, scale=0.5)
+    first = replace(own, ood=strangers).first_draws(1)
+    inside, outside = (predictive_entropy(each.logits[:1]) for each in (own, strangers))
+    assert first.ood_auroc()["entropy"] == auroc(inside, outside)
+    with pytest.raises(ValueError, match="with 3 draws and these with 1"):
+        first.ood_auroc(strangers)
 
 
 # Of several lengths, more than a batch of them.
