@@ -35,7 +35,11 @@ def class_values(names: Sequence[str]) -> npt.NDArray[Any]:
     """
     import numpy as np
 
-    return np.asarray([int(name) for name in names] if _are_numbers(names) else list(names))
+    if not _are_numbers(names):
+        return np.asarray(list(names))
+    values = np.asarray(numbers := [int(name) for name in names])
+    # Numbers beyond int64 would be rounded.
+    return values if values.dtype.kind == "i" else np.asarray(numbers, dtype=object)
 
 
 def letters(num_options: int) -> tuple[str, ...]:

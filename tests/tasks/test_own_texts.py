@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blob_pyro.tasks import read_table
+from blob_pyro.tasks import class_values, read_table
 
 ROWS = [("no toner", "printing"), ("locked out", "login"), ("jam", "printing"), ("mfa", "login")]
 
@@ -40,6 +40,11 @@ def test_the_split_is_reproducible_and_loses_nothing(tmp_path: Path) -> None:
     texts = [*first["train"]["text"], *first["test"]["text"]]
     assert sorted(texts) == sorted(text for text, _ in ROWS)
     assert len(first["test"]) == 2
+
+
+def test_whole_numbers_beyond_int64_are_not_rounded() -> None:
+    names = ["0", str(2**63 + 1)]
+    assert [str(value) for value in class_values(names)] == names
 
 
 def test_columns_are_named_by_the_user(tmp_path: Path) -> None:
