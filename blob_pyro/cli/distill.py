@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from blob_pyro.cli.options import NumSamples, PosteriorFolder, Seed, TextColumn
-from blob_pyro.cli.predict import from_first, read_examples, reads_pairs, text_task
+from blob_pyro.cli.predict import from_first, read_examples, text_task
 from blob_pyro.cli.terminal import console, say
 from blob_pyro.tasks import TextClassificationTask
 
@@ -70,7 +70,7 @@ def _rows(data: list[Path], text_column: str, task: TextClassificationTask) -> l
     """Read the texts of tables, or of standard input if there are none."""
     from blob_pyro.tasks import read_texts
 
-    if data and reads_pairs(task):
+    if data and task.reads_pairs:
         raise ValueError(
             f"{task.name} classifies pairs of texts; pipe JSON objects with text and text_pair "
             "into standard input"

@@ -92,12 +92,6 @@ def in_groups(examples: Iterable[Example], size: int) -> Iterator[list[Example]]
         yield group
 
 
-def reads_pairs(task: TextClassificationTask) -> bool:
-    """Tell whether the examples of a task are pairs of texts."""
-    source_pairs = task.source is not None and task.source.text_pair is not None
-    return source_pairs or "{text_pair}" in task.prompt
-
-
 def _warn_of_table(text: str, line: int, class_names: tuple[str, ...]) -> None:
     if line == 1 and is_like_header(text):
         hint = "like the header"
@@ -113,7 +107,7 @@ def _warn_of_table(text: str, line: int, class_names: tuple[str, ...]) -> None:
 
 
 def _example(row: dict[str, Any], task: TextClassificationTask, place: str) -> Example:
-    names = ("text", "text_pair") if reads_pairs(task) else ("text",)
+    names = ("text", "text_pair") if task.reads_pairs else ("text",)
     for name in names:
         if not isinstance(row.get(name), str) or not row[name].strip():
             raise ValueError(
@@ -199,7 +193,7 @@ def predict(
         while rows := from_first([]):
             share(rows)
     elif data is not None and output is not None:
-        columns = [text_column, *(["text_pair"] if reads_pairs(task) else [])]
+        columns = [text_column, *(["text_pair"] if task.reads_pairs else [])]
         processes = accelerator.num_processes
         predict_table(
             classify, data, output, columns, skip_bad_rows=skip_bad_rows, processes=processes
@@ -267,7 +261,7 @@ def text_task(posterior: Path, program: Posterior) -> TextClassificationTask:
 
 
 def _given(texts: list[str], task: TextClassificationTask) -> Iterator[Example]:
-    if reads_pairs(task):
+    if task.reads_pairs:
         raise ValueError(
             f"{task.name} classifies pairs of texts; pipe JSON objects with text and text_pair "
             "into standard input"

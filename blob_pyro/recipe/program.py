@@ -29,7 +29,7 @@ from blob_pyro.tasks import (
     class_values,
     collator_for,
     text_task,
-    texts_of,
+    texts_by_column,
 )
 from blob_pyro.tasks.task_data import with_column
 from blob_pyro.training import StepRecord
@@ -171,8 +171,16 @@ class Program:
         if isinstance(texts, Dataset):
             data = texts.remove_columns([c for c in texts.column_names if c == "label"])
         else:
-            data = Dataset.from_dict({"text": texts_of(texts)})
+            data = Dataset.from_dict(texts_by_column(texts))
+        self._check_pairs(data)
         return TaskData.in_memory(data).data
+
+    def _check_pairs(self, data: Dataset) -> None:
+        if self._texts().reads_pairs and "text_pair" not in data.column_names:
+            raise ValueError(
+                f"{self._texts().name} classifies pairs of texts; give a data set or frame with "
+                "the columns text and text_pair"
+            )
 
     @contextmanager
     def _examples(
@@ -203,6 +211,7 @@ class Program:
                 label_column=label_column,
                 class_names=self._texts().class_names,
             )
+            self._check_pairs(given.splits["train"])
             return _numbered_alike(given.splits["train"], given, self._texts())
         return _numbered_alike(data.load("test").data, data, self._texts())
 

@@ -23,6 +23,7 @@ from .multiple_choice import Question as Question
 from .own_texts import read_table as read_table
 from .own_texts import read_texts as read_texts
 from .own_texts import text_task as text_task
+from .own_texts import texts_by_column as texts_by_column
 from .own_texts import texts_of as texts_of
 from .prompt_tokens import label_token_ids as label_token_ids
 from .source import LabelledText as LabelledText

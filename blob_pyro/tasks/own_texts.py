@@ -3,6 +3,7 @@
 import numbers
 import warnings
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +31,8 @@ def text_task(
     ----------
     data
         A CSV, JSON-lines or Parquet file, a ``datasets.Dataset``, a ``pandas.DataFrame``, or a
-        sequence of N texts (with ``labels``).
+        sequence of N texts (with ``labels``).  A data set or frame may name its examples in the
+        column ``id``, and have second texts in ``text_pair``.
     labels
         N class names or whole numbers, for a sequence of texts.
     text_column, label_column
@@ -75,21 +77,42 @@ def text_task(
                 )
         feature = data.features[label_column] if isinstance(data, Dataset) else None
         known = feature.names if isinstance(feature, ClassLabel) else None
-        data, labels = list(data[text_column]), list(data[label_column])
+        labels = list(data[label_column])
     if labels is None:
         raise ValueError("the texts have no labels; pass labels=[...], one for each text")
-    texts = texts_of(data)
+    rows = texts_by_column(data, text_column)
     _check_order(labels, "the labels")
-    if len(texts) != len(labels):
-        raise ValueError(f"there are {len(texts)} texts and {len(labels)} labels; give one each")
+    if (size := len(rows["text"])) != len(labels):
+        raise ValueError(f"there are {size} texts and {len(labels)} labels; give one each")
     places = [f"row {row}" for row in range(len(labels))]
     if known is None:
         named = [_class_name(*pair) for pair in zip(places, labels, strict=True)]
     else:
         named = [known[cast(int, n)] if n in range(len(known)) else cast(Any, n) for n in labels]
-    rows = {"id": [str(row) for row in range(len(labels))], "text": texts}
+    rows = {"id": [str(row) for row in range(len(labels))], **rows}
     names, examples = _numbered(rows, places, named, known or class_names)
-    return TextClassificationTask("texts", DatasetDict(train=examples), names)
+    task = TextClassificationTask("texts", DatasetDict(train=examples), names)
+    both = task.prompt.replace("{text}", "{text}\n{text_pair}")
+    return replace(task, prompt=both) if "text_pair" in rows else task
+
+
+def texts_by_column(data: Any, text_column: str = "text") -> dict[str, list[str]]:
+    """Give the texts as the column ``text``, with a frame's or data set's ``id`` and ``text_pair``.
+
+    Examples
+    --------
+    >>> texts_by_column(pandas.DataFrame({"text": ["no toner"], "id": [7]}))
+    {'text': ['no toner'], 'id': ['7']}
+    """
+    rows = {"text": texts_of(data, text_column)}
+    if isinstance(data, Dataset | pandas.DataFrame):
+        beside = {"id", "text_pair"} - {text_column}
+        columns = data.column_names if isinstance(data, Dataset) else data.columns
+        if "id" in (found := beside & {*columns}):
+            rows["id"] = [str(name) for name in data["id"]]
+        if "text_pair" in found:
+            rows["text_pair"] = texts_of(data, "text_pair")
+    return rows
 
 
 def texts_of(data: Any, text_column: str = "text") -> list[str]:

@@ -81,6 +81,12 @@ class TextClassificationTask(DataTask):
         """What a causal LM answers, in the order of the classes."""
         return self.words or self.class_names
 
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether the examples are pairs of texts."""
+        of_source = self.source is not None and self.source.text_pair is not None
+        return of_source or "{text_pair}" in self.prompt
+
     def prompts(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[str]:
         """Fill the prompt with each text (which may itself hold braces) and its pair."""
         both = zip(texts, pairs or [""] * len(texts), strict=True)

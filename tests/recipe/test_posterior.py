@@ -119,6 +119,26 @@ def test_class_labels_of_another_order_are_matched_by_name(
         posterior.evaluate(TEXTS, ["scanning"] * 5 + ["login"])
 
 
+@pytest.mark.parametrize("kind", [Dataset, pandas.DataFrame])
+def test_evaluating_reads_ids_and_pairs_as_predicting_does(
+    base_folder: str, tmp_path: Path, kind: Any
+) -> None:
+    columns = {"id": [*"zyxwvu"], "text": TEXTS, "text_pair": TEXTS[::-1], "label": LABELS}
+    data = Dataset.from_dict(columns) if kind is Dataset else pandas.DataFrame(columns)
+    blob_pyro.fine_tune(data, base_folder, **SETTINGS).save(tmp_path / "pairs")
+    fit = blob_pyro.load(tmp_path / "pairs")
+    measured, predicted = fit.evaluate(data), fit.predictive(data)
+    np.testing.assert_array_equal(measured.logits, predicted.logits)
+    assert [*measured.ids] == [*predicted.ids] == columns["id"]
+    with pytest.raises(ValueError, match="classifies pairs of texts"):
+        fit.predict(TEXTS)
+    with pytest.raises(ValueError, match="classifies pairs of texts"):
+        fit.evaluate(TEXTS, LABELS)
+    other = columns | {"text_pair": TEXTS}
+    changed = Dataset.from_dict(other) if kind is Dataset else pandas.DataFrame(other)
+    assert (fit.evaluate(changed).logits != measured.logits).any()
+
+
 def test_scikit_learn_takes_it_as_a_fitted_classifier(posterior: blob_pyro.Posterior) -> None:
     check_is_fitted(posterior)
     probabilities = posterior.predict_proba(TEXTS)
