@@ -127,6 +127,8 @@ def texts_of(data: Any, text_column: str = "text") -> list[str]:
         raise ValueError(f"data is the one text {data!r}; give a list of texts")
     if isinstance(data, Dataset | pandas.DataFrame):
         data = data[text_column]
+    if isinstance(data, pandas.DataFrame):
+        raise ValueError(f"the frame has several columns {text_column!r}; leave one")
     _check_order(data, "the texts")
     for row, text in enumerate(data):
         if not isinstance(text, str) or not text.strip():

@@ -6,11 +6,12 @@ import os
 import tempfile
 from pathlib import Path
 
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blob_pyro.tasks import class_values, read_table
+from blob_pyro.tasks import class_values, read_table, texts_of
 
 ROWS = [("no toner", "printing"), ("locked out", "login"), ("jam", "printing"), ("mfa", "login")]
 
@@ -40,6 +41,12 @@ def test_the_split_is_reproducible_and_loses_nothing(tmp_path: Path) -> None:
     texts = [*first["train"]["text"], *first["test"]["text"]]
     assert sorted(texts) == sorted(text for text, _ in ROWS)
     assert len(first["test"]) == 2
+
+
+def test_columns_of_one_name_are_no_texts() -> None:
+    frame = pandas.DataFrame([["no toner", "locked out"]] * 2, columns=["text", "text"])
+    with pytest.raises(ValueError, match="several columns 'text'"):
+        texts_of(frame)
 
 
 def test_whole_numbers_beyond_int64_are_not_rounded() -> None:
