@@ -44,9 +44,9 @@ class Predictor(Program):
         Parameters
         ----------
         texts
-            N texts: a list, array or series, or a data set or frame with the column ``text``; a
-            data set may name its examples in the column ``id``.  Or a task, whose split ``test`` is
-            taken, with its labels if the posterior knows all its classes.
+            N texts: a list, array or series, or a data set or frame with the column ``text``, which
+            may have ``id`` and ``text_pair`` too.  Or a task, whose split ``test`` is taken, with
+            its labels if the posterior knows all its classes.
         num_samples
             Number of draws K; 0 for the posterior mean.
         seed
