@@ -176,10 +176,15 @@ class Program:
         return TaskData.in_memory(data).data
 
     def _check_pairs(self, data: Dataset) -> None:
-        if self._texts().reads_pairs and "text_pair" not in data.column_names:
+        pairs, given = self._texts().reads_pairs, "text_pair" in data.column_names
+        if pairs and not given:
             raise ValueError(
                 f"{self._texts().name} classifies pairs of texts; give a data set or frame with "
                 "the columns text and text_pair"
+            )
+        if given and not pairs:
+            raise ValueError(
+                f"{self._texts().name} classifies single texts; leave out the column text_pair"
             )
 
     @contextmanager

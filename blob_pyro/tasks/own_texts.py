@@ -3,7 +3,6 @@
 import numbers
 import warnings
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -91,9 +90,9 @@ def text_task(
         named = [known[cast(int, n)] if n in range(len(known)) else cast(Any, n) for n in labels]
     rows = {"id": [str(row) for row in range(len(labels))], **rows}
     names, examples = _numbered(rows, places, named, known or class_names)
-    task = TextClassificationTask("texts", DatasetDict(train=examples), names)
-    both = task.prompt.replace("{text}", "{text}\n{text_pair}")
-    return replace(task, prompt=both) if "text_pair" in rows else task
+    single = TextClassificationTask.prompt
+    prompt = single.replace("{text}", "{text}\n{text_pair}") if "text_pair" in rows else single
+    return TextClassificationTask("texts", DatasetDict(train=examples), names, prompt)
 
 
 def texts_by_column(data: Any, text_column: str = "text") -> dict[str, list[str]]:

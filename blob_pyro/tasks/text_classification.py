@@ -43,7 +43,7 @@ class TextClassificationTask(DataTask):
     Raises
     ------
     ValueError
-        If there are fewer than two classes, not a word for each, or the prompt has no ``{text}``.
+        If there are fewer than two classes, not a word for each, or the prompt lacks a field.
 
     Examples
     --------
@@ -75,6 +75,12 @@ class TextClassificationTask(DataTask):
             )
         if "{text}" not in self.prompt:
             raise ValueError(f"prompt {self.prompt!r} has no field {{text}}; put it in")
+        pairs = [name for name, rows in self.splits.items() if "text_pair" in rows.column_names]
+        if pairs and not self.reads_pairs:
+            raise ValueError(
+                f"prompt {self.prompt!r} has no field {{text_pair}}, which the splits {pairs} have "
+                "as a column; put it in, or leave out the column"
+            )
 
     @property
     def answers(self) -> tuple[str, ...]:

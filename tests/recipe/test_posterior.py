@@ -137,6 +137,14 @@ def test_evaluating_reads_ids_and_pairs_as_predicting_does(
     other = columns | {"text_pair": TEXTS}
     changed = Dataset.from_dict(other) if kind is Dataset else pandas.DataFrame(other)
     assert (fit.evaluate(changed).logits != measured.logits).any()
+    single = (
+        data.drop(columns="text_pair")
+        if kind is pandas.DataFrame
+        else data.remove_columns("text_pair")
+    )
+    fit = blob_pyro.fine_tune(single, base_folder, **SETTINGS)
+    with pytest.raises(ValueError, match="classifies single texts"):
+        fit.evaluate(data)
 
 
 def test_scikit_learn_takes_it_as_a_fitted_classifier(posterior: blob_pyro.Posterior) -> None:

@@ -161,8 +161,12 @@ def test_pairs_that_share_one_text_are_other_examples(posterior: blob_pyro.Poste
     train = Dataset.from_dict({"text": HELD_OUT, "text_pair": HELD_OUT})
     task = posterior.task
     assert isinstance(task, TextClassificationTask)
-    posterior.task = replace(task, splits={"train": train})
-    assert chosen(posterior).num_examples == len(HELD_OUT)
+    prompt = task.prompt.replace("{text}", "{text} {text_pair}")
+    posterior.task = replace(task, splits={"train": train}, prompt=prompt)
+    labels = posterior.predict(train, num_samples=4)
+    held_out = train.add_column("label", list(labels))
+    found = posterior.choose_threshold(held_out, max_error=0.3, num_samples=4)
+    assert found.num_examples == len(HELD_OUT)
 
 
 def test_too_few_examples_leave_what_was_chosen_before(posterior: blob_pyro.Posterior) -> None:

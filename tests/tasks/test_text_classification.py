@@ -41,6 +41,11 @@ def test_words_and_letters_answer_in_place_of_names() -> None:
         ({"class_names": ("one",)}, "needs at least two different labels"),
         ({"words": ("a",)}, "has 1 words, 2 classes"),
         ({"prompt": "x"}, "prompt 'x' has no field {text}"),
+        # A head would read the second texts, a prompt would not.
+        (
+            {"splits": {"train": Dataset.from_dict({"text": ["a"], "text_pair": ["b"]})}},
+            "has no field {text_pair}, which the splits .'train'. have",
+        ),
     ],
 )
 def test_impossible_tasks_are_refused(arguments: Any, message: str) -> None:
