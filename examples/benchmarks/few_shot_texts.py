@@ -10,6 +10,7 @@ network.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,6 +110,9 @@ def sizes_section(config: BenchmarkConfig, folder: Path, name: str, images: Path
     }
     if not found:
         return ""
+    # A number of labels is shown when all its methods are there.
+    most = max(len(rows) for _, rows in found.values())
+    found = {number: each for number, each in found.items() if len(each[1]) == most}
     seeds = {number: ", ".join(map(str, done.seeds)) for number, (done, _) in found.items()}
     parts = [f"Seeds: {'; '.join(f'{each} with {number}' for number, each in seeds.items())}."]
     methods = list(next(iter(found.values()))[1])
@@ -120,7 +124,7 @@ def sizes_section(config: BenchmarkConfig, folder: Path, name: str, images: Path
             cells = {}
             for number, (_, rows) in found.items():
                 cells[number] = {
-                    row: "{:.2f} ± {:.2f}".format(*values[metric]) for row, values in rows.items()
+                    row: mean_and_deviation(*values[metric]) for row, values in rows.items()
                 }
             table = pandas.DataFrame.from_dict(cells, orient="index")
             table.index.name = f"{short}, labels"
@@ -142,6 +146,11 @@ def sizes_section(config: BenchmarkConfig, folder: Path, name: str, images: Path
     figure.savefig(images / f"{name}.png")
     parts.append(f"![Accuracy, ECE and NLL against the number of labels](images/{name}.png)")
     return "\n\n".join(parts)
+
+
+def mean_and_deviation(mean: float, deviation: float) -> str:
+    # One seed has no standard deviation.
+    return f"{mean:.2f}" + ("" if math.isnan(deviation) else f" ± {deviation:.2f}")
 
 
 def with_section(page: str, name: str, text: str) -> str:
