@@ -36,8 +36,8 @@ def distill(
 ) -> None:
     """Teach what a posterior predicts to a plain adapter, which predicts in one pass.
 
-    Give the training texts and as many others as you have; no label is read. Standard input holds
-    them as for `predict`: a text or a JSON object a line.
+    Give the training texts and as many others of their kind as you have; no label is read.
+    Standard input holds them as for `predict`: a text or a JSON object a line.
 
     Example: `blob-pyro distill posterior --data tickets.csv --data others.csv --output-dir plain`
 

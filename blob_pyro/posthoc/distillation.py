@@ -219,8 +219,8 @@ def distill_text(
         The fitted program, the teacher.  Its network is changed in place, so neither is of use
         afterwards.
     data
-        Examples for the collator: those that the teacher was fitted to, and as many more as you
-        have.  The labels say where a token is learned, and the text before it.
+        Examples for the collator: those that the teacher was fitted to, and as many more of
+        their kind as you have.  The labels say where a token is learned, and the text before it.
     collator
         As in :func:`blob_pyro.training.fit`.
     config

@@ -74,7 +74,8 @@ class Posterior(Predictor):
         Parameters
         ----------
         texts
-            Those that it was fitted to, and as many more as you have; as in :meth:`predictive`.
+            Those that it was fitted to, and as many more of their kind as you have; as in
+            :meth:`predictive`.
             For questions, a task, whose split ``train`` is taken.
         num_samples
             Draws K to learn from.
