@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from transformers import (
     AutoModelForSequenceClassification,
@@ -23,10 +25,14 @@ from transformers import (
 import blob_pyro
 from blob_pyro import posthoc
 from blob_pyro.diagnostics import dirichlet_mutual_information
-from blob_pyro.guides import DirichletGuide
+from blob_pyro.guides import DirichletGuide, LowRankGaussianGuide
+from blob_pyro.models import CausalLM
+from blob_pyro.posthoc import distill_text
 from blob_pyro.recipe import Recipe
 from blob_pyro.recipe.predictions import load_predictions
-from blob_pyro.testing import ENCODER
+from blob_pyro.tasks import InstructionCollator
+from blob_pyro.testing import ENCODER, tiny_network, tiny_tokenizer
+from blob_pyro.training import TrainingConfig
 
 TEXTS = ["a", "b", "c", "d", "a b", "c d"]
 LABELS = ["printing", "login", "printing", "login", "printing", "login"]
@@ -171,6 +177,25 @@ def test_the_command_reads_the_lines_that_predict_reads(
     assert blob_pyro.load(tmp_path / "plain").model.num_data == 2
 
 
+def page_code() -> list[str]:
+    page = (Path(__file__).parents[2] / "docs" / "distillation.md").read_text()
+    return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+
+
+def test_the_page_s_code_of_texts_runs() -> None:
+    model = CausalLM(tiny_network("llama"), num_data=2)
+    scope = {
+        "distill_text": partial(distill_text, config=TrainingConfig(num_steps=1)),
+        "model": model,
+        "guide": LowRankGaussianGuide(model),
+        "data": Dataset.from_dict({"prompt": TEXTS[:2], "response": TEXTS[:2]}),
+        "tokenizer": tiny_tokenizer(TEXTS),
+        "InstructionCollator": InstructionCollator,
+    }
+    exec(page_code()[2], scope)
+    assert scope["point"].is_point
+
+
 def test_the_page_s_code_runs_without_this_library(
     teacher: blob_pyro.Posterior,
     encoder: str,
@@ -181,8 +206,7 @@ def test_the_page_s_code_runs_without_this_library(
     monkeypatch.chdir(tmp_path)
     teacher.save("posterior")
     Path("messages.txt").write_text("\n".join(TEXTS))
-    page = (Path(__file__).parents[2] / "docs" / "distillation.md").read_text()
-    own, plain = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    own, plain, _ = page_code()
     exec(own.replace("distill(texts)", "distill(texts, num_steps=2)"), scope := {})
     capsys.readouterr()
     assert "blob_pyro" not in plain
